@@ -1,0 +1,41 @@
+/**
+ * Every error a user or a peer can meet has one of these codes. Codes are stable: scripts may match them.
+ * A failed assertion (AssertionError) is a bug of ours and has no code.
+ */
+export const ERROR_CODES = {
+  // answers to a host's request
+  EINVAL: 'the request is malformed or outside the volume',
+  ENOSPC: 'no room for the write: the disk or the journal is full',
+  EIO: 'stored data could not be read back correctly',
+  EPERM: 'this site may not do that now: a standby, or a read-only view',
+  ESHUTDOWN: 'the gateway is stopping, or the view was dropped',
+  ETIMEDOUT: 'a bounded wait ended: a lock was not had, or the peer did not answer in time',
+  ENOTSUP: 'not supported for this volume',
+  PEER_AWAY: 'the promise needs the peer, which is away, and the policy is to fail',
+  // configuration and command line
+  USAGE: 'the command line is wrong',
+  CONFIG: 'the configuration is wrong',
+  // state on disk
+  STATE_LOCKED: 'another process uses the state directory',
+  STATE_NEWER: 'the state was written by a newer version',
+  STATE_CORRUPT: 'the state on disk is damaged',
+  STATE_MISMATCH: 'the state on disk is not what the configuration says',
+  // between peers
+  PEER_PROTOCOL: 'the peer broke the protocol',
+  PEER_AUTH: 'the peer did not prove the shared key',
+  PEER_REFUSED: 'the two ends do not fit together',
+  PEER_TIMEOUT: 'the peer was silent for too long',
+  AWAY: 'peer or gateway cannot be reached',
+} as const;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** An error with a stable code; the message says what, where, and what to do. */
+export class ForelockError extends Error {
+  readonly code: ErrorCode;
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'ForelockError';
+    this.code = code;
+  }
+}

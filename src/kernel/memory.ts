@@ -1,0 +1,42 @@
+/**
+ * One shared memory per group, laid out once by its owner: ring, lock tables, read arena, scratch.
+ * Wasm code allocates nothing; every address it gets was handed out here.
+ */
+import { MEMORY_BASE } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
+
+export interface Region {
+  readonly at: number;
+  readonly size: number;
+}
+
+const PAGE = 65536;
+
+export class GroupMemory {
+  readonly memory: WebAssembly.Memory;
+  /** The whole memory. Views of it may be given to fs, net and ws as they are. */
+  readonly bytes: Uint8Array;
+  readonly words: Int32Array;
+  readonly view: DataView;
+  #end = MEMORY_BASE;
+
+  /** @param size bytes to provide for; untouched pages cost nothing */
+  constructor(size: number) {
+    const pages = Math.ceil((MEMORY_BASE + size) / PAGE);
+    assert(pages <= 65536, `a group's memory is at most 4 GiB, ${size} bytes asked`);
+    // initial = maximum: memory.grow would hand out a new buffer and leave every view behind
+    this.memory = new WebAssembly.Memory({ initial: Math.max(2, pages), maximum: 65536, shared: true });
+    const buffer = this.memory.buffer;
+    this.bytes = new Uint8Array(buffer);
+    this.words = new Int32Array(buffer);
+    this.view = new DataView(buffer);
+  }
+
+  /** Hands out `size` bytes, zeroed, aligned to 64. There is no giving back: layout happens once. */
+  take(size: number): Region {
+    const at = Math.ceil(this.#end / 64) * 64;
+    assert(at + size <= this.bytes.length, `group memory exhausted: ${at + size} > ${this.bytes.length}`);
+    this.#end = at + size;
+    return { at, size };
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * Everything that a peer, a host or a file can make grow, with its reason. How limits relate is asserted at the end.
+ */
+import { RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX, RECORD_SIZE_MAX } from '../assembly/layout.js';
+import { assert } from './assert.js';
+
+export const KIB = 1024;
+export const MIB = 1024 * KIB;
+export const GIB = 1024 * MIB;
+export const TIB = 1024 * GIB;
+
+// ---- volumes and groups
+export const BLOCK_SIZE_DEFAULT = 4096;
+export const BLOCK_SIZE_MIN = 512;
+export const BLOCK_SIZE_MAX = 65536;
+/** A map page table of 4 bytes per 128 blocks stays below 128 MiB. */
+export const VOLUME_SIZE_MAX = 16 * TIB;
+/** Volume numbers are u16 in a record; a group of hundreds is a configuration error. */
+export const GROUP_VOLUMES_MAX = 256;
+
+// ---- journal
+export const RING_SIZE_DEFAULT = 64 * MIB;
+export const RING_SIZE_MIN = 4 * MIB;
+/** One shared WebAssembly memory holds ring, lock tables and scratch: 4 GiB in all. */
+export const RING_SIZE_MAX = 1 * GIB;
+export const SEGMENT_SIZE_MAX = 64 * MIB; // a map pointer's low word spans exactly this much
+export const SEGMENT_SIZE_MIN = 4 * MIB; // the pad at a segment's end (below one record) stays small beside it
+/** Fewest segments a journal may have: one being written, one being cleaned, headroom to move. */
+export const JOURNAL_SEGMENTS_MIN = 8;
+/** Most bytes handed to one disk append: bounds the time until a flush that waits behind it is looked at. */
+export const APPEND_SIZE_MAX = 4 * MIB;
+/** Without a flush, data is synced this often, so that trimming and recovery keep up. */
+export const SYNC_INTERVAL_MS = 1000;
+export const SYNC_BYTES_MAX = 64 * MIB;
+/** Recovery replays at most about this much journal after the last checkpoint. */
+export const CHECKPOINT_STRETCH_MAX = 512 * MIB;
+
+// ---- locks
+export const LOCK_WAIT_MS_MAX = 30_000;
+/** Waiters per volume: a request beyond it is refused instead of queued. */
+export const LOCK_WAITERS_MAX = 4096;
+/** Explicit scopes open at once per group. */
+export const SCOPES_MAX = 4096;
+
+// ---- link
+/** 1 GB/s x 200 ms is 200 MB in flight. */
+export const CREDIT_BYTES = 256 * MIB;
+export const FRAME_SIZE_MAX = 256 * KIB;
+/** The largest message a link accepts: a frame may hold one record larger than FRAME_SIZE_MAX. */
+export const MESSAGE_SIZE_MAX = 2 * MIB;
+/** Control messages (JSON): handshakes with 256 volumes fit ten times. */
+export const CONTROL_SIZE_MAX = 256 * KIB;
+/** Bytes queued in the socket's user-space buffer; more only delays a NAK's go-back. */
+export const LINK_BUFFER_MAX = 8 * MIB;
+export const LINK_HANDSHAKE_MS_MAX = 10_000;
+export const HEARTBEAT_MS = 1000;
+export const PEER_SILENT_MS_MAX = 8000;
+export const RECONNECT_MS_MIN = 100;
+export const RECONNECT_MS_MAX = 5000;
+/** Links being set up at once on a listener. */
+export const LINKS_PENDING_MAX = 16;
+/** How long a source that stopped uncleanly waits for its peer to return the lost tail before it serves alone. */
+export const LOST_TAIL_WAIT_MS = 10_000;
+
+// ---- NBD
+export const NBD_STRING_MAX = 4096; // proto.md: strings
+export const NBD_OPTION_SIZE_MAX = 64 * KIB;
+export const NBD_OPTIONS_MAX = 64; // options one client may send while it negotiates
+export const NBD_HANDSHAKE_MS_MAX = 10_000;
+export const NBD_CONNECTIONS_MAX = 128;
+export const NBD_PAYLOAD_MAX = 32 * MIB; // proto.md: payload every server should take
+export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
+export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
+
+// ---- control API
+export const CONTROL_BODY_MAX = 64 * KIB;
+
+assert(RECORD_SIZE_MAX <= SEGMENT_SIZE_MIN / 2, 'a record fits a segment');
+assert(RECORD_SIZE_MAX <= MESSAGE_SIZE_MAX, 'a record fits a message');
+assert(RECORD_BLOCKS_MAX * BLOCK_SIZE_MIN <= RECORD_PAYLOAD_MAX, 'block count and payload limits agree');
+assert(CREDIT_BYTES >= 200e6, '1 GB/s x 200 ms');
+assert(RING_SIZE_MIN >= SEGMENT_SIZE_MIN, 'a ring holds a segment');
