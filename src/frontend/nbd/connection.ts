@@ -1,0 +1,142 @@
+/**
+ * One client's socket: the only place of the front end where sockets, timers and protocol machines meet.
+ *
+ *     negotiating --export chosen--> transmitting --finished--> lingering --client hangs up, timer--> closed
+ *     any --socket closed--> closed
+ */
+import type { Socket } from 'node:net';
+import type { DeviceCatalog } from '../../volume/device.js';
+import type { NbdCounters } from './counters.js';
+import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BACKLOG_MAX } from './limits.js';
+import { Negotiation } from './negotiation.js';
+import { encodeGreeting } from './protocol.js';
+import { type ReplyPort, Transmission } from './transmission.js';
+
+/** Timers, as a test replaces them. */
+export interface NbdTimers {
+  /** @returns cancels it */
+  after(ms: number, run: () => void): () => void;
+}
+
+export interface NbdConnectionContext {
+  readonly catalog: DeviceCatalog;
+  readonly counters: NbdCounters;
+  readonly timers: NbdTimers;
+  readonly requestsMax: number;
+  readonly handshakeMsMax: number;
+  /** Called once, when the socket is closed. */
+  onClosed(connection: NbdConnection): void;
+}
+
+export class NbdConnection implements ReplyPort {
+  private readonly socket: Socket;
+  private readonly context: NbdConnectionContext;
+  private negotiation: Negotiation | null;
+  private transmission: Transmission | null = null;
+  private cancelTimer: () => void;
+  private readonly flushTransmission = (): void => this.transmission!.flush();
+
+  constructor(socket: Socket, context: NbdConnectionContext) {
+    this.socket = socket;
+    this.context = context;
+    this.negotiation = new Negotiation(context.catalog);
+    this.cancelTimer = context.timers.after(context.handshakeMsMax, () => socket.destroy());
+    socket.on('data', (chunk: Buffer) => this.receive(chunk));
+    socket.on('drain', () => this.transmission?.drained());
+    socket.on('end', () => {
+      if (this.transmission !== null) this.transmission.end();
+      else this.finish();
+    });
+    socket.on('error', () => undefined); // 'close' follows and does the work
+    socket.on('close', () => this.closed());
+    socket.write(encodeGreeting());
+  }
+
+  /** Answers what is in flight, refuses what is new, hangs up. */
+  drain(): void {
+    if (this.transmission !== null) this.transmission.revoke();
+    else this.finish();
+  }
+
+  /** The device of this connection is withdrawn; one that has none yet will see the new state of things. */
+  revoke(): void {
+    this.transmission?.revoke();
+  }
+
+  /** Hangs up now. */
+  destroy(): void {
+    this.socket.destroy();
+  }
+
+  private receive(chunk: Buffer): void {
+    if (this.transmission !== null) {
+      this.transmission.receive(chunk);
+      return;
+    }
+    if (this.negotiation === null) return; // lingering
+    const outcome = this.negotiation.receive(chunk);
+    const replies = this.negotiation.takeReplies();
+    if (replies.length > 0) this.socket.write(Buffer.concat(replies));
+    if (outcome.state === 'more') return;
+    this.negotiation = null;
+    if (outcome.state === 'closed') {
+      this.finish();
+      return;
+    }
+    this.cancelTimer();
+    this.transmission = new Transmission(outcome.session, this, this.context.counters, this.context.requestsMax);
+    if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
+  }
+
+  private closed(): void {
+    this.cancelTimer();
+    if (this.transmission !== null) this.transmission.disconnected();
+    else this.context.counters.handshakesUnfinished += 1;
+    this.context.onClosed(this);
+  }
+
+  // ---- ReplyPort
+
+  send(pieces: readonly Uint8Array[]): boolean {
+    const socket = this.socket;
+    let flowing: boolean;
+    if (pieces.length === 1) {
+      flowing = socket.write(pieces[0]!);
+    } else {
+      socket.cork();
+      for (const piece of pieces) socket.write(piece);
+      socket.uncork();
+      flowing = !socket.writableNeedDrain;
+    }
+    return flowing || socket.writableLength <= REPLY_BACKLOG_MAX;
+  }
+
+  scheduleFlush(): void {
+    process.nextTick(this.flushTransmission);
+  }
+
+  pause(): void {
+    this.socket.pause();
+  }
+
+  resume(): void {
+    this.socket.resume();
+  }
+
+  /** Whatever still arrives is read and dropped: unread bytes would make the kernel reset the connection over our replies. */
+  finish(): void {
+    const { socket, context } = this;
+    this.negotiation = null;
+    this.cancelTimer();
+    this.cancelTimer = context.timers.after(DRAIN_MS_MAX, () => socket.destroy());
+    socket.resume();
+    socket.end(() => {
+      this.cancelTimer();
+      if (!socket.destroyed) this.cancelTimer = context.timers.after(LINGER_MS_MAX, () => socket.destroy());
+    });
+  }
+
+  abort(): void {
+    this.socket.destroy();
+  }
+}

@@ -1,0 +1,24 @@
+/**
+ * Bounds of the NBD front end that follow from how it is built; those that operators and peers meet are in src/limits.ts.
+ */
+import { assert } from '../../assert.js';
+import { KIB, MIB, NBD_CONNECTIONS_MAX, NBD_PAYLOAD_MAX } from '../../limits.js';
+
+/** Bytes of writes and reads in flight on one connection; a connection with nothing in flight may always start one request. */
+export const CONNECTION_PENDING_MAX = 64 * MIB;
+/** The same over all connections of a server. Worst case: this, and one payload more for each connection. */
+export const SERVER_PENDING_MAX = 512 * MIB;
+/** Reply bytes that wait for a slow reader before its requests are no longer read. */
+export const REPLY_BACKLOG_MAX = 8 * MIB;
+/** Reply headers share slabs of this size; a slab is never written twice. */
+export const REPLY_SLAB_SIZE = 16 * KIB;
+/** A payload that dribbles in is gathered into one buffer beyond this many pieces: a piece of one byte costs 200. */
+export const PAYLOAD_PIECES_MAX = 1024;
+/** After the last reply, how long a client may take to hang up before it is cut off. */
+export const LINGER_MS_MAX = 2000;
+/** How long `close` and a revocation wait for requests in flight. */
+export const DRAIN_MS_MAX = 10_000;
+
+assert(CONNECTION_PENDING_MAX >= NBD_PAYLOAD_MAX, 'one request of the largest size fits');
+assert(PAYLOAD_PIECES_MAX * 64 * KIB >= NBD_PAYLOAD_MAX, 'a payload in full socket chunks is never gathered');
+assert(NBD_CONNECTIONS_MAX * NBD_PAYLOAD_MAX <= 4096 * MIB, 'worst case of held payloads stays below 5 GiB');
