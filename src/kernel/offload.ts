@@ -36,7 +36,13 @@ export interface Offload {
    */
   read(runs: readonly ReadRun[], done: (error: Error | null, payloadAt: readonly number[]) => void): void;
   /** Reads [offset, offset + size) of an open file to address `at`; short at the end of the file. */
-  load(fd: number, offset: number, size: number, at: number, done: (error: Error | null, bytesRead: number) => void): void;
+  load(
+    fd: number,
+    offset: number,
+    size: number,
+    at: number,
+    done: (error: Error | null, bytesRead: number) => void,
+  ): void;
   /** Ends the workers; pending work is answered with an error. */
   close(): Promise<void>;
 }
