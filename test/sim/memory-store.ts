@@ -1,0 +1,417 @@
+/**
+ * A disk in memory that crashes as disks do: for a simulator and for the tests of everything above Store.
+ *
+ * A write is in the page cache at once (reads see it) and durable after a sync. At `crash` every write that no sync
+ * covered is drawn apart: written, lost, torn (some of its sectors) or garbage (some sectors hold rubbish). File
+ * creations and removals that no `syncDirectory` covered are drawn too. After a sync that failed the kernel may have
+ * dropped the pages: what it was to cover is never made durable by a later sync.
+ *
+ * Deterministic: chance comes from `random` only, and callbacks run when `defer` runs them.
+ */
+import type { Store, StoreFile } from '../../src/journal/store.js';
+
+export interface MemoryStoreOptions {
+  /** [0, 1): a seeded generator. */
+  random: () => number;
+  /** Runs a task later, never inside the call. */
+  defer: (task: () => void, delayMs: number) => void;
+  /** Delay of each answer, in ms of the simulator's time; default 0. */
+  latencyMs?: (operation: 'write' | 'sync' | 'save' | 'syncDirectory') => number;
+  /** Bytes that fit on the disk: a write beyond is answered ENOSPC. Default: no limit. */
+  capacity?: number;
+}
+
+export type Fault = 'ENOSPC' | 'EIO';
+
+const SECTOR = 512;
+
+interface Pending {
+  at: number;
+  /** Null: the file was cut (or extended with zeroes) to `at`. */
+  bytes: Uint8Array | null;
+  answered: boolean;
+  /** A sync that should have covered it failed. */
+  doomed: boolean;
+}
+
+class MemoryFile {
+  /** As reads see it. */
+  cached = new Uint8Array(0);
+  cachedSize = 0;
+  /** As after a power cut, before the drawing. */
+  durable = new Uint8Array(0);
+  durableSize = 0;
+  pending: Pending[] = [];
+
+  apply(durable: boolean, at: number, bytes: Uint8Array | null): void {
+    const size = durable ? this.durableSize : this.cachedSize;
+    let content = durable ? this.durable : this.cached;
+    const end = bytes === null ? at : Math.max(size, at + bytes.length);
+    if (end > content.length) {
+      const grown = new Uint8Array(Math.max(end, Math.min(content.length * 2, content.length + (4 << 20))));
+      grown.set(content.subarray(0, size));
+      content = grown;
+    }
+    if (bytes === null) content.fill(0, at, size);
+    else content.set(bytes, at);
+    if (durable) {
+      this.durable = content;
+      this.durableSize = end;
+    } else {
+      this.cached = content;
+      this.cachedSize = end;
+    }
+  }
+}
+
+interface DirectoryChange {
+  name: string;
+  /** Null: removed. */
+  file: MemoryFile | null;
+}
+
+export class MemoryStore implements Store {
+  readonly #options: MemoryStoreOptions;
+  /** Names as `list` shows them, and as they would be after a power cut. */
+  #cached = new Map<string, MemoryFile>();
+  #durable = new Map<string, MemoryFile>();
+  #directory: DirectoryChange[] = [];
+  readonly #open = new Map<number, MemoryFile>();
+  #nextFd = 1000;
+  /** Counts crashes: handles and callbacks of an earlier life are dead. */
+  #life = 0;
+  #faults: { operation: 'write' | 'sync' | 'read'; code: Fault; name: string | RegExp | null; times: number }[] = [];
+  /** Adjustable while it runs. */
+  capacity: number;
+  readonly counters = { bytesWritten: 0, writes: 0, syncs: 0, lost: 0, torn: 0, garbled: 0, survived: 0 };
+
+  constructor(options: MemoryStoreOptions) {
+    this.#options = options;
+    this.capacity = options.capacity ?? Number.POSITIVE_INFINITY;
+  }
+
+  // ---- Store
+
+  list(): string[] {
+    return [...this.#cached.keys()].sort();
+  }
+
+  load(name: string): Uint8Array | null {
+    const file = this.#cached.get(name);
+    if (file === undefined) return null;
+    this.#throwFault('read', name);
+    return file.cached.slice(0, file.cachedSize);
+  }
+
+  save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
+    const file = this.#file(name);
+    const fault = this.#fault('write', name) ?? this.#overCapacity(file, bytes.length);
+    if (fault !== null) {
+      this.#answer('save', done, fault);
+      return;
+    }
+    this.counters.bytesWritten += bytes.length;
+    const write = this.#write(file, 0, bytes.slice());
+    const cut = this.#write(file, bytes.length, null);
+    const answered = this.#fault('sync', name);
+    this.#answer('save', done, answered, () => {
+      write.answered = true;
+      cut.answered = true;
+      this.#settle(file, [write, cut], answered !== null);
+      this.#settleDirectory(name);
+    });
+  }
+
+  open(name: string, create: boolean): StoreFile {
+    if (!create && !this.#cached.has(name)) throw errorOf('ENOENT', name);
+    const file = this.#file(name);
+    const fd = this.#nextFd++;
+    const life = this.#life;
+    this.#open.set(fd, file);
+    const live = () => {
+      if (life !== this.#life) throw new Error(`${name}: a handle from before the crash`);
+      if (!this.#open.has(fd)) throw new Error(`${name}: closed`);
+    };
+    return {
+      fd,
+      size: () => {
+        live();
+        return file.cachedSize;
+      },
+      write: (bytes, position, done) => {
+        live();
+        const fault = this.#fault('write', name) ?? this.#overCapacity(file, position + bytes.length);
+        if (fault !== null) {
+          // A part may have reached the disk before the error.
+          const part = Math.floor(this.#options.random() * (bytes.length + 1));
+          if (part > 0 && fault.code === 'EIO') this.#write(file, position, bytes.slice(0, part)).answered = true;
+          this.#answer('write', done, fault);
+          return;
+        }
+        this.counters.bytesWritten += bytes.length;
+        this.counters.writes++;
+        const write = this.#write(file, position, bytes.slice());
+        this.#answer('write', done, null, () => {
+          write.answered = true;
+        });
+      },
+      sync: (done) => {
+        live();
+        this.counters.syncs++;
+        const covered = file.pending.filter((write) => write.answered && !write.doomed);
+        const fault = this.#fault('sync', name);
+        this.#answer('sync', done, fault, () => this.#settle(file, covered, fault !== null));
+      },
+      read: (into, position) => {
+        live();
+        this.#throwFault('read', name);
+        return readFrom(file, into, position);
+      },
+      truncate: (size) => {
+        live();
+        this.#write(file, size, null).answered = true;
+      },
+      close: () => {
+        live();
+        this.#open.delete(fd);
+      },
+    };
+  }
+
+  remove(name: string): void {
+    if (!this.#cached.delete(name)) throw errorOf('ENOENT', name);
+    this.#directory.push({ name, file: null });
+  }
+
+  syncDirectory(done: (error: Error | null) => void): void {
+    const covered = this.#directory.slice();
+    this.#answer('syncDirectory', done, null, () => this.#settleChanges(covered));
+  }
+
+  // ---- for a simulator
+
+  /** Bytes read through a descriptor: what a pool worker does with it. */
+  readFd(fd: number, into: Uint8Array, position: number): number {
+    const file = this.#open.get(fd);
+    if (file === undefined) throw errorOf('EBADF', `fd ${fd}`);
+    return readFrom(file, into, position);
+  }
+
+  /** The next `times` operations of a kind, on files whose name matches, fail. */
+  fail(operation: 'write' | 'sync' | 'read', code: Fault, times = 1, name: string | RegExp | null = null): void {
+    this.#faults.push({ operation, code, name, times });
+  }
+
+  /** Rot: flips bits of one byte, in cache and on disk. */
+  rot(name: string, at: number, bits = 0xff): void {
+    const file = this.#cached.get(name);
+    if (file === undefined || at >= file.cachedSize) throw errorOf('ENOENT', `${name} at ${at}`);
+    file.cached[at] ^= bits;
+    if (at < file.durableSize) file.durable[at] ^= bits;
+  }
+
+  /** The power goes: nothing that was asked is answered any more; the store may be opened again at once. */
+  crash(): void {
+    this.#life++;
+    this.#open.clear();
+    this.#faults = [];
+    for (const change of this.#directory) if (this.#options.random() < 0.5) this.#applyChange(change);
+    this.#directory = [];
+    this.#cached = new Map(this.#durable);
+    for (const file of new Set(this.#durable.values())) this.#draw(file);
+  }
+
+  /** The process dies, the machine stays up: handles and answers are gone, written bytes are not. */
+  kill(): void {
+    this.#life++;
+    this.#open.clear();
+  }
+
+  #draw(file: MemoryFile): void {
+    for (const write of file.pending) {
+      const draw = this.#options.random();
+      if (draw < 0.3) {
+        this.counters.survived++;
+        file.apply(true, write.at, write.bytes);
+      } else if (draw < 0.6 || write.bytes === null) this.counters.lost++;
+      else this.#drawSectors(file, write.at, write.bytes, draw >= 0.85);
+    }
+    file.pending = [];
+    file.cached = file.durable.slice(0, file.durableSize);
+    file.cachedSize = file.durableSize;
+  }
+
+  /** Torn: a prefix (half the time) or a random choice of sectors is written. Garbage: some sectors hold rubbish. */
+  #drawSectors(file: MemoryFile, at: number, bytes: Uint8Array, garbage: boolean): void {
+    if (garbage) this.counters.garbled++;
+    else this.counters.torn++;
+    const prefix = !garbage && this.#options.random() < 0.5;
+    const cut = at + Math.floor(this.#options.random() * bytes.length);
+    for (let from = at; from < at + bytes.length; ) {
+      let to = Math.min(at + bytes.length, (Math.floor(from / SECTOR) + 1) * SECTOR);
+      if (prefix) {
+        if (from >= cut) break;
+        to = Math.min(to, cut);
+      } else if (this.#options.random() < 0.5) {
+        from = to;
+        continue;
+      }
+      const sector = bytes.slice(from - at, to - at);
+      if (garbage && this.#options.random() < 0.5) {
+        for (let i = 0; i < sector.length; i++) sector[i] = Math.floor(this.#options.random() * 256);
+      }
+      file.apply(true, from, sector);
+      from = to;
+    }
+  }
+
+  #file(name: string): MemoryFile {
+    let file = this.#cached.get(name);
+    if (file === undefined) {
+      file = new MemoryFile();
+      this.#cached.set(name, file);
+      this.#directory.push({ name, file });
+    }
+    return file;
+  }
+
+  #write(file: MemoryFile, at: number, bytes: Uint8Array | null): Pending {
+    const write: Pending = { at, bytes, answered: false, doomed: false };
+    file.apply(false, at, bytes);
+    file.pending.push(write);
+    return write;
+  }
+
+  /** Writes become durable, in order, or doomed. */
+  #settle(file: MemoryFile, covered: readonly Pending[], failed: boolean): void {
+    if (failed) {
+      for (const write of covered) write.doomed = true;
+      return;
+    }
+    const settled = new Set(covered);
+    let left: Pending[] = [];
+    for (const write of file.pending) {
+      if (settled.has(write)) {
+        file.apply(true, write.at, write.bytes);
+        left = left.flatMap((older) => outside(older, write));
+      } else left.push(write);
+    }
+    file.pending = left;
+  }
+
+  #settleDirectory(name: string): void {
+    this.#settleChanges(this.#directory.filter((change) => change.name === name));
+  }
+
+  #settleChanges(covered: readonly DirectoryChange[]): void {
+    for (const change of covered) {
+      if (!this.#directory.includes(change)) continue;
+      this.#applyChange(change);
+    }
+    this.#directory = this.#directory.filter((change) => !covered.includes(change));
+  }
+
+  #applyChange(change: DirectoryChange): void {
+    if (change.file === null) this.#durable.delete(change.name);
+    else this.#durable.set(change.name, change.file);
+  }
+
+  #answer(
+    operation: 'write' | 'sync' | 'save' | 'syncDirectory',
+    done: (error: Error | null) => void,
+    error: Error | null,
+    effect?: () => void,
+  ): void {
+    const life = this.#life;
+    this.#options.defer(() => {
+      if (life !== this.#life) return;
+      effect?.();
+      done(error);
+    }, this.#options.latencyMs?.(operation) ?? 0);
+  }
+
+  #overCapacity(file: MemoryFile, end: number): NodeJS.ErrnoException | null {
+    if (this.capacity === Number.POSITIVE_INFINITY) return null;
+    let used = Math.max(0, end - file.cachedSize);
+    for (const other of this.#cached.values()) used += other.cachedSize;
+    return used > this.capacity ? errorOf('ENOSPC', 'write') : null;
+  }
+
+  #fault(operation: 'write' | 'sync' | 'read', name: string): NodeJS.ErrnoException | null {
+    const fault = this.#faults.find(
+      (fault) =>
+        fault.operation === operation &&
+        (fault.name === null || (typeof fault.name === 'string' ? fault.name === name : fault.name.test(name))),
+    );
+    if (fault === undefined) return null;
+    if (--fault.times <= 0) this.#faults.splice(this.#faults.indexOf(fault), 1);
+    return errorOf(fault.code, `${operation} ${name}`);
+  }
+
+  #throwFault(operation: 'read', name: string): void {
+    const fault = this.#fault(operation, name);
+    if (fault !== null) throw fault;
+  }
+}
+
+/** What is left to be drawn of an older write when a newer one, in the same file, became durable. */
+function outside(older: Pending, newer: Pending): Pending[] {
+  if (older.bytes === null) return newer.bytes === null || newer.at + newer.bytes.length > older.at ? [] : [older];
+  const olderEnd = older.at + older.bytes.length;
+  const newerEnd = newer.bytes === null ? Number.POSITIVE_INFINITY : newer.at + newer.bytes.length;
+  if (newer.at >= olderEnd || newerEnd <= older.at) return [older];
+  const parts: Pending[] = [];
+  if (newer.at > older.at) parts.push({ ...older, bytes: older.bytes.subarray(0, newer.at - older.at) });
+  if (newerEnd < olderEnd) parts.push({ ...older, at: newerEnd, bytes: older.bytes.subarray(newerEnd - older.at) });
+  return parts;
+}
+
+function readFrom(file: MemoryFile, into: Uint8Array, position: number): number {
+  const size = Math.max(0, Math.min(into.length, file.cachedSize - position));
+  into.set(file.cached.subarray(position, position + size));
+  return size;
+}
+
+function errorOf(code: string, what: string): NodeJS.ErrnoException {
+  return Object.assign(new Error(`${code}: ${what}`), { code });
+}
+
+/** A small seeded generator for tests: mulberry32, in [0, 1). */
+export function seededRandom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+/** A queue of tasks for `defer`: `run` empties it in order of time. */
+export class TaskQueue {
+  now = 0;
+  #order = 0;
+  readonly #tasks: { at: number; order: number; task: () => void }[] = [];
+  readonly defer = (task: () => void, delayMs = 0): void => {
+    this.#tasks.push({ at: this.now + delayMs, order: this.#order++, task });
+  };
+
+  /** Runs the earliest task; false if there is none. */
+  step(): boolean {
+    let best = -1;
+    for (let i = 0; i < this.#tasks.length; i++) {
+      const a = this.#tasks[i];
+      const b = best < 0 ? null : this.#tasks[best];
+      if (b === null || a.at < b.at || (a.at === b.at && a.order < b.order)) best = i;
+    }
+    if (best < 0) return false;
+    const [{ at, task }] = this.#tasks.splice(best, 1);
+    this.now = at;
+    task();
+    return true;
+  }
+
+  run(): void {
+    while (this.step());
+  }
+}
