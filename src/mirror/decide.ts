@@ -1,0 +1,441 @@
+/**
+ * What two sites do when they meet: one table, one function, the same answer at both ends.
+ *
+ * G is the newest generation that both histories have. A site *minted* if its history goes on after G. The end of a
+ * stream *within G* at a site that minted is what its first generation after G says; else it is the stream's end now.
+ * The first row that matches counts.
+ *
+ *     row  finding                                              then
+ *     1    ids, names, sizes or formats do not fit, the roles   refuse
+ *          are not one primary and one standby, a clone, an
+ *          incarnation older than the peer remembers
+ *     2    no common generation                                 both empty: adopt; only the standby empty: its tail is
+ *                                                               the whole journal, or a base copy; else refuse
+ *     3    base copy unfinished, its source's history the same  resume it
+ *          or gone on by minting alone
+ *     4    base copy unfinished, its source another             refuse
+ *     5    both minted                                          refuse: split brain
+ *     6    none minted, ends equal                              in sync
+ *     7    none minted, the peer has more of an author's        the peer returns the tail; then decide again
+ *          stream, and the author has served no one since
+ *     8    the same, but the author has served                  refuse: cannot happen
+ *     9    none minted, the author has more of its own          primary: tail replay; standby: refuse; log gone: 13
+ *     10   only X minted, Y has nothing beyond X's cut          X primary: Y adopts, tail replay; else refuse;
+ *                                                               Y lacks its own tail: X returns it first; log gone: 13
+ *     11   only X minted, Y's excess is only X's own lost tail  refuse
+ *     12   only X minted, Y has records of its own X lacks      refuse
+ *     13   order gone, base cut known                           refuse
+ *     14   otherwise                                            an unfinished base copy whose stream is gone: begin it
+ *                                                               anew; else refuse
+ *
+ * Refusals name both sites and say what a person can do. Rows 4, 11, 12 and 13 refuse where a pinned base image, named
+ * points and change rings are needed.
+ */
+import type { ErrorCode } from '../errors.js';
+import type { BasePosition } from './base.js';
+
+export type Role = 'primary' | 'standby' | 'dual';
+
+export interface VolumeState {
+  number: number;
+  name: string;
+  /** Bytes. */
+  size: number;
+  blockSize: number;
+}
+
+/** One entry of a group's history; oldest first in `SiteState.generations`. */
+export interface Generation {
+  /** As in records: counts along the history. */
+  ordinal: number;
+  /** Random, never used again. */
+  id: string;
+  /** Id of the generation it follows; null for a group's first. */
+  parent: string | null;
+  /** Site number. */
+  minter: number;
+  /** Ends of the streams, by site number, at the minting site at that moment: what was before belongs to the parent. */
+  ends: Record<string, number>;
+}
+
+/** A base copy that this site, its target, is not done with. */
+export interface BaseState {
+  /** Site number. */
+  source: number;
+  /** Id of the source's newest generation when the copy began. */
+  generation: string;
+  /** The stream goes on behind this sequence once the copy is whole. */
+  start: number;
+  /** Durable here: everything before it. */
+  next: BasePosition;
+  /** Null until the copy is whole; then the image is consistent once this sequence is applied. */
+  end: number | null;
+}
+
+/** What a site says of itself when a link opens (HELLO). */
+export interface SiteState {
+  /** RECORD_FORMAT. */
+  format: number;
+  group: string;
+  /** Null while the site is empty: it has no history yet. */
+  groupId: string | null;
+  site: { name: string; number: number };
+  role: Role;
+  /** Counts the opens of the state on disk. */
+  incarnation: number;
+  /** By site number: the newest incarnation of a peer seen here. */
+  remembered: Record<string, number>;
+  volumes: VolumeState[];
+  generations: Generation[];
+  /** By site number of the author: last sequence here; durable, or synced before this is said. */
+  streams: Record<string, number>;
+  /**
+   * By site number of the author: first sequence still in this journal. More than 1 also when nothing was removed, but
+   * the image has blocks that no stream wrote (an adopted image): the stream alone does not make the image.
+   */
+  journalFrom: Record<string, number>;
+  base: BaseState | null;
+  /** Epoch of the last link; a new one begins above both sites'. */
+  epoch: number;
+  /** Has answered a host since it was opened. */
+  served: boolean;
+  /** The last stop was clean. */
+  clean: boolean;
+}
+
+export interface Decision {
+  /** 1..14. */
+  row: number;
+  /**
+   * replay      stream `stream` goes on at `source` behind `from`, to `target`; nothing may be missing yet (in sync)
+   * base        base copy from `base` on, then the stream behind `from`
+   * returnTail  `source` gives back (from, through] of the target's own stream; then both say HELLO again
+   * refuse      both say REFUSE with `code` and `reason`
+   */
+  action: 'replay' | 'base' | 'returnTail' | 'refuse';
+  epoch: number;
+  /** Site numbers: whose stream, who sends, who receives. */
+  stream: number;
+  source: number;
+  target: number;
+  /** Last sequence that the target has and keeps. */
+  from: number;
+  /** Last sequence that the source said it has. */
+  through: number;
+  base: BasePosition | null;
+  /** The target takes over the source's group id and history, durably, before it answers READY. */
+  adopt: boolean;
+  code: ErrorCode | null;
+  reason: string;
+}
+
+/** How many rows the table has. */
+export const ROW_COUNT = 14;
+
+/** Both ends call this with the same two states (each with its own first) and get the same answer. */
+export function decide(mine: SiteState, theirs: SiteState): Decision {
+  const mineFirst =
+    mine.role !== theirs.role ? mine.role === 'primary' || theirs.role === 'dual' : compareSites(mine, theirs) <= 0;
+  const p = mineFirst ? mine : theirs; // the primary
+  const s = mineFirst ? theirs : mine; // the standby
+  const pn = p.site.number;
+  const sn = s.site.number;
+  const [a, b] = [p.site.name, s.site.name];
+
+  // 1: do the two belong together?
+  const misfit = findMisfit(p, s);
+  if (misfit !== null) return refuse(p, s, 1, misfit);
+
+  // 2: no common generation
+  const pEmpty = p.generations.length === 0;
+  const sEmpty = s.generations.length === 0;
+  if (pEmpty && sEmpty) return replay(p, s, 2, true);
+  if (sEmpty) {
+    const whole = Object.keys(p.streams).every((author) => Number(author) === pn || end(p, Number(author)) === 0);
+    if (whole && journalFrom(p, pn) <= 1) return replay(p, s, 2, true);
+    return baseCopy(p, s, 2, end(p, pn), { volume: 0, lba: 0 }, true);
+  }
+  if (pEmpty) {
+    return refuse(
+      p,
+      s,
+      2,
+      `the primary ${a} is empty, the standby ${b} holds data: start ${b} with --role primary and ${a} with --role standby`,
+    );
+  }
+  const common = newestCommon(p, s);
+  if (common === null) {
+    return refuse(
+      p,
+      s,
+      2,
+      `${a} and ${b} both hold data and have no history in common: empty the state directory of the one whose data is to go, and start it again`,
+    );
+  }
+  const pMinted = p.generations[common.p + 1] ?? null;
+  const sMinted = s.generations[common.s + 1] ?? null;
+
+  // 3, 4: unfinished base copy
+  if (p.base !== null) {
+    return refuse(
+      p,
+      s,
+      4,
+      `the primary ${a} holds a copy that was never finished and no consistent image: start ${b} with --role primary and ${a} with --role standby`,
+    );
+  }
+  if (s.base !== null && s.base.end === null) {
+    const { base } = s;
+    const at = p.generations.findIndex((generation) => generation.id === base.generation);
+    const same = at >= 0 && p.generations.slice(at + 1).every((generation) => generation.minter === pn);
+    if (base.source !== pn || !same || sMinted !== null) {
+      return refuse(
+        p,
+        s,
+        4,
+        `${b} holds an unfinished copy of another history than ${a}'s: empty the state directory of ${b}, and start it again`,
+      );
+    }
+    const adopt = pMinted !== null;
+    if (journalFrom(p, pn) <= base.start + 1) return baseCopy(p, s, 3, base.start, base.next, adopt);
+    return baseCopy(p, s, 14, end(p, pn), { volume: 0, lba: 0 }, adopt);
+  }
+
+  // 5: both minted
+  if (pMinted !== null && sMinted !== null) {
+    return refuse(
+      p,
+      s,
+      5,
+      `split brain: ${a} and ${b} both went on alone since generation ${common.id}: decide whose data is to stay, empty the state directory of the other, and start it as standby`,
+    );
+  }
+
+  if (pMinted === null && sMinted === null) {
+    // 7, 8: an author lost the tail of its own stream
+    for (const [author, peer] of [
+      [p, s],
+      [s, p],
+    ]) {
+      const number = author.site.number;
+      if (end(peer, number) <= end(author, number)) continue;
+      const lost = `${author.site.name} ends its own stream at ${end(author, number)}, ${peer.site.name} has it to ${end(peer, number)}`;
+      if (author.served) {
+        return refuse(
+          p,
+          s,
+          8,
+          `${lost}, but ${author.site.name} has served hosts since: stop ${author.site.name}, keep its state directory, and report this; then start it again to get the tail back`,
+        );
+      }
+      return returnTail(peer, author, 7, p, s);
+    }
+    // 9: an author has more of its own stream
+    if (end(s, sn) > end(p, sn)) {
+      return refuse(
+        p,
+        s,
+        9,
+        `${b} wrote ${end(p, sn) + 1} to ${end(s, sn)} of its own stream, which ${a} lacks: start ${b} with --role primary and ${a} with --role standby`,
+      );
+    }
+    const foreign = authors(p, s).find((author) => author !== pn && end(p, author) !== end(s, author));
+    if (foreign !== undefined) {
+      return refuse(
+        p,
+        s,
+        14,
+        `${a} has the stream of site ${foreign} to ${end(p, foreign)}, ${b} to ${end(s, foreign)}: empty the state directory of ${b}, and start it again`,
+      );
+    }
+    if (end(p, pn) > end(s, pn)) return logGone(p, s, p) ?? replay(p, s, 9, false);
+    // 6: nothing is missing anywhere
+    return replay(p, s, 6, false);
+  }
+
+  // 10, 11, 12: only X minted
+  const [x, y] = pMinted !== null ? [p, s] : [s, p];
+  const cut = (pMinted ?? sMinted)!.ends;
+  const [xName, yName] = [x.site.name, y.site.name];
+  const excess = authors(p, s).filter((author) => end(y, author) > (cut[author] ?? 0));
+  if (excess.length === 0) {
+    if (x !== p) {
+      return refuse(
+        p,
+        s,
+        10,
+        `${xName} went on alone since generation ${common.id} and holds the newer data: start ${xName} with --role primary and ${yName} with --role standby`,
+      );
+    }
+    if (end(x, sn) > end(y, sn)) return logGone(p, s, y) ?? returnTail(x, y, 10, p, s);
+    return logGone(p, s, p) ?? replay(p, s, 10, true);
+  }
+  if (excess.every((author) => author === x.site.number)) {
+    return refuse(
+      p,
+      s,
+      11,
+      `${xName} lost the tail of its stream behind ${cut[x.site.number] ?? 0} in a crash and went on without it, ${yName} still has it to ${end(y, x.site.number)}: empty the state directory of ${yName}, and start it again`,
+    );
+  }
+  const author = excess.find((number) => number !== x.site.number)!;
+  return refuse(
+    p,
+    s,
+    12,
+    `${yName} holds records ${(cut[author] ?? 0) + 1} to ${end(y, author)} of its own, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it as standby; to stay with ${yName}'s, do so with ${xName}`,
+  );
+}
+
+/** Row 1: why the two cannot be a pair, or null. */
+function findMisfit(p: SiteState, s: SiteState): string | null {
+  const [a, b] = [p.site.name, s.site.name];
+  if (p.format !== s.format) {
+    return `${a} speaks format ${p.format}, ${b} format ${s.format}: run the same version at both sites`;
+  }
+  if (p.group !== s.group)
+    return `${a} calls the group ${p.group}, ${b} calls it ${s.group}: correct one configuration`;
+  if (a === b) return `both sites are called ${a}: give one another name`;
+  if (p.site.number === s.site.number) return `${a} and ${b} both have site number ${p.site.number}: change one`;
+  if (p.role === 'dual' || s.role === 'dual') {
+    return `${p.role === 'dual' ? a : b} is dual: this version mirrors one way, from a primary to a standby`;
+  }
+  if (p.role === s.role) {
+    const other = p.role === 'primary' ? 'standby' : 'primary';
+    return `${a} and ${b} are both ${p.role}: start one of them with --role ${other}`;
+  }
+  if (p.groupId !== null && s.groupId !== null && p.groupId !== s.groupId) {
+    return `group ${p.group} is another one at ${a} (${p.groupId}) than at ${b} (${s.groupId}): empty the state directory of the one whose data is to go`;
+  }
+  const volumes = findVolumeMisfit(p, s);
+  if (volumes !== null) return volumes;
+  for (const [site, peer] of [
+    [p, s],
+    [s, p],
+  ]) {
+    // an empty site has nothing that could be a copy of something
+    const newest = peer.remembered[site.site.number] ?? 0;
+    if (site.generations.length > 0 && site.incarnation < newest) {
+      return `the state of ${site.site.name} is a clone or was restored: it was opened ${site.incarnation} times, ${peer.site.name} remembers ${newest}: use the real one, or empty it`;
+    }
+  }
+  return null;
+}
+
+function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
+  const [a, b] = [p.site.name, s.site.name];
+  if (p.volumes.length !== s.volumes.length) {
+    return `${a} has ${p.volumes.length} volumes, ${b} has ${s.volumes.length}: correct one configuration`;
+  }
+  for (const volume of p.volumes) {
+    const other = s.volumes.find((each) => each.number === volume.number);
+    if (other === undefined || other.name !== volume.name) {
+      return `volume ${volume.number} is ${volume.name} at ${a} and ${other?.name ?? 'missing'} at ${b}: correct one configuration`;
+    }
+    if (other.size !== volume.size || other.blockSize !== volume.blockSize) {
+      return `volume ${volume.name} has ${volume.size} bytes in blocks of ${volume.blockSize} at ${a}, ${other.size} in blocks of ${other.blockSize} at ${b}: make them equal`;
+    }
+  }
+  return null;
+}
+
+/** Row 13: the sender of `author`'s stream no longer has what the receiver needs next; null if it has. */
+function logGone(p: SiteState, s: SiteState, author: SiteState): Decision | null {
+  const number = author.site.number;
+  const needed = end(s, number);
+  if (needed >= end(p, number) || journalFrom(p, number) <= needed + 1) return null;
+  return refuse(
+    p,
+    s,
+    13,
+    `the journal of ${p.site.name} begins at ${journalFrom(p, number)}, the peer ${s.site.name} ends at ${needed}: empty the state directory of ${s.site.name}, and start it again for a full copy`,
+  );
+}
+
+function replay(p: SiteState, s: SiteState, row: number, adopt: boolean): Decision {
+  const stream = p.site.number;
+  return { ...outline(p, s, row), action: 'replay', stream, from: end(s, stream), through: end(p, stream), adopt };
+}
+
+function baseCopy(
+  p: SiteState,
+  s: SiteState,
+  row: number,
+  start: number,
+  next: BasePosition,
+  adopt: boolean,
+): Decision {
+  const stream = p.site.number;
+  const base = { volume: next.volume, lba: next.lba };
+  return { ...outline(p, s, row), action: 'base', stream, from: start, through: end(p, stream), base, adopt };
+}
+
+function returnTail(holder: SiteState, author: SiteState, row: number, p: SiteState, s: SiteState): Decision {
+  const stream = author.site.number;
+  const gone = journalFrom(holder, stream) > end(author, stream) + 1;
+  if (gone) {
+    return refuse(
+      p,
+      s,
+      13,
+      `the journal of ${holder.site.name} begins at ${journalFrom(holder, stream)}, its author ${author.site.name} ends at ${end(author, stream)}: the tail cannot be returned; start ${holder.site.name} with --role primary`,
+    );
+  }
+  return {
+    ...outline(holder, author, row),
+    action: 'returnTail',
+    stream,
+    from: end(author, stream),
+    through: end(holder, stream),
+  };
+}
+
+function refuse(p: SiteState, s: SiteState, row: number, reason: string): Decision {
+  return { ...outline(p, s, row), action: 'refuse', code: 'PEER_REFUSED', reason };
+}
+
+function outline(source: SiteState, target: SiteState, row: number): Decision {
+  return {
+    row,
+    action: 'refuse',
+    epoch: Math.max(source.epoch, target.epoch) + 1,
+    stream: 0,
+    source: source.site.number,
+    target: target.site.number,
+    from: 0,
+    through: 0,
+    base: null,
+    adopt: false,
+    code: null,
+    reason: '',
+  };
+}
+
+function newestCommon(p: SiteState, s: SiteState): { id: string; p: number; s: number } | null {
+  for (let index = p.generations.length - 1; index >= 0; index -= 1) {
+    const { id } = p.generations[index];
+    const other = s.generations.findIndex((generation) => generation.id === id);
+    if (other >= 0) return { id, p: index, s: other };
+  }
+  return null;
+}
+
+function end(site: SiteState, author: number): number {
+  return site.streams[author] ?? 0;
+}
+
+function journalFrom(site: SiteState, author: number): number {
+  return site.journalFrom[author] ?? end(site, author) + 1;
+}
+
+function authors(p: SiteState, s: SiteState): number[] {
+  return [...new Set([...Object.keys(p.streams), ...Object.keys(s.streams)])].map(Number);
+}
+
+/** Any order will do that both ends agree on. */
+function compareSites(a: SiteState, b: SiteState): number {
+  if (a.site.name !== b.site.name) return a.site.name < b.site.name ? -1 : 1;
+  if (a.site.number !== b.site.number) return a.site.number - b.site.number;
+  const [left, right] = [JSON.stringify(a), JSON.stringify(b)];
+  return left === right ? 0 : left < right ? -1 : 1;
+}
