@@ -55,6 +55,8 @@ class ManualTimers implements NbdTimers {
   }
 }
 
+const socketOf = (client: NbdClient) => (client as unknown as { socket: Socket }).socket;
+
 const until = async (condition: () => boolean): Promise<void> => {
   while (!condition()) await new Promise((resolve) => setImmediate(resolve));
 };
@@ -219,7 +221,7 @@ describe('the end of a connection', () => {
     const lost = client.write(0, Buffer.alloc(512, 7));
     lost.catch(() => undefined);
     await until(() => device.heldCount === 1);
-    client.destroy();
+    socketOf(client).resetAndDestroy();
     await expect(lost).rejects.toMatchObject({ code: 'ECONNRESET' });
     await until(() => server.counters.connectionsOpen === 0);
     expect(device.closeCount).toBe(0);
@@ -319,19 +321,19 @@ describe('limits', () => {
   });
 
   test('a client that does not read its replies stops being served, and costs bounded memory', async () => {
-    const device = new MemoryDevice({ size: 8 << 20 });
+    const device = new MemoryDevice();
     const { server, address } = await serve(new MemoryCatalog(device));
     const client = await connectClient(address);
-    const socket = (client as unknown as { socket: Socket }).socket;
+    const socket = socketOf(client);
     socket.pause();
-    const reads = Array.from({ length: 200 }, () => client.read(0, 8 << 20));
+    const reads = Array.from({ length: 200 }, () => client.read(0, 1 << 20));
     const settled = Promise.all(reads);
     let before = -1;
     while (server.counters.reads !== before || before < 2) {
       before = server.counters.reads;
       for (let turn = 0; turn < 200; turn += 1) await new Promise((resolve) => setImmediate(resolve));
     }
-    expect(before).toBeLessThan(20); // 64 MiB in flight, 8 MiB and one flush of backlog
+    expect(before).toBeLessThan(100); // 64 MiB in flight, 8 MiB of backlog, what the kernel's buffers take
     socket.resume();
     await settled;
     expect(server.counters.reads).toBe(200);
