@@ -52,8 +52,10 @@ const COMMIT_SIZE = 64;
 const ENTRY_SIZE = 16;
 const PAGE_SIZE_MAX = FRAME_HEADER + PAGE_BLOCKS * ENTRY_SIZE;
 
-/** A slice: what is encoded in one go on the main thread (half a millisecond), and one write. */
+/** A slice is what is encoded in one go on the main thread, about a millisecond, and then written: so many bytes … */
 const WRITE_SIZE = 256 * 1024;
+/** … or so many pages, for pages with few entries are short but cost as much to collect. */
+const SLICE_PAGES = 256;
 /** Recovery's read size. */
 const READ_SIZE = 1 * MIB;
 /** A file may hold this much more than twice its live pages before it is written anew. */
@@ -362,8 +364,9 @@ export class MapLog {
   /** Encodes pages until the buffer is full, writes it, and goes on when that is answered. */
   #writeSlice(writing: Writing, from: number): void {
     let volume = from;
+    const sliceEnd = writing.pageCount + SLICE_PAGES;
     while (volume < writing.pages.length) {
-      if (this.#used + PAGE_SIZE_MAX + COMMIT_SIZE > WRITE_SIZE) {
+      if (this.#used + PAGE_SIZE_MAX + COMMIT_SIZE > WRITE_SIZE || writing.pageCount === sliceEnd) {
         this.#flush(writing, (error) => {
           if (error !== null) this.#fail(writing, error);
           else this.#writeSlice(writing, volume);
@@ -468,8 +471,12 @@ export class MapLog {
     this.#writing = null;
     for (const { pages } of writing.pages) pages.abort();
     if (writing.renewed) {
-      writing.file.close();
-      this.#store.remove(mapFileName(writing.number));
+      try {
+        writing.file.close();
+        this.#store.remove(mapFileName(writing.number));
+      } catch {
+        // The disk is in trouble already, and `error` says so; the next attempt starts over in the same file.
+      }
     }
     writing.done(error, null);
   }

@@ -1,0 +1,344 @@
+/**
+ * The Store over a real directory, held by one process at a time.
+ *
+ * The lock: `lock` names its owner, as JSON { pid, start, boot, nonce }; `start` is the process's start time and `boot`
+ * the machine's boot (where /proc says), so a pid that was given again is not taken for the owner. An owner that was
+ * killed leaves the file behind, so it must be possible to take over, and two that try must not both succeed. Only
+ * link(2), which fails if the name is taken, and rename(2), which replaces in one step, are needed:
+ *
+ *     walk:     from `lock`, and while `lock-<nonce of the last one read>` exists, to that: the end is the owner
+ *     free:     link my file to `lock`
+ *     dead:     link my file to `lock-<its nonce>` (one of us succeeds it), walk again; if the walk ends at me, rename
+ *               my file over `lock` and only then remove the links behind me; else remove my link and start again
+ *
+ * A starter that read the dead owner's name long ago may still make its link when the successor has removed its own:
+ * then its second walk does not end at itself, because the successor is in `lock` since before that removal.
+ */
+import { randomUUID } from 'node:crypto';
+import fs from 'node:fs';
+import { basename, join } from 'node:path';
+import { ForelockError } from '../errors.js';
+import type { Store, StoreFile } from './store.js';
+
+/** What write calls were given, by kind of file; bytes of a call that failed count as far as they were written. */
+export interface DiskCounters {
+  segment: number;
+  map: number;
+  superblock: number;
+  other: number;
+}
+
+/** Longer waits than a moment mean that others keep starting: give up rather than spin. */
+const LOCK_ATTEMPTS_MAX = 100;
+
+interface Owner {
+  pid: number;
+  /** Start time of the process in ticks since boot, and the boot's id; null where the system does not say. */
+  start: string | null;
+  boot: string | null;
+  nonce: string;
+}
+
+export class DiskStore implements Store {
+  readonly directory: string;
+  readonly bytesWritten: DiskCounters = { segment: 0, map: 0, superblock: 0, other: 0 };
+  #lock: DirectoryLock | null;
+  readonly #files = new Set<DiskFile>();
+
+  /**
+   * Opens the directory, makes it if it is missing, and locks it.
+   * @throws ForelockError STATE_LOCKED, naming the process that has it
+   */
+  constructor(directory: string) {
+    this.directory = directory;
+    fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.#lock = new DirectoryLock(directory);
+  }
+
+  list(): string[] {
+    return fs
+      .readdirSync(this.directory, { withFileTypes: true })
+      .filter((entry) => entry.isFile() && !isLockName(entry.name))
+      .map((entry) => entry.name)
+      .sort();
+  }
+
+  load(name: string): Uint8Array | null {
+    try {
+      return fs.readFileSync(join(this.directory, name));
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return null;
+      throw error;
+    }
+  }
+
+  save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
+    const path = join(this.directory, name);
+    const kind = kindOf(name);
+    const finish = (fd: number, error: Error | null, created: boolean) => {
+      fs.close(fd, (closeError) => {
+        if (error !== null || closeError || !created) done(error ?? closeError ?? null);
+        else this.syncDirectory(done);
+      });
+    };
+    const write = (fd: number, created: boolean) => {
+      writeAll(fd, bytes, 0, this.bytesWritten, kind, (error) => {
+        if (error !== null) return finish(fd, error, created);
+        fs.ftruncate(fd, bytes.length, (error) => {
+          if (error) return finish(fd, error, created);
+          fs.fsync(fd, (error) => finish(fd, error ?? null, created));
+        });
+      });
+    };
+    fs.open(path, 'r+', (error, fd) => {
+      if (!error) return write(fd, false);
+      if (error.code !== 'ENOENT') return done(error);
+      fs.open(path, 'wx', 0o600, (error, fd) => {
+        if (error) done(error);
+        else write(fd, true);
+      });
+    });
+  }
+
+  open(name: string, create: boolean): StoreFile {
+    const flags = fs.constants.O_RDWR | (create ? fs.constants.O_CREAT : 0);
+    const fd = fs.openSync(join(this.directory, name), flags, 0o600);
+    const file = new DiskFile(fd, this.bytesWritten, kindOf(name), () => this.#files.delete(file));
+    this.#files.add(file);
+    return file;
+  }
+
+  remove(name: string): void {
+    fs.unlinkSync(join(this.directory, name));
+  }
+
+  syncDirectory(done: (error: Error | null) => void): void {
+    fs.open(this.directory, 'r', (error, fd) => {
+      if (error) return done(error);
+      fs.fsync(fd, (error) => fs.close(fd, (closeError) => done(error ?? closeError ?? null)));
+    });
+  }
+
+  /** Closes what is still open and lets others have the directory. */
+  close(): void {
+    for (const file of [...this.#files]) file.close();
+    this.#lock?.release();
+    this.#lock = null;
+  }
+}
+
+class DiskFile implements StoreFile {
+  readonly fd: number;
+  readonly #bytesWritten: DiskCounters;
+  readonly #kind: keyof DiskCounters;
+  readonly #closed: () => void;
+
+  constructor(fd: number, bytesWritten: DiskCounters, kind: keyof DiskCounters, closed: () => void) {
+    this.fd = fd;
+    this.#bytesWritten = bytesWritten;
+    this.#kind = kind;
+    this.#closed = closed;
+  }
+
+  size(): number {
+    return fs.fstatSync(this.fd).size;
+  }
+
+  write(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
+    writeAll(this.fd, bytes, position, this.#bytesWritten, this.#kind, done);
+  }
+
+  sync(done: (error: Error | null) => void): void {
+    fs.fdatasync(this.fd, (error) => done(error ?? null));
+  }
+
+  read(into: Uint8Array, position: number): number {
+    let size = 0;
+    while (size < into.length) {
+      const n = fs.readSync(this.fd, into, size, into.length - size, position + size);
+      if (n === 0) break;
+      size += n;
+    }
+    return size;
+  }
+
+  truncate(size: number): void {
+    fs.ftruncateSync(this.fd, size);
+  }
+
+  close(): void {
+    this.#closed();
+    fs.closeSync(this.fd);
+  }
+}
+
+/** Writes all of `bytes`, going on after short writes. */
+export function writeAll<K extends string>(
+  fd: number,
+  bytes: Uint8Array,
+  position: number,
+  counters: Record<K, number>,
+  kind: K,
+  done: (error: Error | null) => void,
+): void {
+  let written = 0;
+  const next = () => {
+    fs.write(fd, bytes, written, bytes.length - written, position + written, (error, n) => {
+      if (error) return done(error);
+      written += n;
+      counters[kind] += n;
+      if (written === bytes.length) return done(null);
+      if (n === 0) return done(Object.assign(new Error('ENOSPC: a write took nothing'), { code: 'ENOSPC' }));
+      next();
+    });
+  };
+  next();
+}
+
+function kindOf(name: string): keyof DiskCounters {
+  if (name.startsWith('superblock')) return 'superblock';
+  if (name.startsWith('map-')) return 'map';
+  return name.startsWith('segment') ? 'segment' : 'other';
+}
+
+const isLockName = (name: string): boolean => name === 'lock' || name.startsWith('lock-');
+
+/** The lock of a directory, or of a file beside its lock: see the top of this file. */
+export class DirectoryLock {
+  readonly #path: string;
+  readonly #nonce = randomUUID();
+
+  /**
+   * @param directory  to be locked, and named in the refusal
+   * @param path       of the lock file
+   * @throws ForelockError STATE_LOCKED
+   */
+  constructor(directory: string, path = join(directory, 'lock')) {
+    this.#path = path;
+    const mine = `${path}-new-${this.#nonce}`;
+    const owner: Owner = {
+      pid: process.pid,
+      start: startOf(process.pid),
+      boot: bootId(),
+      nonce: this.#nonce,
+    };
+    fs.writeFileSync(mine, `${JSON.stringify(owner)}\n`, { flag: 'wx', mode: 0o600 });
+    try {
+      this.#acquire(directory, mine);
+    } finally {
+      fs.rmSync(mine, { force: true });
+    }
+  }
+
+  /** Only the owner removes `lock`, and nobody succeeds an owner that is alive. */
+  release(): void {
+    if (readOwner(this.#path)?.nonce === this.#nonce) fs.unlinkSync(this.#path);
+  }
+
+  #acquire(directory: string, mine: string): void {
+    for (let attempt = 0; attempt < LOCK_ATTEMPTS_MAX; attempt++) {
+      const chain = this.#walk();
+      const owner = chain.at(-1);
+      if (owner === undefined) {
+        if (link(mine, this.#path)) return;
+        continue;
+      }
+      if (isAlive(owner)) {
+        throw new ForelockError(
+          'STATE_LOCKED',
+          `${directory} is used by process ${owner.pid}${owner.pid === process.pid ? ' (this one)' : ''}: stop it first`,
+        );
+      }
+      const succession = this.#successionOf(owner);
+      if (!link(mine, succession)) continue;
+      const again = this.#walk();
+      if (again.at(-1)?.nonce !== this.#nonce) {
+        fs.unlinkSync(succession);
+        continue;
+      }
+      fs.renameSync(mine, this.#path);
+      for (const past of again.slice(0, -1)) fs.rmSync(this.#successionOf(past), { force: true });
+      return;
+    }
+    throw new ForelockError('STATE_LOCKED', `${directory} is wanted by several processes that keep starting`);
+  }
+
+  /** From `lock` to the owner, the owner last; empty when there is no `lock`. */
+  #walk(): Owner[] {
+    const chain: Owner[] = [];
+    let owner = readOwner(this.#path);
+    while (owner !== null && chain.length < LOCK_ATTEMPTS_MAX) {
+      chain.push(owner);
+      owner = readOwner(this.#successionOf(owner));
+    }
+    return chain;
+  }
+
+  #successionOf(owner: Owner): string {
+    return `${this.#path}-${owner.nonce}`;
+  }
+}
+
+/** Makes a name for a file; false if the name is taken. */
+function link(from: string, to: string): boolean {
+  try {
+    fs.linkSync(from, to);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** Null if there is no such file. What cannot be read as an owner was cut by a power failure: its owner is dead. */
+function readOwner(path: string): Owner | null {
+  let text: string;
+  try {
+    text = fs.readFileSync(path, 'utf8');
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return null;
+    throw error;
+  }
+  try {
+    const { pid, start, boot, nonce } = JSON.parse(text) as Owner;
+    if (Number.isInteger(pid) && /^[0-9a-f-]{36}$/.test(nonce)) return { pid, start, boot, nonce };
+  } catch {
+    // falls through: unreadable
+  }
+  return { pid: 0, start: null, boot: null, nonce: `${basename(path)}~` };
+}
+
+function isAlive(owner: Owner): boolean {
+  if (owner.pid <= 0) return false;
+  if (owner.boot !== null && bootId() !== null && owner.boot !== bootId()) return false;
+  const start = startOf(owner.pid);
+  if (start !== null && owner.start !== null) return start === owner.start;
+  try {
+    process.kill(owner.pid, 0);
+    return true;
+  } catch (error) {
+    return codeOf(error) === 'EPERM';
+  }
+}
+
+/** Start time of a process: field 22 of /proc/<pid>/stat, counted behind the command, which may hold anything. */
+function startOf(pid: number): string | null {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    if (fields[0] === 'Z' || fields[0] === 'X') return 'ended'; // killed, and not yet waited for
+    return fields[19] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+function bootId(): string | null {
+  try {
+    return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+  } catch {
+    return null;
+  }
+}
+
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;

@@ -1,0 +1,195 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { build } from 'vite';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { DiskStore } from '../../src/journal/disk-store.js';
+
+let root: string;
+let directory: string;
+let script: string;
+
+/** A process that opens the store when told, says so, and stays until it is told to close or is killed. */
+class Starter {
+  readonly child: ChildProcess;
+  readonly #lines: string[] = [];
+  #wake: (() => void) | null = null;
+
+  constructor() {
+    this.child = spawn(process.execPath, [script], { stdio: ['pipe', 'pipe', 'inherit'] });
+    let rest = '';
+    this.child.stdout!.setEncoding('utf8').on('data', (text: string) => {
+      const lines = (rest + text).split('\n');
+      rest = lines.pop()!;
+      this.#lines.push(...lines);
+      this.#wake?.();
+    });
+  }
+
+  async line(): Promise<string> {
+    while (this.#lines.length === 0) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    return this.#lines.shift()!;
+  }
+
+  async ask(command: string): Promise<string> {
+    this.child.stdin!.write(`${command}\n`);
+    return this.line();
+  }
+
+  async kill(): Promise<void> {
+    const gone = new Promise((resolve) => this.child.once('exit', resolve));
+    this.child.kill('SIGKILL');
+    await gone;
+  }
+}
+
+async function starters(n: number): Promise<Starter[]> {
+  const made = Array.from({ length: n }, () => new Starter());
+  for (const starter of made) expect(await starter.line()).toBe('ready');
+  return made;
+}
+
+beforeAll(async () => {
+  root = fs.mkdtempSync(join(tmpdir(), 'forelock-disk-store-'));
+  await build({
+    configFile: false,
+    logLevel: 'silent',
+    build: {
+      ssr: join(import.meta.dirname, 'disk-store-starter.ts'),
+      outDir: root,
+      emptyOutDir: false,
+      rollupOptions: { output: { entryFileNames: 'starter.mjs' } },
+    },
+  });
+  script = join(root, 'starter.mjs');
+});
+
+beforeEach(() => {
+  directory = fs.mkdtempSync(join(root, 'state-'));
+});
+
+afterAll(() => fs.rmSync(root, { recursive: true, force: true }));
+
+const run = (ask: (done: (error: Error | null) => void) => void): Promise<Error | null> =>
+  new Promise((resolve) => ask(resolve));
+
+describe('files', () => {
+  test('writes, syncs, reads, cuts and lists', async () => {
+    const store = new DiskStore(join(directory, 'made', 'for', 'it'));
+    const file = store.open('segment-1', true);
+    expect(await run((done) => file.write(new Uint8Array([1, 2, 3, 4]), 6, done))).toBe(null);
+    expect(await run((done) => file.write(new Uint8Array(0), 100, done))).toBe(null);
+    expect(await run((done) => file.sync(done))).toBe(null);
+    expect(file.size()).toBe(10);
+    const into = new Uint8Array(8);
+    expect(file.read(into, 5)).toBe(5);
+    expect([...into]).toEqual([0, 1, 2, 3, 4, 0, 0, 0]);
+    expect(file.read(into, 100)).toBe(0);
+    file.truncate(8);
+    expect(file.size()).toBe(8);
+    expect(await run((done) => store.save('superblock.a', new Uint8Array(100).fill(7), done))).toBe(null);
+    expect(await run((done) => store.save('superblock.a', new Uint8Array([9]), done))).toBe(null);
+    expect(store.load('superblock.a')).toEqual(Buffer.from([9]));
+    expect(store.load('superblock.b')).toBe(null);
+    expect(store.list()).toEqual(['segment-1', 'superblock.a']);
+    expect(store.bytesWritten).toEqual({ segment: 4, map: 0, superblock: 101, other: 0 });
+    store.remove('segment-1');
+    expect(await run((done) => store.syncDirectory(done))).toBe(null);
+    expect(store.list()).toEqual(['superblock.a']);
+    expect(() => store.open('map-1.log', false)).toThrow('ENOENT');
+    store.close();
+  });
+
+  test('passes errors on with their code', async () => {
+    if (!fs.existsSync('/dev/full')) return;
+    const store = new DiskStore(directory);
+    fs.symlinkSync('/dev/full', join(directory, 'segment-1'));
+    const file = store.open('segment-1', false);
+    const error = await run((done) => file.write(new Uint8Array(512), 0, done));
+    expect((error as NodeJS.ErrnoException).code).toBe('ENOSPC');
+    expect(store.bytesWritten.segment).toBe(0);
+    store.close();
+  });
+});
+
+describe('the lock', () => {
+  test('refuses a second opening, of this process too, and is free after close', async () => {
+    const store = new DiskStore(directory);
+    expect(() => new DiskStore(directory)).toThrow(`used by process ${process.pid} (this one)`);
+    const [other] = await starters(1);
+    expect(await other.ask(`open ${directory}`)).toMatch(new RegExp(`^STATE_LOCKED .* process ${process.pid}:`));
+    store.close();
+    expect(await other.ask(`open ${directory}`)).toBe('opened');
+    expect(() => new DiskStore(directory)).toThrow(`used by process ${other.child.pid}:`);
+    expect(await other.ask('close')).toBe('closed');
+    new DiskStore(directory).close();
+    expect(fs.readdirSync(directory)).toEqual([]);
+    await other.kill();
+  });
+
+  test('a process that was killed does not hold it', async () => {
+    const [first] = await starters(1);
+    expect(await first.ask(`open ${directory}`)).toBe('opened');
+    await first.kill();
+    expect(fs.readdirSync(directory)).toEqual(['lock']);
+    const store = new DiskStore(directory);
+    expect(() => new DiskStore(directory)).toThrow('used by process');
+    expect(fs.readdirSync(directory)).toEqual(['lock']);
+    store.close();
+  });
+
+  test('a pid that was given to another process does not hold it', () => {
+    const owner = (change: object) => {
+      const store = new DiskStore(directory);
+      const text = fs.readFileSync(join(directory, 'lock'), 'utf8');
+      store.close();
+      fs.writeFileSync(join(directory, 'lock'), JSON.stringify({ ...JSON.parse(text), ...change }));
+    };
+    if (fs.existsSync('/proc/self/stat')) {
+      owner({ start: '1' });
+      new DiskStore(directory).close();
+      owner({ boot: 'another' });
+      new DiskStore(directory).close();
+    }
+    owner({ start: null, boot: null });
+    expect(() => new DiskStore(directory)).toThrow('used by process');
+  });
+
+  test('a lock file cut by a power failure does not hold it, nor does one of a succession that stopped half-way', () => {
+    fs.writeFileSync(join(directory, 'lock'), '');
+    fs.writeFileSync(join(directory, 'lock-lock~'), '{"pid":');
+    new DiskStore(directory).close();
+    const dead = (nonce: string) =>
+      JSON.stringify({
+        pid: 2 ** 22 + 5,
+        start: '5',
+        boot: null,
+        nonce: `${nonce.repeat(8)}-0000-0000-0000-000000000000`,
+      });
+    fs.writeFileSync(join(directory, 'lock'), dead('a'));
+    fs.writeFileSync(join(directory, `lock-${'a'.repeat(8)}-0000-0000-0000-000000000000`), dead('b'));
+    const store = new DiskStore(directory);
+    expect(() => new DiskStore(directory)).toThrow('used by process');
+    expect(store.list()).toEqual([]);
+    store.close();
+  });
+
+  test('of many that start at once over a dead owner exactly one gets it, again and again', async () => {
+    const racers = await starters(6);
+    for (let round = 0; round < 12; round++) {
+      const [victim] = await starters(1);
+      expect(await victim.ask(`open ${directory}`)).toBe('opened');
+      await victim.kill();
+      const answers = await Promise.all(racers.map((racer) => racer.ask(`open ${directory}`)));
+      expect(answers.filter((answer) => answer === 'opened').length, answers.join('; ')).toBe(1);
+      expect(answers.filter((answer) => answer.startsWith('STATE_LOCKED')).length).toBe(racers.length - 1);
+      await Promise.all(racers.map((racer) => racer.ask('close')));
+    }
+    for (const racer of racers) await racer.kill();
+  }, 60_000);
+});
