@@ -1,4 +1,5 @@
 /** Server and client together over real sockets: what a host relies on, and how connections end. */
+import { spawn } from 'node:child_process';
 import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -351,6 +352,14 @@ describe('addresses', () => {
     await expect(serve(catalog, {}, { path })).rejects.toMatchObject({ code: 'CONFIG' });
     await server.close();
     await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+
+    // a server that was killed leaves its socket behind
+    const script = `require('net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))`;
+    const child = spawn(process.execPath, ['-e', script, path]);
+    await new Promise((resolve) => child.once('exit', resolve));
+    expect((await stat(path)).isSocket()).toBe(true);
+    await serve(catalog, {}, { path });
+    await (await NbdClient.connect({ path })).close();
 
     const file = join(directory, 'file');
     await writeFile(file, 'precious');

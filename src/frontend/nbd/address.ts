@@ -61,11 +61,15 @@ export async function removeStaleSocket(path: string): Promise<void> {
   if (!found.isSocket()) throw new ForelockError('CONFIG', `${path} exists and is not a socket`);
   const answered = await new Promise<boolean>((resolve) => {
     const probe = connect({ path });
-    probe.once('connect', () => resolve(true));
-    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'));
-    probe.once('close', () => resolve(false));
-    probe.on('connect', () => probe.destroy());
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    // any other error (EACCES, EAGAIN of a full backlog) may come from a server that lives
+    probe.once('error', (error: NodeJS.ErrnoException) => {
+      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT');
+    });
   });
-  if (answered) throw new ForelockError('CONFIG', `another server listens on ${path}`);
+  if (answered) throw new ForelockError('CONFIG', `${path} is the socket of another server`);
   await unlink(path).catch(() => undefined);
 }

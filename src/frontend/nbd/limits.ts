@@ -15,7 +15,7 @@ export const REPLY_SLAB_SIZE = 16 * KIB;
 /** A payload that dribbles in is gathered into one buffer beyond this many pieces: a piece of one byte costs 200. */
 export const PAYLOAD_PIECES_MAX = 1024;
 /** After the last reply, how long a client may take to hang up before it is cut off. */
-export const LINGER_MS_MAX = 2000;
+export const LINGER_MS_MAX = 1000;
 /** How long `close` and a revocation wait for requests in flight. */
 export const DRAIN_MS_MAX = 10_000;
 
