@@ -140,12 +140,18 @@ const STRIPE_SIZE = 64;
 const STRIPES_PER_BLOCK = (SECRET_SIZE - STRIPE_SIZE) / 8; // 16
 const BLOCK_SIZE = STRIPE_SIZE * STRIPES_PER_BLOCK; // 1024
 
-/** "XXH3 Algorithm Description (for large inputs)" */
+/**
+ * "XXH3 Algorithm Description (for large inputs)"
+ *
+ * This is where the time goes, and BigInt arithmetic allocates. Here a 64-bit word is two numbers, its halves: `acc` has
+ * the low half of accumulator i at 2 * i and the high half at 2 * i + 1. An element of a Uint32Array wraps modulo 2^32.
+ */
 function xxh3Large(view: DataView, at: number, size: number): bigint {
   const end = at + size;
 
-  // Step 1. Initialize internal accumulators. An element of a BigUint64Array wraps modulo 2^64 when it is stored.
-  const acc = BigUint64Array.of(PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1);
+  // Step 1. Initialize internal accumulators
+  const initial = [PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1];
+  const acc = Uint32Array.from(initial.flatMap((word) => [Number(word & 0xffffffffn), Number(word >> 32n)]));
 
   // Step 2. Process blocks, until at most one whole block is left
   for (; end - at > BLOCK_SIZE; at += BLOCK_SIZE) {
@@ -163,32 +169,52 @@ function xxh3Large(view: DataView, at: number, size: number): bigint {
 }
 
 /** Step 2-1, one stripe: eight lanes against 64 bytes of the secret */
-function accumulate(acc: BigUint64Array, view: DataView, stripe: number, secretOffset: number): void {
+function accumulate(acc: Uint32Array, view: DataView, stripe: number, secretOffset: number): void {
   for (let i = 0; i < 8; i++) {
-    const lane = view.getBigUint64(stripe + i * 8, true);
-    const value = lane ^ secretWord(secretOffset + i * 8);
-    acc[i ^ 1] = u64(acc[i ^ 1]! + lane);
-    acc[i] = u64(acc[i]! + u64((value & 0xffffffffn) * (value >> 32n)));
+    const low = view.getUint32(stripe + i * 8, true);
+    const high = view.getUint32(stripe + i * 8 + 4, true);
+    const valueLow = (low ^ SECRET.getUint32(secretOffset + i * 8, true)) >>> 0;
+    const valueHigh = (high ^ SECRET.getUint32(secretOffset + i * 8 + 4, true)) >>> 0;
+    add(acc, i ^ 1, low, high);
+    add(acc, i, Math.imul(valueLow, valueHigh) >>> 0, productHigh(valueLow, valueHigh));
   }
 }
 
 /** Step 2-2, with the last 64 bytes of the secret */
-function scramble(acc: BigUint64Array): void {
+function scramble(acc: Uint32Array): void {
+  const prime = Number(PRIME32_1);
   for (let i = 0; i < 8; i++) {
-    let value = acc[i]!;
-    value = value ^ (value >> 47n);
-    value = value ^ secretWord(SECRET_SIZE - STRIPE_SIZE + i * 8);
-    acc[i] = u64(value * PRIME32_1);
+    const secretOffset = SECRET_SIZE - STRIPE_SIZE + i * 8;
+    const high = (acc[2 * i + 1]! ^ SECRET.getUint32(secretOffset + 4, true)) >>> 0;
+    // acc xor (acc >> 47): of the high half, all but the lowest 15 bits end up in the low half
+    const low = (acc[2 * i]! ^ (acc[2 * i + 1]! >>> 15) ^ SECRET.getUint32(secretOffset, true)) >>> 0;
+    acc[2 * i] = Math.imul(low, prime);
+    acc[2 * i + 1] = Math.imul(high, prime) + productHigh(low, prime);
   }
 }
 
+/** `acc[i] = acc[i] + word` */
+function add(acc: Uint32Array, i: number, low: number, high: number): void {
+  const lowSum = acc[2 * i]! + low;
+  acc[2 * i] = lowSum;
+  acc[2 * i + 1] = acc[2 * i + 1]! + high + (lowSum > 0xffffffff ? 1 : 0);
+}
+
+/** The high half of x * y, two 32-bit numbers; y by its 16-bit halves, so that every step is exact in a double. */
+function productHigh(x: number, y: number): number {
+  const lower = x * (y & 0xffff);
+  const upper = x * (y >>> 16);
+  return Math.floor((upper + Math.floor(lower / 0x10000)) / 0x10000);
+}
+
 /** `finalMerge(initValue, secretOffset)` */
-function finalMerge(acc: BigUint64Array, initValue: bigint, secretOffset: number): bigint {
+function finalMerge(acc: Uint32Array, initValue: bigint, secretOffset: number): bigint {
+  const word = (i: number) => BigInt(acc[2 * i]!) | (BigInt(acc[2 * i + 1]!) << 32n);
   let result = initValue;
   for (let i = 0; i < 4; i++) {
     result += foldedProduct(
-      acc[i * 2]! ^ secretWord(secretOffset + i * 16),
-      acc[i * 2 + 1]! ^ secretWord(secretOffset + i * 16 + 8),
+      word(i * 2) ^ secretWord(secretOffset + i * 16),
+      word(i * 2 + 1) ^ secretWord(secretOffset + i * 16 + 8),
     );
   }
   return avalanche(u64(result));
