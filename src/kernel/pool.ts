@@ -1,8 +1,8 @@
 /**
  * Offload to worker threads: batches of kernel work over the group's shared memory, through Piscina.
  *
- * A hand-off costs the main thread about as much as hashing a hundred KiB (measured: bench/kernels.js), and never
- * lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
+ * A hand-off costs the main thread about as much as hashing 200 KiB of warm data, 90 KiB of cold (bench/kernels.js), and
+ * never lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
  */
 import { Piscina } from 'piscina';
 import { built } from '../paths.js';
@@ -15,9 +15,12 @@ import { wasmModule } from './wasm.js';
 export interface PoolOptions {
   readonly memory: KernelMemory;
   readonly kernel: KernelName;
-  /** Threads, from the start and until the end. @default 1 */
+  /** Threads, 1..WORKERS_MAX, from the start until the end. @default 1 */
   readonly workers?: number;
 }
+
+/** More threads than a machine that does other things would give to one group. */
+const WORKERS_MAX = 16;
 
 /** Answers one pending call with an error. */
 type Fail = (error: Error) => void;
@@ -27,9 +30,10 @@ export class PiscinaPool implements Offload {
   readonly #pending = new Set<Fail>();
   #closed: Promise<void> | undefined;
 
-  /** @throws RangeError unless there are 1..16 workers */
+  /** @throws RangeError unless there are 1..WORKERS_MAX workers */
   constructor({ memory, kernel, workers = 1 }: PoolOptions) {
-    if (!(Number.isInteger(workers) && workers >= 1 && workers <= 16)) throw new RangeError(`${workers} workers`);
+    if (!(Number.isInteger(workers) && workers >= 1 && workers <= WORKERS_MAX))
+      throw new RangeError(`${workers} workers`);
     const workerData: WorkerData = {
       memory: memory.memory,
       kernel,
