@@ -25,6 +25,9 @@ export interface LinkShape {
   bytesPerSecond: number;
 }
 
+/** Sums of fractions of milliseconds are not exact: what is due within a nanosecond is due. */
+const NANOSECOND = 1e-6;
+
 interface Item {
   header: Uint8Array;
   stretch: Uint8Array | null;
@@ -44,6 +47,8 @@ class Line {
   #passed = 0;
   waitingBytes = 0;
   flyingBytes = 0;
+  /** Nothing is to be taken now, so there is nothing to wake up for. */
+  held = false;
   #freeAt = 0;
   #cancel: (() => void) | null = null;
 
@@ -71,7 +76,7 @@ class Line {
 
   /** Moves what has passed the line into flight. */
   advance(): void {
-    const now = this.clock.now();
+    const now = this.clock.now() + NANOSECOND;
     while (this.#passed < this.items.length && this.items[this.#passed]!.passedAt <= now) {
       this.waitingBytes -= this.items[this.#passed]!.size;
       this.flyingBytes += this.items[this.#passed]!.size;
@@ -83,7 +88,7 @@ class Line {
   take(all: boolean): Item | null {
     this.advance();
     const item = this.items[this.#first];
-    if (item === undefined || (!all && item.arrivesAt > this.clock.now())) return null;
+    if (item === undefined || (!all && item.arrivesAt > this.clock.now() + NANOSECOND)) return null;
     if (this.#first < this.#passed) {
       this.flyingBytes -= item.size;
     } else {
@@ -101,7 +106,7 @@ class Line {
 
   /** Sees to it that `onDue` is called when the first item passes or arrives. */
   wake(): void {
-    if (this.#cancel !== null || this.isEmpty) return;
+    if (this.#cancel !== null || this.held || this.isEmpty) return;
     const now = this.clock.now();
     const waiting = this.items[this.#passed];
     const at = Math.min(this.items[this.#first]!.arrivesAt, waiting === undefined ? Infinity : waiting.passedAt);
@@ -172,18 +177,22 @@ export class ShapedLink implements Link {
 
   pauseReceiving(): void {
     this.#paused = true;
+    this.#in.held = true;
+    this.#in.stop();
     this.#throttle();
   }
 
   resumeReceiving(): void {
     if (!this.#paused) return;
     this.#paused = false;
+    this.#in.held = false;
     queueMicrotask(() => this.#arrive());
   }
 
   close(code: number, reason: string): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#in.held = true;
     this.#in.stop();
     const fitted = fitReason(reason);
     this.#closing = { code, reason: fitted };
@@ -217,6 +226,7 @@ export class ShapedLink implements Link {
 
   #arrive(): void {
     this.#deliver(false);
+    this.#in.wake();
     this.#throttle();
   }
 
