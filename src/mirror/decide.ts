@@ -21,7 +21,7 @@
  *     8    the same, but the author has served                  refuse: cannot happen
  *     9    none minted, the author has more of its own          primary: tail replay; standby: refuse; log gone: 13
  *     10   only X minted, Y has nothing beyond X's cut          X primary: Y adopts, tail replay; else refuse;
- *                                                               Y lacks its own tail: X returns it first; log gone: 13
+ *                                                               a lost tail is returned first, as in 7; log gone: 13
  *     11   only X minted, Y's excess is only X's own lost tail  refuse
  *     12   only X minted, Y has records of its own X lacks      refuse
  *     13   order gone, base cut known                           refuse
@@ -89,11 +89,10 @@ export interface SiteState {
   generations: Generation[];
   /** By site number of the author: last sequence here; durable, or synced before this is said. */
   streams: Record<string, number>;
-  /**
-   * By site number of the author: first sequence still in this journal. More than 1 also when nothing was removed, but
-   * the image has blocks that no stream wrote (an adopted image): the stream alone does not make the image.
-   */
+  /** By site number of the author: first sequence still in this journal. */
   journalFrom: Record<string, number>;
+  /** The image has blocks that no stream wrote: it was adopted, or came by a base copy. The streams alone do not make it. */
+  imported: boolean;
   base: BaseState | null;
   /** Epoch of the last link; a new one begins above both sites'. */
   epoch: number;
@@ -132,6 +131,9 @@ export interface Decision {
 /** How many rows the table has. */
 export const ROW_COUNT = 14;
 
+const KEEP_AND_REPORT =
+  'this should not happen: stop both sites, keep their state directories and report it; then empty the state directory of the one whose data is to go';
+
 /** Both ends call this with the same two states (each with its own first) and get the same answer. */
 export function decide(mine: SiteState, theirs: SiteState): Decision {
   const mineFirst =
@@ -152,7 +154,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
   if (pEmpty && sEmpty) return replay(p, s, 2, true);
   if (sEmpty) {
     const whole = Object.keys(p.streams).every((author) => Number(author) === pn || end(p, Number(author)) === 0);
-    if (whole && journalFrom(p, pn) <= 1) return replay(p, s, 2, true);
+    if (whole && !p.imported && journalFrom(p, pn) <= 1) return replay(p, s, 2, true);
     return baseCopy(p, s, 2, end(p, pn), { volume: 0, lba: 0 }, true);
   }
   if (pEmpty) {
@@ -219,14 +221,8 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
     ]) {
       const number = author.site.number;
       if (end(peer, number) <= end(author, number)) continue;
-      const lost = `${author.site.name} ends its own stream at ${end(author, number)}, ${peer.site.name} has it to ${end(peer, number)}`;
       if (author.served) {
-        return refuse(
-          p,
-          s,
-          8,
-          `${lost}, but ${author.site.name} has served hosts since: stop ${author.site.name}, keep its state directory, and report this; then start it again to get the tail back`,
-        );
+        return refuse(p, s, 8, `${lostTail(author, peer)}, but has served hosts since: ${KEEP_AND_REPORT}`);
       }
       return returnTail(peer, author, 7, p, s);
     }
@@ -266,6 +262,10 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         10,
         `${xName} went on alone since generation ${common.id} and holds the newer data: start ${xName} with --role primary and ${yName} with --role standby`,
       );
+    }
+    if (end(y, pn) > end(x, pn)) {
+      if (!x.served) return returnTail(y, x, 10, p, s);
+      return refuse(p, s, 8, `${lostTail(x, y)}, but has served hosts since: ${KEEP_AND_REPORT}`);
     }
     if (end(x, sn) > end(y, sn)) return logGone(p, s, y) ?? returnTail(x, y, 10, p, s);
     return logGone(p, s, p) ?? replay(p, s, 10, true);
@@ -409,6 +409,11 @@ function outline(source: SiteState, target: SiteState, row: number): Decision {
     code: null,
     reason: '',
   };
+}
+
+function lostTail(author: SiteState, peer: SiteState): string {
+  const number = author.site.number;
+  return `${author.site.name} ends its own stream at ${end(author, number)}, ${peer.site.name} has it to ${end(peer, number)}: ${author.site.name} lost its tail`;
 }
 
 function newestCommon(p: SiteState, s: SiteState): { id: string; p: number; s: number } | null {

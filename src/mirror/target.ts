@@ -26,6 +26,9 @@
  *     UNLOCK                     gives the range back
  *     FLUSH, ABORT               need nothing
  *
+ * A scope that was open when the base copy began has its LOCK before the start of what this site gets: its writes need
+ * the range free for the moment, its UNLOCK nothing.
+ *
  * What must wait is REJECTED: the confirm names it, and the lock manager gives nobody else any of its blocks first.
  */
 import {
@@ -124,6 +127,8 @@ export interface TargetOptions {
   applied: number;
   durable: number;
   base: TargetBase | null;
+  /** Start of the base copy with which this site took up the stream, kept for good; 0 if it has the stream from 1. */
+  start: number;
   creditBytes?: number;
 }
 
@@ -148,6 +153,7 @@ export class TargetStream {
   #arrivedBytes = 0;
   #consumedBytes = 0;
   #base: TargetBase | null;
+  #start: number;
   /** A base copy was begun or resumed in this epoch. */
   #baseInEpoch = false;
   #baseDurable: BasePosition = { volume: 0, lba: 0 };
@@ -164,6 +170,8 @@ export class TargetStream {
   #rejected = 0;
   /** The head that waits, by its own lock manager; null when nothing waits. */
   #waitingAt: RangeLocks | null = null;
+  /** The head was granted after a wait, and is about to be applied. */
+  #had = false;
   #dirty = false;
 
   #effects: TargetEffect[] = [];
@@ -191,6 +199,9 @@ export class TargetStream {
     this.#applied = options.applied;
     this.#durable = options.durable;
     this.#base = options.base;
+    this.#start = options.start;
+    this.#baseDurable = options.base?.next ?? this.#baseDurable;
+    this.#caughtUp();
     this.#check();
   }
 
@@ -284,6 +295,7 @@ export class TargetStream {
         break;
       case 'baseApplied':
         this.#baseApplied += event.count;
+        if (this.#had) this.#endWait();
         this.#caughtUp();
         break;
       case 'consumed':
@@ -345,13 +357,14 @@ export class TargetStream {
       );
       if (sequence === this.#granted) return APPLY;
     }
+    if (this.#had) this.#endWait(); // what was granted last is applied by now
     switch (type) {
       case TYPE_LOCK:
         return this.#admitLock(flags, volume, lba, blockCount, sequence, now);
       case TYPE_WRITE:
       case TYPE_ZERO:
       case TYPE_TRIM:
-        if (scope !== sequence) return this.#admitWithin(volume, lba, blockCount, scope, sequence);
+        if (scope !== sequence) return this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
         return this.#admitMoment(volume, lba, blockCount, sequence, now);
       case TYPE_BASE:
       case TYPE_BASE_ZERO:
@@ -429,8 +442,16 @@ export class TargetStream {
     return this.#grant(sequence);
   }
 
-  #admitWithin(volume: number, lba: number, blockCount: number, scope: number, sequence: number): Admission {
+  #admitWithin(
+    volume: number,
+    lba: number,
+    blockCount: number,
+    scope: number,
+    sequence: number,
+    now: number,
+  ): Admission {
     const open = this.#scopes.get(scope);
+    if (open === undefined && scope <= this.#start) return this.#admitMoment(volume, lba, blockCount, sequence, now);
     if (open === undefined) return this.#refuse(`record ${sequence} belongs to scope ${scope}, which is not open`);
     if (volume !== open.volume || lba < open.lba || lba + blockCount > open.lba + open.blockCount) {
       return this.#refuse(`record ${sequence} writes ${lba}+${blockCount}, outside its scope ${scope}`);
@@ -440,6 +461,7 @@ export class TargetStream {
 
   #admitUnlock(volume: number, scope: number, sequence: number): Admission {
     const open = this.#scopes.get(scope);
+    if (open === undefined && scope <= this.#start) return this.#grant(sequence);
     if (open === undefined || open.volume !== volume) {
       return this.#refuse(`UNLOCK ${sequence} of scope ${scope}, which is not open`);
     }
@@ -457,8 +479,10 @@ export class TargetStream {
   #grant(sequence: number): Admission {
     if (sequence !== 0) this.#granted = sequence;
     this.#dirty = true;
-    if (this.#waitingAt !== null) {
-      this.#endWait();
+    if (this.#waitingAt !== null && !this.#had) {
+      // the blocks are let go to others only once the record is applied
+      this.#had = true;
+      this.#rejected = 0;
       this.#effects.push({ kind: 'granted', sequence });
     }
     return APPLY;
@@ -478,6 +502,7 @@ export class TargetStream {
   #endWait(): void {
     this.#waitingAt?.mirrorHad();
     this.#waitingAt = null;
+    this.#had = false;
     this.#rejected = 0;
   }
 
@@ -523,6 +548,7 @@ export class TargetStream {
       this.#applied = base.start;
       this.#durable = base.start;
       this.#accepted = base.start;
+      this.#start = base.start;
     }
   }
 
@@ -679,6 +705,7 @@ export class TargetStream {
     assert(through >= this.#applied && through <= this.#granted, `applied ${through}, granted ${this.#granted}`);
     if (through > this.#applied) this.#dirty = true;
     this.#applied = through;
+    if (this.#had && through === this.#granted) this.#endWait();
     this.#caughtUp();
   }
 

@@ -7,7 +7,7 @@
  *     DATA (1), 56 bytes                              CONFIRM (2), 72 bytes
  *     offset size field                               offset size field
  *     0      1    kind                                0      1    kind
- *     1      1    flags: 1 STRETCH, 2 RETURN,         1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
+ *     1      1    flags: 128 STRETCH (what the link looks at),         1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
  *                 4 BASE_END                          2      2    base volume
  *     2      2    zero                                4      4    epoch
  *     4      4    epoch                               8      4    attempt
@@ -77,7 +77,7 @@ const SITES_MAX = 255;
 const TEXT_MAX = 4 * KIB;
 const NAME_MAX = 64;
 
-const DATA_STRETCH = 1;
+const DATA_STRETCH = 0x80;
 const DATA_RETURN = 2;
 const DATA_BASE_END = 4;
 const CONFIRM_BASE = 1;
@@ -248,6 +248,7 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
   generations,
   streams: bySite,
   journalFrom: bySite,
+  imported: z.boolean(),
   base: z
     .strictObject({
       source: siteNumber,
