@@ -1,0 +1,198 @@
+/**
+ * A flat platter's image: a plain file or a block device that other tools can open, in the volume's own layout.
+ *
+ * The journal stands in front of it as a write-ahead log: what is written here has been durable there before, and stays
+ * there until `sync` has been answered.
+ *
+ * A lock file beside a plain image (`<path>.forelock-lock`) keeps a second gateway from using it; a device has none,
+ * because what stands beside it, in /dev, is not a place for files.
+ */
+import fs from 'node:fs';
+import { assert } from '../assert.js';
+import { ForelockError } from '../errors.js';
+import { DirectoryLock, writeAll } from '../journal/disk-store.js';
+
+/** Most zeroes written by one call. */
+const ZERO_SIZE = 1024 * 1024;
+const ZEROES = new Uint8Array(ZERO_SIZE);
+
+type Done = (error: Error | null) => void;
+
+export class FlatImage {
+  readonly path: string;
+  readonly size: number;
+  /** True when this opening made the image: it reads as zeroes. */
+  readonly created: boolean;
+  readonly isDevice: boolean;
+  readonly counters = { reads: 0, bytesRead: 0, writes: 0, bytesWritten: 0, bytesZeroed: 0, syncs: 0 };
+  readonly #fd: number;
+  readonly #lock: DirectoryLock | null;
+  #closed = false;
+
+  /**
+   * Opens the image, or makes it, sparse, where there is nothing at `path`.
+   *
+   * @param size  of the volume, in bytes: an image or device of another size is refused
+   * @throws ForelockError STATE_LOCKED (another gateway has it), STATE_MISMATCH (size), CONFIG (not a file or device,
+   *         or it cannot be opened)
+   */
+  constructor(path: string, size: number) {
+    assert(Number.isSafeInteger(size) && size > 0, 'a volume has a size');
+    this.path = path;
+    this.size = size;
+    const before = fs.statSync(path, { throwIfNoEntry: false });
+    if (before !== undefined && !before.isFile() && !before.isBlockDevice()) {
+      throw new ForelockError('CONFIG', `${path} is neither a file nor a block device`);
+    }
+    this.isDevice = before?.isBlockDevice() ?? false;
+    this.created = before === undefined;
+    this.#lock = this.isDevice ? null : lockBeside(path);
+    let fd = -1;
+    try {
+      fd = openImage(path, this.created);
+      if (this.created) fs.ftruncateSync(fd, size);
+      const found = this.isDevice ? deviceSize(path, fd) : fs.fstatSync(fd).size;
+      if (found !== size) {
+        throw new ForelockError(
+          'STATE_MISMATCH',
+          `${path} has ${found} bytes, its volume ${size}: correct the volume's size, or name another image`,
+        );
+      }
+      if (this.created) fs.fsyncSync(fd);
+    } catch (error) {
+      if (fd >= 0) fs.closeSync(fd);
+      this.#lock?.release();
+      throw error;
+    }
+    this.#fd = fd;
+  }
+
+  /** Reads `size` bytes at `offset` into the start of `into`. A short image is an EIO: nothing is made up. */
+  read(offset: number, size: number, into: Uint8Array, done: Done): void {
+    this.#check(offset, size);
+    assert(into.length >= size, 'there is room for what is read');
+    this.counters.reads++;
+    let at = 0;
+    const next = () => {
+      fs.read(this.#fd, into, at, size - at, offset + at, (error, n) => {
+        if (error) return done(error);
+        at += n;
+        this.counters.bytesRead += n;
+        if (at === size) return done(null);
+        if (n === 0) {
+          return done(new ForelockError('EIO', `${this.path} ends at ${offset + at}, its volume at ${this.size}`));
+        }
+        next();
+      });
+    };
+    next();
+  }
+
+  /** Writes the pieces one behind the other from `offset`. They are not to be changed until it is answered. */
+  write(offset: number, pieces: readonly Uint8Array[], done: Done): void {
+    let size = 0;
+    for (const piece of pieces) size += piece.length;
+    this.#check(offset, size);
+    this.counters.writes++;
+    let at = offset;
+    let i = 0;
+    const next = (error: Error | null): void => {
+      if (error !== null || i === pieces.length) return done(error);
+      const piece = pieces[i++];
+      const position = at;
+      at += piece.length;
+      writeAll(this.#fd, piece, position, this.counters, 'bytesWritten', next);
+    };
+    if (pieces.length === 0) queueMicrotask(() => done(null));
+    else next(null);
+  }
+
+  /** The bytes read as zeroes afterwards. They are written: a file system's holes cannot be asked for from here. */
+  zero(offset: number, size: number, done: Done): void {
+    this.#check(offset, size);
+    const end = offset + size;
+    let at = offset;
+    const next = (error: Error | null): void => {
+      if (error !== null || at === end) return done(error);
+      const piece = ZEROES.subarray(0, Math.min(ZERO_SIZE, end - at));
+      const position = at;
+      at += piece.length;
+      writeAll(this.#fd, piece, position, this.counters, 'bytesZeroed', next);
+    };
+    if (size === 0) queueMicrotask(() => done(null));
+    else next(null);
+  }
+
+  /** Durable afterwards: everything whose write was answered before this call. */
+  sync(done: Done): void {
+    assert(!this.#closed, 'the image is open');
+    this.counters.syncs++;
+    fs.fdatasync(this.#fd, (error) => done(error ?? null));
+  }
+
+  /** No operation may be under way. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    fs.closeSync(this.#fd);
+    this.#lock?.release();
+  }
+
+  #check(offset: number, size: number): void {
+    assert(!this.#closed, 'the image is open');
+    assert(offset >= 0 && size >= 0 && offset + size <= this.size, 'the bytes are in the image');
+  }
+}
+
+function lockBeside(path: string): DirectoryLock {
+  try {
+    return new DirectoryLock(path, `${fs.existsSync(path) ? fs.realpathSync(path) : path}.forelock-lock`);
+  } catch (error) {
+    if (error instanceof ForelockError) throw error;
+    throw new ForelockError('CONFIG', `${path} cannot be locked: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function openImage(path: string, create: boolean): number {
+  try {
+    return fs.openSync(path, create ? 'wx+' : 'r+', 0o600);
+  } catch (error) {
+    throw new ForelockError('CONFIG', `${path} cannot be opened: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** Bytes of a block device: from sysfs, which counts in sectors of 512 bytes, or else by looking for its end. */
+function deviceSize(path: string, fd: number): number {
+  const { rdev } = fs.fstatSync(fd);
+  // Linux's encoding of a device number in 64 bits: minor in bits 0-7 and 12-31, major in bits 8-11 (and up).
+  const major = Math.floor(rdev / 256) % 4096;
+  const minor = (rdev % 256) + Math.floor(rdev / 2 ** 20) * 256;
+  try {
+    const sectors = Number(fs.readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'latin1').trim());
+    if (Number.isSafeInteger(sectors * 512)) return sectors * 512;
+  } catch {
+    // no sysfs: look for the end
+  }
+  return findEnd(path, fd);
+}
+
+/** The end of a device by bisection over what can be read: 50 reads of one sector. */
+function findEnd(path: string, fd: number): number {
+  const sector = new Uint8Array(512);
+  const readable = (at: number): boolean => {
+    try {
+      return fs.readSync(fd, sector, 0, 512, at * 512) > 0;
+    } catch {
+      return false;
+    }
+  };
+  let low = 0; // sectors that can be read
+  let high = 2 ** 43;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (readable(middle)) low = middle + 1;
+    else high = middle;
+  }
+  if (low === 0) throw new ForelockError('CONFIG', `${path}: the size of this device cannot be told`);
+  return low * 512;
+}

@@ -1,0 +1,88 @@
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FlatImage } from '../../src/platter/flat.js';
+
+let directory: string;
+let path: string;
+beforeEach(() => {
+  directory = fs.mkdtempSync(join(tmpdir(), 'forelock-flat-'));
+  path = join(directory, 'volume.img');
+});
+afterEach(() => fs.rmSync(directory, { recursive: true, force: true }));
+
+const run = (ask: (done: (error: Error | null) => void) => void): Promise<Error | null> =>
+  new Promise((resolve) => ask(resolve));
+
+const SIZE = 4 * 1024 * 1024;
+
+describe('flat image', () => {
+  test('is made with the size of its volume, reads as zeroes, and holds what was written when opened again', async () => {
+    const image = new FlatImage(path, SIZE);
+    expect(image.created).toBe(true);
+    expect(fs.statSync(path).size).toBe(SIZE);
+    const into = new Uint8Array(8192).fill(9);
+    expect(await run((done) => image.read(SIZE - 4096, 4096, into, done))).toBe(null);
+    expect(into.subarray(0, 4096).every((byte) => byte === 0)).toBe(true);
+    expect(into[4096]).toBe(9);
+    const pieces = [new Uint8Array(512).fill(1), new Uint8Array(0), new Uint8Array(1024).fill(2)];
+    expect(await run((done) => image.write(SIZE - 1536, pieces, done))).toBe(null);
+    expect(await run((done) => image.write(0, [], done))).toBe(null);
+    expect(await run((done) => image.sync(done))).toBe(null);
+    image.close();
+    image.close();
+    const again = new FlatImage(path, SIZE);
+    expect(again.created).toBe(false);
+    expect(await run((done) => again.read(SIZE - 2048, 2048, into, done))).toBe(null);
+    expect([into[511], into[512], into[1023], into[1024], into[2047]]).toEqual([0, 1, 1, 2, 2]);
+    expect(image.counters).toMatchObject({ reads: 1, bytesRead: 4096, writes: 2, bytesWritten: 1536, syncs: 1 });
+    again.close();
+    expect(fs.readdirSync(directory)).toEqual(['volume.img']);
+  });
+
+  test('zeroes any stretch and nothing beside it', async () => {
+    fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
+    const image = new FlatImage(path, SIZE);
+    expect(await run((done) => image.zero(512, 3 * 1024 * 1024 - 1024, done))).toBe(null);
+    expect(await run((done) => image.zero(0, 0, done))).toBe(null);
+    image.close();
+    const bytes = fs.readFileSync(path);
+    const first = bytes.indexOf(0);
+    const last = bytes.lastIndexOf(0);
+    expect([first, last]).toEqual([512, 3 * 1024 * 1024 - 513]);
+    expect(bytes.subarray(first, last + 1).every((byte) => byte === 0)).toBe(true);
+    expect(image.counters.bytesZeroed).toBe(3 * 1024 * 1024 - 1024);
+  });
+
+  test('another size is refused, naming both, and the image is left as it was', () => {
+    fs.writeFileSync(path, 'hello');
+    expect(() => new FlatImage(path, SIZE)).toThrow(`${path} has 5 bytes, its volume ${SIZE}`);
+    expect(fs.readFileSync(path, 'utf8')).toBe('hello');
+    expect(fs.readdirSync(directory)).toEqual(['volume.img']);
+  });
+
+  test('is used by one gateway at a time, under any of its names', () => {
+    const image = new FlatImage(path, SIZE);
+    expect(() => new FlatImage(path, SIZE)).toThrow(`${path} is used by process ${process.pid}`);
+    const other = join(directory, 'other.img');
+    fs.symlinkSync(path, other);
+    expect(() => new FlatImage(other, SIZE)).toThrow('is used by process');
+    image.close();
+    new FlatImage(other, SIZE).close();
+  });
+
+  test('what is no image is refused: a directory, a character device, a place that cannot be written', () => {
+    expect(() => new FlatImage(directory, SIZE)).toThrow('neither a file nor a block device');
+    expect(() => new FlatImage('/dev/null', SIZE)).toThrow('neither a file nor a block device');
+    expect(() => new FlatImage(join(directory, 'missing', 'volume.img'), SIZE)).toThrow('cannot be locked');
+  });
+
+  test('an image that was cut short behind our back is an error, not zeroes', async () => {
+    const image = new FlatImage(path, SIZE);
+    fs.truncateSync(path, 1000);
+    const error = await run((done) => image.read(0, 4096, new Uint8Array(4096), done));
+    expect((error as NodeJS.ErrnoException).code).toBe('EIO');
+    image.close();
+  });
+});
