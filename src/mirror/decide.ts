@@ -89,7 +89,10 @@ export interface SiteState {
   generations: Generation[];
   /** By site number of the author: last sequence here; durable, or synced before this is said. */
   streams: Record<string, number>;
-  /** By site number of the author: first sequence still in this journal. */
+  /**
+   * By site number of the author: first sequence that this journal keeps for a peer. Of the site's own stream that is
+   * SourceStream.trimmed + 1, though more may still lie on disk: a source does not go back behind `trimmed`.
+   */
   journalFrom: Record<string, number>;
   /** The image has blocks that no stream wrote: it was adopted, or came by a base copy. The streams alone do not make it. */
   imported: boolean;
@@ -244,7 +247,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         `${a} has the stream of site ${foreign} to ${end(p, foreign)}, ${b} to ${end(s, foreign)}: empty the state directory of ${b}, and start it again`,
       );
     }
-    if (end(p, pn) > end(s, pn)) return logGone(p, s, p) ?? replay(p, s, 9, false);
+    if (end(p, pn) > end(s, pn)) return logGone(p, s) ?? replay(p, s, 9, false);
     // 6: nothing is missing anywhere
     return replay(p, s, 6, false);
   }
@@ -267,8 +270,8 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       if (!x.served) return returnTail(y, x, 10, p, s);
       return refuse(p, s, 8, `${lostTail(x, y)}, but has served hosts since: ${KEEP_AND_REPORT}`);
     }
-    if (end(x, sn) > end(y, sn)) return logGone(p, s, y) ?? returnTail(x, y, 10, p, s);
-    return logGone(p, s, p) ?? replay(p, s, 10, true);
+    if (end(x, sn) > end(y, sn)) return returnTail(x, y, 10, p, s);
+    return logGone(p, s) ?? replay(p, s, 10, true);
   }
   if (excess.every((author) => author === x.site.number)) {
     return refuse(
@@ -339,9 +342,9 @@ function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
   return null;
 }
 
-/** Row 13: the sender of `author`'s stream no longer has what the receiver needs next; null if it has. */
-function logGone(p: SiteState, s: SiteState, author: SiteState): Decision | null {
-  const number = author.site.number;
+/** Row 13: the primary's journal no longer has what the standby needs next; null if it has. */
+function logGone(p: SiteState, s: SiteState): Decision | null {
+  const number = p.site.number;
   const needed = end(s, number);
   if (needed >= end(p, number) || journalFrom(p, number) <= needed + 1) return null;
   return refuse(

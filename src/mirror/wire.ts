@@ -7,8 +7,8 @@
  *     DATA (1), 56 bytes                              CONFIRM (2), 72 bytes
  *     offset size field                               offset size field
  *     0      1    kind                                0      1    kind
- *     1      1    flags: 128 STRETCH (what the link looks at),         1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
- *                 4 BASE_END                          2      2    base volume
+ *     1      1    flags: 2 RETURN, 4 BASE_END,        1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
+ *                 128 STRETCH                         2      2    base volume
  *     2      2    zero                                4      4    epoch
  *     4      4    epoch                               8      4    attempt
  *     8      4    attempt                             12     4    zero
@@ -22,7 +22,7 @@
  *
  *     NAK (3), 32 bytes                               HEARTBEAT (4), 32 bytes
  *     0      1    kind                                0      1    kind
- *     1      1    reason: NAK_*                       1      1    flags: 1 DEGRADED
+ *     1      1    reason: NAK_*, below 128            1      1    flags: 1 DEGRADED
  *     2      2    base volume                         2      6    zero
  *     4      4    epoch                               8      8    appended
  *     8      4    attempt                             16     8    flushed
@@ -34,6 +34,7 @@
  * DATA with STRETCH is followed by one message of `size` bytes that is nothing but `count` whole records, as they stand
  * in the ring (assembly/layout.ts): the only message that does not begin with a kind. Without STRETCH, count and size
  * are 0 and the message only tells cursors, or the end of the base copy (BASE_END).
+ * Bit 7 of byte 1 is the link's, in every kind: set if and only if a stretch follows. (JSON begins with '{', 0x7b.)
  * RETURN marks the messages of a lost tail on its way back to its author.
  *
  * HELLO (16), START (17), READY (18), REFUSE (19), ASK (20), ANSWER (21): the kind, then one JSON object in UTF-8, in
@@ -352,6 +353,7 @@ export class WireEncoder {
 
   nak(nak: Nak): Uint8Array {
     assert((nak.sequence === 0) === (nak.base !== null), 'a NAK of the base copy has a position');
+    assert(nak.reason <= 0x7f, `NAK reason ${nak.reason}`);
     const bytes = this.#take(NAK_SIZE);
     const view = this.#view;
     const at = this.#at - NAK_SIZE;
@@ -514,6 +516,7 @@ function decodeNak(view: DataView): Nak {
     reason: view.getUint8(1),
     returned: (flags & NAK_RETURN) !== 0,
   };
+  if (nak.reason > 0x7f) throw protocolError(`NAK with reason ${nak.reason}`);
   if ((nak.sequence === 0) !== (nak.base !== null))
     throw protocolError('NAK: sequence 0 and a base position go together');
   return nak;

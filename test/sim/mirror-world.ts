@@ -805,7 +805,7 @@ export class World {
       role: 'primary',
       generations: this.generations,
       streams: { 1: this.serving ? this.stream.sealed : this.log.length },
-      journalFrom: { 1: this.sourceTrimmed + 1 },
+      journalFrom: { 1: this.stream.trimmed + 1 },
       imported: this.options.adopted,
       base: null,
       epoch: this.sourceEpoch,

@@ -1,0 +1,290 @@
+import { expect, test } from 'vitest';
+import { type Decision, decide, type Generation, ROW_COUNT, type SiteState } from '../../src/mirror/decide.js';
+
+const G1: Generation = { ordinal: 1, id: 'g1', parent: null, minter: 1, ends: {} };
+function next(parent: Generation, id: string, minter: number, ends: Record<string, number>): Generation {
+  return { ordinal: parent.ordinal + 1, id, parent: parent.id, minter, ends };
+}
+
+function site(name: string, changes: Partial<SiteState> = {}): SiteState {
+  const number = name === 'a' ? 1 : 2;
+  return {
+    format: 1,
+    group: 'g',
+    groupId: 'id',
+    site: { name, number },
+    role: number === 1 ? 'primary' : 'standby',
+    incarnation: 5,
+    remembered: { [3 - number]: 5 },
+    volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
+    generations: [G1],
+    streams: { 1: 100 },
+    journalFrom: { 1: 1 },
+    imported: false,
+    base: null,
+    epoch: number,
+    served: false,
+    clean: true,
+    ...changes,
+  };
+}
+const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {}, journalFrom: {}, remembered: {} };
+
+const A2 = next(G1, 'a2', 1, { 1: 100 });
+const B2 = next(G1, 'b2', 2, { 1: 100, 2: 0 });
+const BASE = { source: 1, generation: 'g1', start: 40, next: { volume: 0, lba: 7 }, end: null };
+
+interface Case {
+  finding: string;
+  a?: Partial<SiteState>;
+  b?: Partial<SiteState>;
+  expected: Partial<Decision> & { row: number; action: Decision['action'] };
+  says?: RegExp;
+}
+
+const refuse = (row: number) => ({ row, action: 'refuse', code: 'PEER_REFUSED' }) as const;
+
+const CASES: Case[] = [
+  { finding: 'formats differ', b: { format: 2 }, expected: refuse(1), says: /format 1, b format 2/ },
+  { finding: 'groups are called differently', b: { group: 'h' }, expected: refuse(1), says: /calls the group g/ },
+  { finding: 'one name', b: { site: { name: 'a', number: 2 } }, expected: refuse(1), says: /both sites are called a/ },
+  { finding: 'one number', b: { site: { name: 'b', number: 1 } }, expected: refuse(1), says: /site number 1/ },
+  { finding: 'two primaries', b: { role: 'primary' }, expected: refuse(1), says: /both primary.*--role standby/ },
+  { finding: 'two standbys', a: { role: 'standby' }, expected: refuse(1), says: /both standby.*--role primary/ },
+  { finding: 'a dual site', b: { role: 'dual' }, expected: refuse(1), says: /b is dual/ },
+  { finding: 'two dual sites', a: { role: 'dual' }, b: { role: 'dual' }, expected: refuse(1), says: /is dual/ },
+  { finding: 'another group of the same name', b: { groupId: 'other' }, expected: refuse(1), says: /another one/ },
+  { finding: 'a volume more', b: { volumes: [] }, expected: refuse(1), says: /1 volumes, b has 0/ },
+  {
+    finding: 'volumes of other names',
+    b: { volumes: [{ number: 0, name: 'w', size: 1 << 20, blockSize: 4096 }] },
+    expected: refuse(1),
+    says: /volume 0 is v at a and w at b/,
+  },
+  {
+    finding: 'volumes of other sizes',
+    b: { ...EMPTY, volumes: [{ number: 0, name: 'v', size: 1 << 21, blockSize: 4096 }] },
+    expected: refuse(1),
+    says: /v has 1048576 bytes.*2097152/,
+  },
+  { finding: 'a clone', b: { incarnation: 4 }, expected: refuse(1), says: /b is a clone.*4 times, a remembers 5/ },
+  { finding: 'a restored primary', a: { incarnation: 3 }, expected: refuse(1), says: /a is a clone/ },
+  {
+    finding: 'both empty',
+    a: EMPTY,
+    b: EMPTY,
+    expected: { row: 2, action: 'replay', adopt: true, stream: 1, source: 1, target: 2, from: 0, through: 0, epoch: 3 },
+  },
+  {
+    finding: 'an empty standby, though its number is remembered, and the whole journal',
+    b: { ...EMPTY, incarnation: 1 },
+    expected: { row: 2, action: 'replay', adopt: true, from: 0, through: 100 },
+  },
+  {
+    finding: 'an empty standby and a journal cut short',
+    a: { journalFrom: { 1: 51 } },
+    b: EMPTY,
+    expected: { row: 2, action: 'base', adopt: true, from: 100, base: { volume: 0, lba: 0 } },
+  },
+  {
+    finding: 'an empty standby and an adopted image',
+    a: { imported: true },
+    b: EMPTY,
+    expected: { row: 2, action: 'base' },
+  },
+  {
+    finding: 'an empty standby and a primary that was a target once',
+    a: { streams: { 1: 100, 2: 7 } },
+    b: EMPTY,
+    expected: { row: 2, action: 'base' },
+  },
+  { finding: 'an empty primary', a: EMPTY, expected: refuse(2), says: /start b with --role primary/ },
+  {
+    finding: 'histories with nothing in common',
+    b: { generations: [{ ...G1, id: 'x1' }] },
+    expected: refuse(2),
+    says: /no history in common/,
+  },
+  {
+    finding: 'an unfinished base copy',
+    b: { base: BASE, streams: { 1: 40 } },
+    expected: { row: 3, action: 'base', from: 40, base: { volume: 0, lba: 7 }, adopt: false },
+  },
+  {
+    finding: 'an unfinished base copy whose source went on alone',
+    a: { generations: [G1, A2] },
+    b: { base: BASE, streams: { 1: 40 } },
+    expected: { row: 3, action: 'base', from: 40, adopt: true },
+  },
+  {
+    finding: 'an unfinished base copy of another site',
+    b: { base: { ...BASE, source: 9 } },
+    expected: refuse(4),
+    says: /unfinished copy of another history/,
+  },
+  {
+    finding: 'an unfinished base copy at the primary',
+    a: { base: { ...BASE, source: 2 } },
+    expected: refuse(4),
+    says: /the primary a holds a copy that was never finished/,
+  },
+  {
+    finding: 'an unfinished base copy whose stream is gone',
+    a: { journalFrom: { 1: 60 } },
+    b: { base: BASE, streams: { 1: 40 } },
+    expected: { row: 14, action: 'base', from: 100, base: { volume: 0, lba: 0 } },
+  },
+  {
+    finding: 'a whole base copy that is not caught up with',
+    b: { base: { ...BASE, end: 80 }, streams: { 1: 60 } },
+    expected: { row: 9, action: 'replay', from: 60 },
+  },
+  {
+    finding: 'both minted',
+    a: { generations: [G1, A2] },
+    b: { generations: [G1, B2] },
+    expected: refuse(5),
+    says: /split brain: a and b both went on alone since generation g1/,
+  },
+  { finding: 'equal ends', expected: { row: 6, action: 'replay', from: 100, through: 100, adopt: false } },
+  {
+    finding: 'the primary lost its tail',
+    a: { streams: { 1: 90 } },
+    expected: { row: 7, action: 'returnTail', stream: 1, source: 2, target: 1, from: 90, through: 100 },
+  },
+  {
+    finding: 'the primary lost its tail, which the standby got by the end of its journal',
+    a: { streams: { 1: 90 } },
+    b: { journalFrom: { 1: 96 } },
+    expected: refuse(13),
+    says: /begins at 96, its author a ends at 90/,
+  },
+  {
+    finding: 'the primary lost its tail and served',
+    a: { streams: { 1: 90 }, served: true },
+    expected: refuse(8),
+    says: /a ends its own stream at 90, b has it to 100.*has served hosts since/,
+  },
+  {
+    finding: 'a former primary lost its tail',
+    a: { streams: { 1: 100, 2: 20 } },
+    b: { streams: { 1: 100, 2: 10 } },
+    expected: { row: 13, action: 'refuse' },
+    says: /begins at 21/,
+  },
+  {
+    finding: 'a former primary lost its tail, and the primary has it',
+    a: { streams: { 1: 100, 2: 20 }, journalFrom: { 1: 1, 2: 1 } },
+    b: { streams: { 1: 100, 2: 10 } },
+    expected: { row: 7, action: 'returnTail', stream: 2, source: 1, target: 2, from: 10, through: 20 },
+  },
+  { finding: 'the standby is behind', b: { streams: { 1: 80 } }, expected: { row: 9, action: 'replay', from: 80 } },
+  {
+    finding: 'the standby is behind the journal',
+    a: { journalFrom: { 1: 91 } },
+    b: { streams: { 1: 80 } },
+    expected: refuse(13),
+    says: /the journal of a begins at 91, the peer b ends at 80/,
+  },
+  {
+    finding: 'the standby is exactly at the begin of the journal',
+    a: { journalFrom: { 1: 81 } },
+    b: { streams: { 1: 80 } },
+    expected: { row: 9, action: 'replay', from: 80 },
+  },
+  {
+    finding: 'the standby has more of its own stream, though nobody was promoted',
+    b: { streams: { 1: 100, 2: 5 } },
+    expected: refuse(9),
+    says: /b wrote 1 to 5.*start b with --role primary/,
+  },
+  {
+    finding: 'the stream of a third site',
+    a: { streams: { 1: 100, 3: 5 } },
+    expected: refuse(14),
+    says: /site 3 to 5, b to 0/,
+  },
+  {
+    finding: 'the primary went on alone',
+    a: { generations: [G1, A2], streams: { 1: 150 } },
+    b: { streams: { 1: 80 } },
+    expected: { row: 10, action: 'replay', adopt: true, from: 80, through: 150 },
+  },
+  {
+    finding: 'the primary went on alone, and the journal is gone',
+    a: { generations: [G1, A2], streams: { 1: 150 }, journalFrom: { 1: 90 } },
+    b: { streams: { 1: 80 } },
+    expected: refuse(13),
+  },
+  {
+    finding: 'the primary minted, then lost its tail before it served again',
+    a: { generations: [G1, A2], streams: { 1: 70 } },
+    b: { streams: { 1: 80 } },
+    expected: { row: 10, action: 'returnTail', source: 2, target: 1, from: 70, through: 80 },
+  },
+  {
+    finding: 'the primary minted, then lost its tail and served',
+    a: { generations: [G1, A2], streams: { 1: 70 }, served: true },
+    b: { streams: { 1: 80 } },
+    expected: refuse(8),
+  },
+  {
+    finding: 'the promoted site is primary, and the old primary lost its tail',
+    a: { role: 'standby', streams: { 1: 90 } },
+    b: { role: 'primary', generations: [G1, B2], streams: { 1: 100, 2: 50 }, journalFrom: { 1: 95 } },
+    expected: refuse(13),
+  },
+  {
+    finding: 'the promoted site is primary, and has the old primary’s lost tail',
+    a: { role: 'standby', streams: { 1: 90 } },
+    b: {
+      role: 'primary',
+      generations: [G1, B2],
+      streams: { 1: 100, 2: 50 },
+      journalFrom: { 1: 1, 2: 1 },
+    },
+    expected: { row: 10, action: 'returnTail', stream: 1, source: 2, target: 1, from: 90, through: 100 },
+  },
+  {
+    finding: 'the promoted site is primary, and the old primary has nothing beyond',
+    a: { role: 'standby', streams: { 1: 100 } },
+    b: { role: 'primary', generations: [G1, B2], streams: { 1: 100, 2: 50 }, journalFrom: { 1: 1, 2: 1 } },
+    expected: { row: 10, action: 'replay', stream: 2, source: 2, target: 1, from: 0, through: 50, adopt: true },
+  },
+  {
+    finding: 'the promoted site came back as standby',
+    b: { generations: [G1, B2], streams: { 1: 100, 2: 50 } },
+    expected: refuse(10),
+    says: /b went on alone.*start b with --role primary and a with --role standby/,
+  },
+  {
+    finding: 'the standby has a tail that the primary lost and went on without',
+    a: { generations: [G1, A2], streams: { 1: 150 } },
+    b: { streams: { 1: 120 } },
+    expected: refuse(11),
+    says: /a lost the tail of its stream behind 100.*b still has it to 120/,
+  },
+  {
+    finding: 'the old primary returns with records that the promoted one lacks',
+    a: { role: 'standby', streams: { 1: 130 } },
+    b: { role: 'primary', generations: [G1, B2], streams: { 1: 100, 2: 50 } },
+    expected: refuse(12),
+    says: /a holds records 101 to 130 of its own, which b never got.*empty the state directory of a/,
+  },
+];
+
+test.each(CASES)('row $expected.row: $finding', ({ a, b, expected, says }) => {
+  const mine = site('a', a);
+  const theirs = site('b', b);
+  const decision = decide(mine, theirs);
+  expect(decision).toMatchObject(expected);
+  expect(decide(theirs, mine)).toEqual(decision);
+  if (says !== undefined) expect(decision.reason).toMatch(says);
+  if (decision.action === 'refuse') expect(decision.reason.length).toBeGreaterThan(20);
+  else expect(decision.code).toBeNull();
+});
+
+test('every row of the table is reached', () => {
+  const rows = new Set(CASES.map(({ a, b }) => decide(site('a', a), site('b', b)).row));
+  expect([...rows].sort((x, y) => x - y)).toEqual(Array.from({ length: ROW_COUNT }, (_, index) => index + 1));
+});
