@@ -238,11 +238,13 @@ export class RangeLocks {
   mirrorWants(lba: number, blockCount: number, now: number): void {
     const end = lba + blockCount;
     if (this.#wantLba !== lba || this.#wantEnd !== end) {
+      const other = this.#wantEnd > 0;
       this.#endWant();
       this.#wantLba = lba;
       this.#wantEnd = end;
       this.#wantSince = now;
       this.#mark(lba, end);
+      if (other) this.#pump();
     }
     for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
       const holder = this.#holders[index];

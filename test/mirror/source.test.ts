@@ -1,0 +1,204 @@
+import { expect, test } from 'vitest';
+import { HEARTBEAT_MS } from '../../src/limits.js';
+import { SourceStream } from '../../src/mirror/source.js';
+import type { Confirm, Nak } from '../../src/mirror/wire.js';
+import { lines, makeConfirm } from './rig.js';
+
+function source(end: number, speculation: 'on' | 'off' = 'on', trimmed = 0): SourceStream {
+  return new SourceStream({ speculation, appended: end, sealed: end, durable: end, trimmed });
+}
+
+function connect(stream: SourceStream, received = 0, creditBytes = 1000, epoch = 1): void {
+  const at = { received, durable: received, applied: received, creditBytes };
+  stream.step({ kind: 'connected', epoch, ...at, base: null, consistent: true }, 0);
+  stream.drain();
+}
+
+function confirm(stream: SourceStream, changes: Partial<Confirm>): string[] {
+  stream.step({ kind: 'confirm', confirm: makeConfirm(changes) }, 0);
+  return lines(stream.drain());
+}
+
+function nak(stream: SourceStream, changes: Partial<Nak>): string[] {
+  const message = { epoch: 1, attempt: 0, sequence: 1, base: null, reason: 1, returned: false, ...changes };
+  stream.step({ kind: 'nak', nak: message }, 0);
+  return lines(stream.drain());
+}
+
+const sent = (stream: SourceStream, through: number, bytes = 10) => stream.step({ kind: 'sent', through, bytes }, 0);
+const span = (stream: SourceStream) => {
+  const want = stream.want();
+  return want && `${want.from}..${want.through} attempt ${want.attempt} max ${want.bytesMax}`;
+};
+
+test('away, nothing is wanted; connected, everything sealed, without waiting for an answer', () => {
+  const stream = source(5);
+  expect(stream.want()).toBeNull();
+  connect(stream);
+  expect(span(stream)).toBe('1..5 attempt 0 max 1000');
+  sent(stream, 3);
+  expect(span(stream)).toBe('4..5 attempt 0 max 990');
+  sent(stream, 5);
+  expect(stream.want()).toBeNull();
+  stream.step({ kind: 'moved', appended: 9, sealed: 7, durable: 5 }, 0);
+  expect(span(stream)).toBe('6..7 attempt 0 max 980');
+});
+
+test('a confirm moves the cursors; the rollback log is trimmed once both applied and durable at the peer', () => {
+  const stream = source(5);
+  connect(stream);
+  sent(stream, 5);
+  expect(confirm(stream, { received: 5, granted: 4, applied: 3, durable: 1 })).toEqual(['progressed']);
+  expect([stream.received, stream.granted, stream.applied, stream.peerDurable, stream.trimmed]).toEqual([
+    5, 4, 3, 1, 1,
+  ]);
+  expect(confirm(stream, { received: 5, granted: 5, applied: 3, durable: 5 })).toEqual(['progressed']);
+  expect(stream.trimmed).toBe(3);
+  expect(confirm(stream, { received: 5, granted: 5, applied: 3, durable: 5 })).toEqual([]);
+});
+
+test('credit: nothing more goes out when it is used up, one record may overshoot, more credit frees it', () => {
+  const stream = source(5);
+  connect(stream, 0, 100);
+  sent(stream, 1, 130);
+  expect(stream.credit).toBe(0);
+  expect(stream.want()).toBeNull();
+  confirm(stream, { received: 1, creditBytes: 160 });
+  expect(span(stream)).toBe('2..5 attempt 0 max 30');
+});
+
+test('a NAK rewinds to before the record, as a new attempt; said again it changes nothing', () => {
+  const stream = source(9);
+  connect(stream);
+  sent(stream, 9);
+  confirm(stream, { received: 3 });
+  expect(nak(stream, { sequence: 5 })).toEqual(['rewound attempt=1 from=5 base=null reason=1']);
+  expect(span(stream)).toBe('5..9 attempt 1 max 990');
+  expect(nak(stream, { sequence: 4 })).toEqual([]);
+  sent(stream, 9);
+  expect(confirm(stream, { received: 9, attempt: 0 })).toEqual(['progressed']);
+});
+
+test('rejected and granted are said once each', () => {
+  const stream = source(5);
+  connect(stream);
+  sent(stream, 5);
+  expect(confirm(stream, { received: 5, granted: 1, applied: 1, rejected: 2 })).toEqual([
+    'rejected sequence=2',
+    'progressed',
+  ]);
+  expect(confirm(stream, { received: 5, granted: 1, applied: 1, rejected: 2 })).toEqual([]);
+  expect(stream.rejected).toBe(2);
+  expect(confirm(stream, { received: 5, granted: 2, applied: 2 })).toEqual(['granted sequence=2', 'progressed']);
+});
+
+test.each<[string, Partial<Confirm>, RegExp]>([
+  ['more than was sent', { received: 6 }, /CONFIRM of 6, sent only 5/],
+  ['cursors out of order', { received: 4, granted: 3, applied: 4 }, /out of order/],
+  ['durable what was not received', { received: 4, durable: 5 }, /out of order/],
+  ['less than before', { received: 2 }, /takes back/],
+  ['less credit than before', { received: 3, creditBytes: 999 }, /takes back/],
+  ['an attempt that did not begin', { received: 4, attempt: 1 }, /attempt 1, not begun/],
+  ['rejects what is granted', { received: 4, granted: 4, rejected: 4 }, /rejects 4/],
+  ['a later epoch', { epoch: 2 }, /epoch 2 in epoch 1/],
+])('a peer that confirms %s breaks the protocol, and nothing it says counts', (_what, changes, reason) => {
+  const stream = source(5);
+  connect(stream);
+  sent(stream, 5);
+  confirm(stream, { received: 3 });
+  const effects = confirm(stream, changes);
+  expect(effects).toHaveLength(1);
+  expect(effects[0]).toMatch(/^broken/);
+  expect(effects[0]).toMatch(reason);
+  expect([stream.phase, stream.received, stream.want()]).toEqual(['broken', 3, null]);
+  expect(confirm(stream, { received: 5 })).toEqual([]);
+});
+
+test.each([0, 3, 6])('a NAK of %d, which is not on its way, breaks the protocol', (sequence) => {
+  const stream = source(9);
+  connect(stream);
+  sent(stream, 5);
+  confirm(stream, { received: 3 });
+  expect(nak(stream, { sequence })[0]).toMatch(/^broken reason="NAK of/);
+});
+
+test('after a reconnect the peer may have gone back, but never behind what was trimmed', () => {
+  const stream = source(9);
+  connect(stream);
+  sent(stream, 9);
+  confirm(stream, { received: 9, granted: 6, applied: 6, durable: 4 });
+  stream.step({ kind: 'disconnected' }, 0);
+  expect(stream.want()).toBeNull();
+  const at = { durable: 4, applied: 2, creditBytes: 1000, base: null, consistent: true };
+  stream.step({ kind: 'connected', epoch: 2, received: 5, ...at }, 0);
+  stream.drain();
+  expect([stream.sent, stream.received, stream.applied, stream.trimmed]).toEqual([5, 5, 4, 4]);
+  expect(span(stream)).toBe('6..9 attempt 0 max 1000');
+  expect(confirm(stream, { epoch: 1, received: 9 })).toEqual([]);
+  stream.drain();
+  stream.step({ kind: 'connected', epoch: 3, received: 3, ...at, durable: 3 }, 0);
+  expect(lines(stream.drain())).toEqual(['broken reason="the journal begins at 5, the peer ends at 3"']);
+  stream.step({ kind: 'connected', epoch: 4, received: 5, ...at, durable: 3 }, 0);
+  expect(lines(stream.drain())[0]).toMatch(/it lost durable records/);
+  stream.step({ kind: 'connected', epoch: 5, received: 10, ...at }, 0);
+  expect(lines(stream.drain())[0]).toMatch(/the peer has 10, this stream ends at 9/);
+});
+
+test('base copy: base records, then the stream from its start; its cursors promise nothing until it is consistent', () => {
+  const stream = source(7);
+  const base = { volume: 0, lba: 3 };
+  const at = { received: 7, durable: 7, applied: 7, creditBytes: 1000, base, consistent: false };
+  stream.step({ kind: 'connected', epoch: 1, ...at }, 0);
+  stream.drain();
+  expect(stream.want()).toMatchObject({ phase: 'base', from: 0, through: 0, volume: 0, lba: 3 });
+  stream.step({ kind: 'baseSent', next: { volume: 0, lba: 9 }, bytes: 100, last: false }, 0);
+  stream.step({ kind: 'moved', appended: 8, sealed: 8, durable: 7 }, 0);
+  expect(stream.want()).toMatchObject({ phase: 'base', lba: 9, bytesMax: 900 });
+  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true }, 0);
+  expect(stream.want()).toMatchObject({ phase: 'streaming', from: 8, through: 8 });
+  expect(nak(stream, { sequence: 0, base: { volume: 0, lba: 5 } })[0]).toMatch(/^rewound attempt=1 from=0/);
+  expect(stream.want()).toMatchObject({ phase: 'base', attempt: 1, lba: 5 });
+  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true }, 0);
+  sent(stream, 8);
+  const whole = { received: 8, granted: 8, applied: 8, durable: 8 };
+  expect(confirm(stream, { ...whole, attempt: 1, consistent: false })).toEqual(['progressed']);
+  expect(stream.consistent).toBe(false);
+  expect(confirm(stream, { ...whole, attempt: 1, consistent: true })).toEqual(['consistent']);
+  expect(stream.consistent).toBe(true);
+});
+
+test('lock-step: the lock, wait for its grant, the rest, wait for it to be applied, the next scope', () => {
+  const stream = source(8, 'off');
+  stream.step({ kind: 'scope', lock: 1, end: null }, 0);
+  stream.step({ kind: 'scope', lock: 1, end: 4 }, 0);
+  stream.step({ kind: 'scope', lock: 6, end: null }, 0);
+  connect(stream);
+  expect(span(stream)).toMatch(/^1..1 /);
+  sent(stream, 1);
+  expect(span(stream)).toBeNull();
+  confirm(stream, { received: 1, granted: 1, applied: 1 });
+  expect(span(stream)).toMatch(/^2..4 /);
+  sent(stream, 4);
+  confirm(stream, { received: 4, granted: 4, applied: 3 });
+  expect(span(stream)).toBeNull();
+  confirm(stream, { received: 4, granted: 4, applied: 4 });
+  expect(span(stream)).toMatch(/^5..5 /); // a scope of its own
+  sent(stream, 5);
+  expect(span(stream)).toBeNull();
+  confirm(stream, { received: 5, granted: 5, applied: 5 });
+  expect(span(stream)).toMatch(/^6..6 /);
+  sent(stream, 6);
+  expect(span(stream)).toBeNull();
+  confirm(stream, { received: 6, granted: 6, applied: 6 });
+  expect(span(stream)).toMatch(/^7..8 /); // the scope is still open
+});
+
+test('a heartbeat is due once per interval while connected', () => {
+  const stream = source(1);
+  stream.step({ kind: 'tick' }, 5 * HEARTBEAT_MS);
+  expect(stream.drain()).toEqual([]);
+  connect(stream);
+  stream.step({ kind: 'tick' }, HEARTBEAT_MS);
+  stream.step({ kind: 'tick' }, HEARTBEAT_MS + 1);
+  expect(lines(stream.drain())).toEqual(['heartbeat']);
+});
