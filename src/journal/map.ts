@@ -57,6 +57,11 @@ export function pointerStatus(lo: number, hi: number): BlockStatus {
   return (lo | hi) === 0 ? UNMAPPED : MAPPED;
 }
 
+/** Pages given up by each allocation, of leaves that nothing names any more: keeps up with any writer. */
+const BURY_STEP = 64;
+/** Leaves given up at once when a view is released, a millisecond or two; the rest follow with allocations. */
+const BURY_LEAVES = 32;
+
 /** Page slots of one map and its snapshots. Slot 0 is no page. */
 class PageSlots {
   readonly slabs: Uint32Array[] = [];
@@ -67,9 +72,14 @@ class PageSlots {
   #free = 0;
   #top = 1;
   #zeroPage = 0;
+  /** Tables of leaves that nothing names, and of one of them, how many pages are given up already. */
+  readonly #graves: Uint32Array[] = [];
+  #grave: Uint32Array | null = null;
+  #buried = 0;
 
   /** An all-unmapped page, named once. */
   allocate(): number {
+    if (this.#grave !== null || this.#graves.length > 0) this.#bury(BURY_STEP);
     let slot = this.#free;
     if (slot === 0) {
       slot = this.#top++;
@@ -109,6 +119,25 @@ class PageSlots {
     if (--references[slot & 255] === 0) {
       this.slabs[slot >>> 8][(slot & 255) << 8] = this.#free;
       this.#free = slot;
+    }
+  }
+
+  /** Takes leaves that nothing names any more: their pages are given up a few at a time. */
+  bury(leaves: readonly Uint32Array[]): void {
+    for (const pages of leaves) this.#graves.push(pages);
+    this.#bury(BURY_LEAVES * LEAF_PAGES);
+  }
+
+  #bury(pageCount: number): void {
+    for (let i = 0; i < pageCount; i++) {
+      if (this.#grave === null) {
+        this.#grave = this.#graves.pop() ?? null;
+        this.#buried = 0;
+        if (this.#grave === null) return;
+      }
+      const slot = this.#grave[this.#buried++];
+      if (this.#buried === LEAF_PAGES) this.#grave = null;
+      if (slot !== 0) this.release(slot);
     }
   }
 
@@ -269,13 +298,14 @@ export class MapView extends MapLookup {
   release(): void {
     assert(!this.#released, 'a view is released once');
     this.#released = true;
+    const unnamed: Uint32Array[] = [];
     for (let i = 0; i < this.leaves.length; i++) {
       const leaf = this.leaves[i];
       if (leaf === null) continue;
       this.leaves[i] = null;
-      if (--leaf.references > 0) continue;
-      for (let j = 0; j < LEAF_PAGES; j++) if (leaf.pages[j] !== 0) this.slots.release(leaf.pages[j]);
+      if (--leaf.references === 0) unnamed.push(leaf.pages);
     }
+    this.slots.bury(unnamed);
   }
 
   /** Slot of a page (0: none); for CheckpointPages. */

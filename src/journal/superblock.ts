@@ -30,7 +30,7 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import { z } from 'zod';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
-import { GROUP_VOLUMES_MAX } from '../limits.js';
+import { GROUP_VOLUMES_MAX, SCOPES_MAX } from '../limits.js';
 import type { Store } from './store.js';
 
 export const SUPERBLOCK_FORMAT = 1;
@@ -51,6 +51,10 @@ const count = z.number().int().nonnegative();
 const site = z.number().int().min(1).max(255);
 const name = z.string().min(1).max(255);
 const id = z.string().min(1).max(64);
+
+const openScopes = z
+  .array(z.strictObject({ sequence: count, flags: count, volume: count, lba: count, blockCount: count }))
+  .max(SCOPES_MAX);
 
 const schema = z.strictObject({
   groupId: z.uuid(),
@@ -95,9 +99,14 @@ const schema = z.strictObject({
   clean: z.boolean(),
   /** Answers were lowered from this sequence on, and the peer has not caught up. */
   degradedSince: count.nullable(),
+  /** Last sequence before the peer's stream as this site has it: where a base copy began, kept for good; else 0. */
+  streamStart: count.default(0),
   /** A resync past the journal is unfinished. */
   inconsistent: z
     .strictObject({
+      /** Site number of the source, and its newest generation when the copy began. */
+      source: site,
+      generation: id,
       base: z.strictObject({ volume: count, lba: count }),
       startSequence: count,
       untilSequence: count.nullable(),
@@ -112,6 +121,9 @@ const schema = z.strictObject({
     /** Cursors at that position. */
     own: count,
     peer: z.strictObject({ received: count, applied: count }),
+    /** Explicit scopes that were open then, of the peer's stream and of this site's. */
+    openScopes: openScopes.default([]),
+    ownScopes: openScopes.default([]),
     clock: count,
   }),
 });

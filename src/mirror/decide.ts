@@ -327,6 +327,17 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
 
 function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
   const [a, b] = [p.site.name, s.site.name];
+  if (s.generations.length === 0) {
+    // an empty standby takes over the primary's volumes; what it was told of them must not contradict (size 0: not told)
+    for (const told of s.volumes) {
+      const volume = p.volumes.find((each) => each.name === told.name);
+      if (volume === undefined) return `${b} was told of volume ${told.name}, which ${a} does not have: correct one configuration`;
+      if (told.size !== 0 && told.size !== volume.size) {
+        return `volume ${told.name} has ${volume.size} bytes at ${a}, ${told.size} at ${b}: make them equal`;
+      }
+    }
+    return null;
+  }
   if (p.volumes.length !== s.volumes.length) {
     return `${a} has ${p.volumes.length} volumes, ${b} has ${s.volumes.length}: correct one configuration`;
   }

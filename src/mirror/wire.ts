@@ -460,6 +460,11 @@ export function decode(bytes: Uint8Array): Message {
   }
 }
 
+/** What a peer says of itself when a link opens. @throws ForelockError PEER_PROTOCOL */
+export function parseSiteState(value: unknown): SiteState {
+  return parse(value, siteState, 'HELLO');
+}
+
 function decodeData(view: DataView): Data {
   const flags = flagsAt(view, 1, DATA_STRETCH | DATA_RETURN | DATA_BASE_END);
   zeroAt(view, 2, 2);
@@ -544,6 +549,10 @@ function decodeJson<T>(bytes: Uint8Array, schema: z.ZodType<T>): T {
   } catch {
     throw protocolError(`${what} is not JSON in UTF-8`);
   }
+  return parse(value, schema, what);
+}
+
+function parse<T>(value: unknown, schema: z.ZodType<T>, what: string): T {
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const issue = result.error.issues[0];

@@ -96,8 +96,11 @@ export class FlatImage {
     this.counters.writes++;
     let at = offset;
     let i = 0;
-    const next = (error: Error | null): void => {
-      if (error !== null || i === pieces.length) return done(error);
+    const next = (error: Error | null) => {
+      if (error !== null || i === pieces.length) {
+        done(error);
+        return;
+      }
       const piece = pieces[i++];
       const position = at;
       at += piece.length;
@@ -112,8 +115,11 @@ export class FlatImage {
     this.#check(offset, size);
     const end = offset + size;
     let at = offset;
-    const next = (error: Error | null): void => {
-      if (error !== null || at === end) return done(error);
+    const next = (error: Error | null) => {
+      if (error !== null || at === end) {
+        done(error);
+        return;
+      }
       const piece = ZEROES.subarray(0, Math.min(ZERO_SIZE, end - at));
       const position = at;
       at += piece.length;

@@ -126,6 +126,11 @@ export class AckGate {
     for (let level = 0; level < LEVELS; level += 1) this.#settle(level, Infinity, error);
   }
 
+  /** Fails flushes and FUA writes: the disk is full, and a flush is not to wait for somebody to make room. */
+  failFlushes(error: ForelockError): void {
+    for (let level = LOCAL_FLUSH; level < LEVELS; level += 2) this.#settle(level, Infinity, error);
+  }
+
   /** Fails what waits for the peer (policy `fail`): indeterminate for the host, not undone. */
   failPeer(error: ForelockError): void {
     for (let level = RECEIVED_WRITE; level < LEVELS; level += 1) this.#settle(level, Infinity, error);

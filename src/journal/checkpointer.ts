@@ -1,0 +1,142 @@
+/**
+ * Checkpoints: every so often the changed pages of the maps go to disk, so that recovery replays a bounded stretch.
+ *
+ *     idle --enough journal, or asked--> pages frozen --pages on disk--> journal durable up to there --superblock--> idle
+ *
+ * The superblock names the new checkpoint only when both the pages and every record they point to are durable.
+ */
+import { CHECKPOINT_STRETCH_MAX } from '../limits.js';
+import type { OpenScope } from '../mirror/target.js';
+import type { OpenedState } from '../volume/group-state.js';
+
+/** What the owner of the streams knows at the moment of a checkpoint. */
+export interface CheckpointCursors {
+  /** Position from which replay must begin: the first record that the maps do not show, or the head. */
+  position: number;
+  peerReceived: number;
+  peerApplied: number;
+  /** Explicit scopes of the peer that are open at `peerApplied`. */
+  openScopes: OpenScope[];
+  /** And of this site's own stream. */
+  ownScopes: OpenScope[];
+}
+
+export class Checkpointer {
+  /** Replay begins here. */
+  position: number;
+  readonly counters = { checkpoints: 0, failures: 0 };
+  readonly #state: OpenedState;
+  readonly #cursors: () => CheckpointCursors;
+  readonly #onDone: () => void;
+  readonly #defer: (task: () => void) => void;
+  #running = false;
+  #wanted = false;
+  /** Head when the last checkpoint was begun: one is due when the journal has grown enough since. */
+  #begunAt: number;
+  #waiting: { position: number; then: () => void } | null = null;
+
+  constructor(
+    state: OpenedState,
+    cursors: () => CheckpointCursors,
+    onDone: () => void,
+    defer: (task: () => void) => void,
+  ) {
+    this.#state = state;
+    this.#cursors = cursors;
+    this.#onDone = onDone;
+    this.#defer = defer;
+    this.position = state.superblock.checkpoint.position;
+    this.#begunAt = state.journal.head;
+  }
+
+  get running(): boolean {
+    return this.#running;
+  }
+
+  /** Bytes of journal between checkpoints. */
+  get stretch(): number {
+    return Math.min(CHECKPOINT_STRETCH_MAX, this.#state.journal.limit / 4);
+  }
+
+  /** Asks for a checkpoint soon. */
+  request(): void {
+    this.#wanted = true;
+    this.poke();
+  }
+
+  /** Begins a checkpoint if one is due. Cheap otherwise. */
+  poke(): void {
+    const { journal } = this.#state;
+    const waiting = this.#waiting;
+    if (waiting !== null && (journal.durable >= waiting.position || journal.failed !== null)) {
+      this.#waiting = null;
+      waiting.then();
+    }
+    if (this.#running || journal.failed !== null || journal.diskFull) return;
+    if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
+    this.#begin(false, () => {});
+  }
+
+  /** The last checkpoint of a clean stop, when nothing is appended any more. */
+  async finish(clean: boolean): Promise<void> {
+    while (this.#running) await new Promise<void>((resolve) => this.#defer(resolve));
+    await new Promise<void>((resolve) => this.#begin(clean, resolve));
+  }
+
+  #begin(clean: boolean, done: () => void): void {
+    const { journal, mapLog, superblock } = this.#state;
+    journal.sealNow();
+    if (journal.sealed !== journal.head) {
+      // a batch is with the pool, and its checksums belong to the pages: a little later
+      this.#wanted = true;
+      if (clean) this.#defer(() => this.#begin(clean, done));
+      return;
+    }
+    this.#running = true;
+    this.#wanted = false;
+    const { head } = journal;
+    this.#begunAt = head;
+    const cursors = this.#cursors();
+    const own = journal.own.appended;
+    const { stamp } = journal;
+    const end = (error: Error | null): void => {
+      this.#running = false;
+      if (error === null) this.counters.checkpoints += 1;
+      else this.counters.failures += 1;
+      this.#onDone();
+      done();
+    };
+    mapLog.checkpoint(cursors.position, this.#state.maps, (error, place) => {
+      if (error !== null || place === null) return end(error);
+      this.#whenDurable(head, () => {
+        if (journal.failed !== null) return end(journal.failed);
+        superblock.checkpoint = {
+          mapFile: place.mapFile,
+          mapEnd: place.mapEnd,
+          position: cursors.position,
+          own,
+          peer: { received: cursors.peerReceived, applied: cursors.peerApplied },
+          openScopes: cursors.openScopes,
+          ownScopes: cursors.ownScopes,
+          clock: stamp,
+        };
+        if (clean) superblock.clean = true;
+        this.#state.save((saveError) => {
+          if (saveError === null) {
+            mapLog.removeOthers(place.mapFile);
+            this.position = cursors.position;
+          }
+          end(saveError);
+        });
+      });
+    });
+  }
+
+  /** Continues in `poke`, which is called whenever the journal became more durable. */
+  #whenDurable(position: number, then: () => void): void {
+    const { journal } = this.#state;
+    if (journal.durable >= position || journal.failed !== null) return then();
+    this.#waiting = { position, then };
+    journal.sync();
+  }
+}

@@ -1,0 +1,305 @@
+/**
+ * Keeps the journal under its limit: copies live blocks forward out of the emptiest segment that may be freed, and
+ * removes segments that nothing refers to any more.
+ *
+ * A segment may be removed when
+ *   - no block of the current map points into it (Liveness), and what took their place is durable,
+ *   - replay begins behind it (the last checkpoint),
+ *   - every record of this site's stream in it is confirmed and durable at the peer (`retainFrom`),
+ *   - no pinned view had live blocks in it when it was pinned.
+ *
+ * Relocation is a compare-and-swing, now and in replay: a block overwritten meanwhile stays overwritten.
+ */
+import {
+  AT_CHECKSUMS,
+  RECORD_SIZE_MAX,
+  TYPE_BASE,
+  TYPE_PAD,
+  TYPE_RELOCATED,
+  TYPE_WRITE,
+} from '../../assembly/layout.js';
+import type { Region } from '../kernel/memory.js';
+import type { Offload } from '../kernel/offload.js';
+import type { Journal } from './journal.js';
+import type { Liveness } from './liveness.js';
+import { RecordHeader } from './record.js';
+import type { Segment } from './segments.js';
+
+export interface CleanerOwner {
+  /** Records from this position on are still needed by the peer. */
+  retainFrom(): number;
+  /** Replay begins here. */
+  checkpointPosition(): number;
+  /** Asks for a checkpoint soon: only it keeps segments from being freed. */
+  wantCheckpoint(): void;
+  /** The limit is reached and only the peer's unconfirmed records are in the way: give them up, order is lost for it. */
+  giveUpRetention(): void;
+  /** The limit is reached and only pinned views are in the way: drop them. */
+  dropViews(): void;
+}
+
+export class Cleaner {
+  readonly #journal: Journal;
+  readonly #offload: Offload;
+  readonly #liveness: Liveness;
+  readonly #owner: CleanerOwner;
+  readonly #buffer: Region;
+  /** Segments with live blocks of each pinned view. */
+  readonly #pinned = new Set<ReadonlySet<number>>();
+  /** Segments found without live blocks, and the head when that was seen. */
+  readonly #dead = new Map<number, number>();
+  #victim: { segment: Segment; position: number; end: number } | null = null;
+  #busy = false;
+  /** Segments that could not be read back in full: never chosen again. */
+  readonly #damaged = new Set<number>();
+  readonly #header = new RecordHeader();
+  readonly counters = {
+    segmentsFreed: 0,
+    segmentsCleaned: 0,
+    blocksMoved: 0,
+    damaged: 0,
+    retentionGivenUp: 0,
+    viewsDropped: 0,
+  };
+
+  readonly #defer: (task: () => void) => void;
+
+  constructor(
+    journal: Journal,
+    offload: Offload,
+    liveness: Liveness,
+    buffer: Region,
+    owner: CleanerOwner,
+    defer: (task: () => void) => void,
+  ) {
+    this.#defer = defer;
+    this.#journal = journal;
+    this.#offload = offload;
+    this.#liveness = liveness;
+    this.#buffer = buffer;
+    this.#owner = owner;
+    journal.canClean = () => this.#victim !== null || this.#pickVictim() !== null || this.#dead.size > 0;
+  }
+
+  /** Keeps the segments with live blocks now until the handle is given back. */
+  pinLive(): ReadonlySet<number> {
+    const live = new Set<number>(this.#liveness.segments());
+    this.#pinned.add(live);
+    return live;
+  }
+
+  unpinLive(handle: ReadonlySet<number>): void {
+    this.#pinned.delete(handle);
+    this.poke();
+  }
+
+  /** Cleaning starts here: enough below the limit that hosts do not have to wait for it. */
+  get softLimit(): number {
+    return this.#journal.limit - 6 * this.#journal.segmentSize;
+  }
+
+  /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */
+  poke(): void {
+    this.#freeDead();
+    if (this.#busy || this.#journal.failed !== null) return;
+    if (this.#victim === null) {
+      if (this.#journal.segments.used <= this.softLimit) return;
+      const segment = this.#pickVictim();
+      if (segment === null) {
+        this.#underPressure();
+        return;
+      }
+      const start = segment.number * this.#journal.segmentSize;
+      this.#victim = { segment, position: start, end: start + segment.size };
+      this.#journal.segments.retain(segment);
+    }
+    this.#copyNext();
+  }
+
+  #freeDead(): void {
+    const journal = this.#journal;
+    const { segments } = journal;
+    const current = segments.numberOf(journal.written);
+    const retain = this.#owner.retainFrom();
+    const checkpoint = this.#owner.checkpointPosition();
+    let freed = false;
+    let heldByCheckpoint = 0;
+    for (const segment of segments.all()) {
+      if (segment.number >= current) break;
+      const { number } = segment;
+      if (this.#liveness.liveBlocks(number) > 0) {
+        this.#dead.delete(number);
+        continue;
+      }
+      const since = this.#dead.get(number);
+      if (since === undefined) {
+        this.#dead.set(number, journal.head);
+        continue;
+      }
+      const end = (number + 1) * journal.segmentSize;
+      if (journal.durable < since) continue;
+      if (end > checkpoint) {
+        heldByCheckpoint += 1;
+        continue;
+      }
+      if (end > retain || this.#isPinned(number)) continue;
+      this.#dead.delete(number);
+      segments.remove(segment);
+      this.counters.segmentsFreed += 1;
+      freed = true;
+    }
+    if (heldByCheckpoint > 0 && segments.used > this.softLimit) this.#owner.wantCheckpoint();
+    if (freed) journal.offerRoom();
+  }
+
+  #isPinned(number: number): boolean {
+    for (const live of this.#pinned) if (live.has(number)) return true;
+    return false;
+  }
+
+  /** The emptiest segment that could be freed once it is empty. */
+  #pickVictim(): Segment | null {
+    const journal = this.#journal;
+    const retain = this.#owner.retainFrom();
+    const current = journal.segments.numberOf(journal.written);
+    const blockBytes = this.#smallestBlock();
+    let best: Segment | null = null;
+    let fewest = Number.POSITIVE_INFINITY;
+    for (const segment of journal.segments.all()) {
+      if (segment.number >= current) break;
+      if ((segment.number + 1) * journal.segmentSize > retain) break;
+      if (this.#damaged.has(segment.number) || this.#isPinned(segment.number)) continue;
+      const live = this.#liveness.liveBlocks(segment.number);
+      if (live === 0) continue;
+      // moving a (nearly) full segment gains nothing
+      if (live * blockBytes > 0.95 * segment.size) continue;
+      if (live < fewest) {
+        fewest = live;
+        best = segment;
+      }
+    }
+    return best;
+  }
+
+  #smallestBlock(): number {
+    let shift = 16;
+    for (const volume of this.#journal.volumes.values()) shift = Math.min(shift, volume.blockShift);
+    return 2 ** shift;
+  }
+
+  /** Nothing can be cleaned although the journal is over its soft limit. */
+  #underPressure(): void {
+    const journal = this.#journal;
+    if (journal.segments.used <= journal.limit - journal.hostReserve - journal.segmentSize) return;
+    if (this.#owner.checkpointPosition() < journal.written - journal.limit / 4) this.#owner.wantCheckpoint();
+    if (this.#pinned.size > 0) {
+      this.counters.viewsDropped += this.#pinned.size;
+      this.#owner.dropViews();
+    } else if (this.#owner.retainFrom() < journal.written - journal.limit / 2) {
+      this.counters.retentionGivenUp += 1;
+      this.#owner.giveUpRetention();
+    }
+  }
+
+  /** Reads the next piece of the victim, then copies its live blocks to the head. */
+  #copyNext(): void {
+    const journal = this.#journal;
+    const victim = this.#victim!;
+    const left = victim.end - victim.position;
+    if (left <= 0 || this.#liveness.liveBlocks(victim.segment.number) === 0) {
+      this.counters.segmentsCleaned += 1;
+      this.#finishVictim();
+      return;
+    }
+    this.#busy = true;
+    const size = Math.min(this.#buffer.size, left);
+    const offset = victim.position % journal.segmentSize;
+    this.#offload.load(victim.segment.file.fd, offset, size, this.#buffer.at, (error, bytes) => {
+      const good = error === null ? journal.kernel.verify(this.#buffer.at, bytes) : 0;
+      this.#move(0, good, bytes);
+    });
+  }
+
+  /** Copies live blocks of the records in [from, good) of the buffer; goes on later when the ring is full. */
+  #move(from: number, good: number, bytes: number): void {
+    const journal = this.#journal;
+    const victim = this.#victim!;
+    const { view } = journal.memory;
+    const header = this.#header;
+    let offset = from;
+    while (offset < good) {
+      const at = this.#buffer.at + offset;
+      header.read(view, at);
+      if (
+        (header.type === TYPE_WRITE || header.type === TYPE_BASE || header.type === TYPE_RELOCATED) &&
+        !this.#moveRecord(at, victim.position + offset)
+      ) {
+        // ring full: the rest of this record's live blocks are found again by the map
+        const resume = offset;
+        this.#defer(() => this.#move(resume, good, bytes));
+        return;
+      }
+      offset += header.size;
+    }
+    this.#busy = false;
+    victim.position += good;
+    // a PAD ends the segment and its body was never written, so it never verifies whole: that is the end, not damage
+    const next = good < bytes ? header.read(view, this.#buffer.at + good) : null;
+    const atPad = next !== null && bytes - good < RECORD_SIZE_MAX && next.type === TYPE_PAD;
+    const partial = good < bytes && bytes === this.#buffer.size && good > 0;
+    if (good === bytes || partial) {
+      this.#defer(() => this.poke());
+      return;
+    }
+    if (!atPad && this.#liveness.liveBlocks(victim.segment.number) > 0) {
+      this.#damaged.add(victim.segment.number);
+      this.counters.damaged += 1;
+    }
+    this.#finishVictim();
+    this.#defer(() => this.poke());
+  }
+
+  #finishVictim(): void {
+    const victim = this.#victim!;
+    this.#victim = null;
+    this.#journal.segments.release(victim.segment);
+    this.#journal.sync();
+    this.#freeDead();
+  }
+
+  /** @returns false when the ring has no room now */
+  #moveRecord(at: number, position: number): boolean {
+    const journal = this.#journal;
+    const { volume: number, lba, blockCount, blockShift } = this.#header;
+    const volume = journal.volumes.get(number);
+    if (volume === undefined) return true;
+    const { map } = volume;
+    let index = 0;
+    while (index < blockCount) {
+      if (!(map.lookup(lba + index) && !map.zero && map.position === position && map.index === index)) {
+        index += 1;
+        continue;
+      }
+      let count = 1;
+      while (
+        index + count < blockCount &&
+        map.lookup(lba + index + count) &&
+        !map.zero &&
+        map.position === position &&
+        map.index === index + count
+      ) {
+        count += 1;
+      }
+      const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);
+      if (to < 0) return false;
+      const payload = at + AT_CHECKSUMS + 8 * blockCount + (index << blockShift);
+      journal.memory.bytes.copyWithin(to, payload, payload + (count << blockShift));
+      const moved = journal.pendingPosition;
+      journal.publish();
+      for (let i = 0; i < count; i += 1) map.compareAndSwing(lba + index + i, position, index + i, moved, i);
+      this.counters.blocksMoved += count;
+      index += count;
+    }
+    return true;
+  }
+}

@@ -1,0 +1,745 @@
+/**
+ * One site's journal of a group: an endless line of records, kept as a ring in shared memory over segment files.
+ *
+ * What stands on it, in the order of local events: the site's own stream, the peer's stream as it arrived, and local
+ * records (segment heads, durable marks, relocations by the cleaner). Positions are assigned when a record is
+ * reserved, so the ring, the files and the map's pointers agree on where it is.
+ *
+ *     durable <= written <= sealed <= head                positions; all but `written` stand at record boundaries
+ *     head - ring size <= what may be overwritten next <= min(written, oldest pinned send)
+ *
+ * Deliberately one ring for both directions (and not one each): causal order on disk needs no merging, and ring
+ * space is free once it is written, however far behind the peer is.
+ *
+ * Single-threaded: everything here runs on the thread that owns the group. Only sealing of large batches, appends
+ * and reads run elsewhere, on bytes that nobody else touches meanwhile.
+ */
+import {
+  AT_CHECKSUMS,
+  AT_SIZE,
+  AT_TYPE,
+  RECORD_SIZE_MIN,
+  TYPE_BASE,
+  TYPE_BASE_ZERO,
+  TYPE_LOCAL,
+  TYPE_MARK,
+  TYPE_PAD,
+  TYPE_RELOCATED,
+  TYPE_SEGMENT,
+  TYPE_TRIM,
+  TYPE_WRITE,
+  TYPE_ZERO,
+} from '../../assembly/layout.js';
+import { assert } from '../assert.js';
+import { ForelockError } from '../errors.js';
+import type { Kernel } from '../kernel/kernel.js';
+import type { GroupMemory, Region } from '../kernel/memory.js';
+import type { Offload } from '../kernel/offload.js';
+import { APPEND_SIZE_MAX, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
+import type { BlockMap } from './map.js';
+import { RecordHeader, recordSize } from './record.js';
+import { type Segment, Segments } from './segments.js';
+import type { Store } from './store.js';
+
+/** Answers of `reserve` that are states, not errors. */
+export const RING_FULL = -1;
+export const NO_SPACE = -2;
+
+/** How far one stream has come in this journal, as sequences, inclusive. */
+export interface StreamEnds {
+  /** Number of the site that writes the stream; 0 while unknown. */
+  site: number;
+  appended: number;
+  sealed: number;
+  durable: number;
+}
+
+export interface JournalVolume {
+  readonly number: number;
+  readonly map: BlockMap;
+  readonly blockShift: number;
+  /** Unmapped means "look in the image", so zeroes are kept as explicit entries. */
+  readonly flat: boolean;
+}
+
+export interface JournalListener {
+  /** `own.sealed` moved: there is something to send. */
+  sealed(): void;
+  /** Durable cursors moved. */
+  durable(): void;
+  /** A refused `reserve` may now succeed. */
+  room(): void;
+  /** The disk failed for good; writes are answered with EIO from now on. */
+  failed(error: Error): void;
+}
+
+export interface JournalOptions {
+  store: Store;
+  kernel: Kernel;
+  offload: Offload;
+  memory: GroupMemory;
+  ring: Region;
+  segmentSize: number;
+  groupId: string;
+  ownSite: number;
+  generation: number;
+  /** Batches of at least this many bytes are sealed by the pool. */
+  poolSealBytes: number;
+  /** Microseconds since 1970, for stamps. */
+  clock: () => number;
+  /** Runs a function soon, never inside this call. */
+  defer: (task: () => void) => void;
+  /** Bytes of segment files allowed. */
+  limit: number;
+}
+
+interface Mark {
+  position: number;
+  own: number;
+  peer: number;
+}
+
+export class Journal {
+  readonly kernel: Kernel;
+  readonly memory: GroupMemory;
+  readonly segments: Segments;
+  readonly segmentSize: number;
+  readonly ringSize: number;
+  readonly volumes = new Map<number, JournalVolume>();
+  readonly own: StreamEnds;
+  readonly peer: StreamEnds = { site: 0, appended: 0, sealed: 0, durable: 0 };
+  generation: number;
+  limit: number;
+
+  /** Positions; see the inequality above. */
+  head = 0;
+  sealed = 0;
+  written = 0;
+  durable = 0;
+  /** Highest stamp given or seen. */
+  stamp = 0;
+  /** Applied cursor of the peer's stream, recorded in MARKs. */
+  peerApplied = 0;
+  /** Host writes must leave this much room for the cleaner. */
+  hostReserve: number;
+  /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
+  canClean: () => boolean = () => false;
+
+  readonly counters = {
+    sealedInline: 0,
+    sealedInPool: 0,
+    bytesAppended: 0,
+    appends: 0,
+    syncs: 0,
+    diskFull: 0,
+    spaceRefused: 0,
+  };
+
+  readonly #options: JournalOptions;
+  readonly #ringAt: number;
+  #listener: JournalListener = { sealed() {}, durable() {}, room() {}, failed() {} };
+  /** Oldest position whose ring bytes are valid. */
+  #ringFrom = 0;
+  /** Ring bytes given to the link and not yet released, oldest first. */
+  readonly #pins: { position: number; released: boolean }[] = [];
+  #pending: { type: number; volume: number; lba: number; blockCount: number; size: number } | null = null;
+  readonly #pads: { from: number; to: number }[] = [];
+  readonly #sealMarks: Mark[] = [];
+  #pumpQueued = false;
+  #sealing = false;
+  #writing = false;
+  #syncing = false;
+  /** A position that somebody waits to be durable. */
+  #syncWanted = 0;
+  #lastSyncAt = 0;
+  #markedDurable = 0;
+  readonly #unsynced = new Set<Segment>();
+  #directoryDirty = false;
+  #roomWanted = false;
+  #diskFull = false;
+  #retryAt = 0;
+  #failed: ForelockError | null = null;
+  #closed = false;
+  readonly #header = new RecordHeader();
+
+  constructor(options: JournalOptions) {
+    this.#options = options;
+    this.kernel = options.kernel;
+    this.memory = options.memory;
+    this.segmentSize = options.segmentSize;
+    this.ringSize = options.ring.size;
+    this.#ringAt = options.ring.at;
+    this.limit = options.limit;
+    this.hostReserve = 2 * options.segmentSize;
+    this.generation = options.generation;
+    assert(this.ringSize % this.segmentSize === 0, 'the ring holds whole segments');
+    this.segments = new Segments(options.store, options.segmentSize);
+    this.own = { site: options.ownSite, appended: 0, sealed: 0, durable: 0 };
+  }
+
+  listen(listener: JournalListener): void {
+    this.#listener = listener;
+  }
+
+  get failed(): ForelockError | null {
+    return this.#failed;
+  }
+
+  get diskFull(): boolean {
+    return this.#diskFull;
+  }
+
+  // ---- places
+
+  /** Address in shared memory of a position that is in the ring. */
+  address(position: number): number {
+    return this.#ringAt + (position % this.ringSize);
+  }
+
+  /** Whether the ring still holds the bytes from `position` on. */
+  inRing(position: number): boolean {
+    return position >= this.#ringFrom && position < this.head;
+  }
+
+  /** Recovery has left valid bytes [from, head) in the ring and the files; everything is durable. */
+  restore(from: number, head: number): void {
+    this.#ringFrom = Math.max(from, head - this.ringSize, 0);
+    this.head = head;
+    this.sealed = head;
+    this.written = head;
+    this.durable = head;
+    this.#markedDurable = head;
+    this.own.sealed = this.own.appended;
+    this.own.durable = this.own.appended;
+    this.peer.sealed = this.peer.appended;
+    this.peer.durable = this.peer.appended;
+  }
+
+  // ---- writing
+
+  /**
+   * Makes room for one record of this site's stream (or a local record) at the head and writes its header. The
+   * caller copies the payload to the address returned and calls `publish` before anything else is reserved.
+   *
+   * @param scope sequence of the scope's LOCK, or 0 when the record implies its lock (or is itself the LOCK)
+   * @returns address of the payload; RING_FULL: wait for `room`; NO_SPACE: disk or journal is full
+   */
+  reserve(
+    type: number,
+    flags: number,
+    volume: number,
+    lba: number,
+    blockCount: number,
+    blockShift: number,
+    session: number,
+    scope: number,
+    seen: number,
+  ): number {
+    assert(this.#pending === null, 'one reservation at a time');
+    const size = recordSize(type, blockCount, blockShift);
+    const room = this.#admit(size, type < TYPE_LOCAL && blockShift > 0);
+    if (room < 0) return room;
+    this.#turnSegment(size);
+    const local = type >= TYPE_LOCAL;
+    const sequence = local ? 0 : this.own.appended + 1;
+    this.stamp = Math.max(this.stamp + 1, this.#options.clock());
+    const at = this.address(this.head);
+    const encoded = this.kernel.encode(
+      at,
+      type,
+      flags,
+      volume,
+      lba,
+      blockCount,
+      blockShift,
+      sequence,
+      seen,
+      this.stamp,
+      scope === 0 && !local ? sequence : scope,
+      this.generation,
+      session,
+      this.own.site,
+    );
+    assert(encoded === size, 'encode and recordSize agree');
+    this.#pending = { type, volume, lba, blockCount, size };
+    return at + AT_CHECKSUMS + 8 * blockCount;
+  }
+
+  /**
+   * Makes the reserved record part of the journal and, for a write, the volume's content.
+   * @returns its sequence (0 for a local record)
+   */
+  publish(): number {
+    const pending = this.#pending;
+    assert(pending !== null, 'publish follows reserve');
+    this.#pending = null;
+    const position = this.head;
+    this.head += pending.size;
+    if (pending.type < TYPE_LOCAL) {
+      this.own.appended += 1;
+      this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
+    }
+    this.#queuePump();
+    return pending.type < TYPE_LOCAL ? this.own.appended : 0;
+  }
+
+  /** Position of the record that `publish` will add. Valid between `reserve` and `publish`. */
+  get pendingPosition(): number {
+    return this.head;
+  }
+
+  /** Swings the map to a record: what "applied" means on a journal platter. */
+  apply(type: number, volume: number, lba: number, blockCount: number, position: number): void {
+    if (type === TYPE_WRITE || type === TYPE_BASE) {
+      this.#volume(volume).map.swing(lba, blockCount, position);
+    } else if (type === TYPE_ZERO || type === TYPE_TRIM || type === TYPE_BASE_ZERO) {
+      const target = this.#volume(volume);
+      if (target.flat) target.map.setZero(lba, blockCount);
+      else target.map.clear(lba, blockCount);
+    }
+  }
+
+  /** Tells the map the checksums of a sealed record's blocks, for the next checkpoint. */
+  noteChecksums(at: number, header: RecordHeader, position: number, view: DataView = this.memory.view): void {
+    const map = this.#volume(header.volume).map;
+    for (let index = 0; index < header.blockCount; index += 1) {
+      const sum = at + AT_CHECKSUMS + 8 * index;
+      map.setChecksum(header.lba + index, position, index, view.getUint32(sum, true), view.getUint32(sum + 4, true));
+    }
+  }
+
+  /**
+   * Takes a received stretch of the peer's records: copies it to the head, checks it in place, keeps what is good.
+   *
+   * @param onRecord called for every good record, in order, with its address and position; false: it is not kept,
+   *                 nor is anything behind it
+   * @returns bytes kept; less than stretch.length means that the record there is bad. RING_FULL: nothing was taken,
+   *          wait for `room`. NO_SPACE: the disk is full.
+   */
+  accept(stretch: Uint8Array, onRecord: (at: number, position: number) => boolean): number {
+    assert(!this.#sealing, 'a target seals inline');
+    const room = this.#admit(stretch.length + RECORD_SIZE_MIN, true);
+    if (room < 0) return room;
+    this.#sealInline(this.head);
+    let taken = 0;
+    while (taken < stretch.length) {
+      if (this.head % this.segmentSize === 0) {
+        this.#turnSegment(RECORD_SIZE_MIN);
+        this.#sealInline(this.head);
+      }
+      const rest = this.#segmentRest();
+      let part = stretch.length - taken;
+      if (part > rest - RECORD_SIZE_MIN && part !== rest) {
+        part = wholeRecords(stretch, taken, rest);
+        if (part === 0) {
+          const size = recordBytesAt(stretch, taken);
+          if (size === 0) return taken; // not a record at all
+          this.#turnSegment(size);
+          this.#sealInline(this.head);
+          continue;
+        }
+      }
+      const at = this.address(this.head);
+      this.memory.bytes.set(part === stretch.length ? stretch : stretch.subarray(taken, taken + part), at);
+      const good = this.kernel.verify(at, part);
+      let kept = 0;
+      while (kept < good && onRecord(at + kept, this.head + kept)) {
+        kept += this.memory.view.getUint32(at + kept + AT_SIZE, true);
+      }
+      this.head += kept;
+      this.sealed = this.head;
+      taken += kept;
+      if (kept < part) break;
+    }
+    this.peer.sealed = this.peer.appended;
+    this.own.sealed = this.own.appended; // a lost tail that comes back is this site's own stream
+    this.#pushSealMark();
+    this.#queuePump();
+    return taken;
+  }
+
+  /** 0 when records of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
+  room(size: number): number {
+    return this.#admit(size, true);
+  }
+
+  /** Asks that everything appended so far becomes durable soon. */
+  sync(): void {
+    if (this.#syncWanted < this.head) this.#syncWanted = this.head;
+    this.#queuePump();
+  }
+
+  /** Keeps the ring from overwriting [position, …) until the handle is released. Pins are made in ascending order. */
+  pin(position: number): { position: number; released: boolean } {
+    const pin = { position, released: false };
+    this.#pins.push(pin);
+    return pin;
+  }
+
+  unpin(pin: { released: boolean }): void {
+    pin.released = true;
+    while (this.#pins.length > 0 && this.#pins[0]!.released) this.#pins.shift();
+    this.#offerRoom();
+  }
+
+  /** Timed work: periodic sync, retry after a full disk. */
+  tick(nowMs: number): void {
+    if (this.#diskFull && nowMs >= this.#retryAt) {
+      this.#retryAt = nowMs + 250;
+      this.#queuePump();
+    }
+    if (this.durable < this.written && nowMs - this.#lastSyncAt >= SYNC_INTERVAL_MS) {
+      this.#lastSyncAt = nowMs;
+      this.#syncWanted = Math.max(this.#syncWanted, this.written);
+      this.#queuePump();
+    }
+    this.#offerRoom();
+  }
+
+  /** Seals everything appended so far, now. */
+  sealNow(): void {
+    if (!this.#sealing) this.#sealInline(this.head);
+  }
+
+  /** Room may have come back (segments were freed). */
+  offerRoom(): void {
+    this.#offerRoom();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.segments.close();
+  }
+
+  // ---- inside
+
+  #volume(number: number): JournalVolume {
+    const volume = this.volumes.get(number);
+    assert(volume !== undefined, `volume ${number} is known`);
+    return volume;
+  }
+
+  /** 0 when `size` more bytes may be appended now. */
+  #admit(size: number, host: boolean): number {
+    // a turn of segment may add a PAD (up to a record) and a SEGMENT record
+    const end = this.head + size + Math.min(size + RECORD_SIZE_MIN, this.#segmentRest()) + 1024;
+    const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
+    if (
+      host &&
+      (this.#diskFull || this.segments.used + (this.head - this.written) + size > this.limit - this.hostReserve)
+    ) {
+      this.#roomWanted = true;
+      if (!this.#diskFull && this.canClean()) return RING_FULL;
+      this.counters.spaceRefused += 1;
+      return NO_SPACE;
+    }
+    if (end - this.ringSize > Math.min(this.written, oldestPin)) {
+      this.#roomWanted = true;
+      return this.#diskFull ? NO_SPACE : RING_FULL;
+    }
+    if (end - this.ringSize > this.#ringFrom) this.#ringFrom = end - this.ringSize;
+    return 0;
+  }
+
+  /** Bytes from the head to the end of its segment. */
+  #segmentRest(): number {
+    return this.segmentSize - (this.head % this.segmentSize);
+  }
+
+  /** Ends the segment with a PAD when `size` does not fit, and opens a segment that has none yet with its SEGMENT record. */
+  #turnSegment(size: number): void {
+    if (this.head % this.segmentSize !== 0) {
+      const rest = this.#segmentRest();
+      if (size === rest || size <= rest - RECORD_SIZE_MIN) return;
+      this.#encodeLocal(TYPE_PAD, 0, 0, 0, 0, 0);
+      this.memory.view.setUint32(this.address(this.head) + AT_SIZE, rest, true);
+      if (rest > RECORD_SIZE_MIN) this.#pads.push({ from: this.head + RECORD_SIZE_MIN, to: this.head + rest });
+      this.head += rest;
+    }
+    const number = this.segments.numberOf(this.head);
+    const at = this.address(this.head);
+    const bytes = this.#encodeLocal(TYPE_SEGMENT, number, 1, 9, 0, 0);
+    const text = JSON.stringify({
+      group: this.#options.groupId,
+      segment: number,
+      segmentSize: this.segmentSize,
+      own: { site: this.own.site, before: this.own.appended },
+      peer: { site: this.peer.site, before: this.peer.appended },
+    });
+    const payload = at + AT_CHECKSUMS + 8;
+    this.memory.bytes.fill(0, payload, payload + 512);
+    this.memory.bytes.set(new TextEncoder().encode(text), payload);
+    this.head += bytes;
+  }
+
+  #encodeLocal(type: number, lba: number, blockCount: number, blockShift: number, seen: number, scope: number): number {
+    return this.kernel.encode(
+      this.address(this.head),
+      type,
+      0,
+      0,
+      lba,
+      blockCount,
+      blockShift,
+      0,
+      seen,
+      this.stamp,
+      scope,
+      this.generation,
+      0,
+      this.own.site,
+    );
+  }
+
+  #queuePump(): void {
+    if (this.#pumpQueued || this.#closed) return;
+    this.#pumpQueued = true;
+    this.#options.defer(() => {
+      this.#pumpQueued = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    if (this.#closed || this.#failed) return;
+    this.#pumpSeal();
+    this.#pumpWrite();
+    this.#pumpSync();
+  }
+
+  #pumpSeal(): void {
+    if (this.#sealing || this.sealed === this.head) return;
+    const batch = this.head - this.sealed;
+    if (batch < this.#options.poolSealBytes) {
+      this.#sealInline(this.head);
+      this.counters.sealedInline += 1;
+      return;
+    }
+    // one piece within a segment: pieces of two segments may lie at both ends of the ring
+    const end = Math.min(this.head, this.sealed + this.segmentSize - (this.sealed % this.segmentSize));
+    const own = end === this.head ? this.own.appended : -1;
+    this.#sealing = true;
+    this.#options.offload.seal(this.address(this.sealed), end - this.sealed, (error) => {
+      this.#sealing = false;
+      if (error) return this.#fail(error);
+      this.counters.sealedInPool += 1;
+      this.#sealedTo(end, own);
+      this.#pump();
+    });
+  }
+
+  /** Seals [sealed, end) on this thread. */
+  #sealInline(end: number): void {
+    if (this.sealed === end) return;
+    let from = this.sealed;
+    while (from < end) {
+      const to = Math.min(end, from + this.segmentSize - (from % this.segmentSize));
+      this.kernel.seal(this.address(from), to - from);
+      from = to;
+    }
+    this.#sealedTo(end, this.own.appended);
+  }
+
+  /** @param own the own stream's sequence at `end`, or -1 when it has to be found by walking */
+  #sealedTo(end: number, own: number): void {
+    const header = this.#header;
+    const view = this.memory.view;
+    let last = this.own.sealed;
+    for (let position = this.sealed; position < end; ) {
+      const at = this.address(position);
+      const type = view.getUint8(at + AT_TYPE);
+      if (type === TYPE_WRITE || type === TYPE_RELOCATED) this.noteChecksums(at, header.read(view, at), position);
+      if (type < TYPE_LOCAL) last += 1;
+      position += view.getUint32(at + AT_SIZE, true);
+    }
+    assert(own === -1 || own === last, 'sealed every own record');
+    this.sealed = end;
+    const moved = last > this.own.sealed;
+    this.own.sealed = last;
+    this.#pushSealMark();
+    if (moved) this.#listener.sealed();
+  }
+
+  #pushSealMark(): void {
+    this.#sealMarks.push({ position: this.sealed, own: this.own.sealed, peer: this.peer.sealed });
+  }
+
+  #pumpWrite(): void {
+    if (this.#writing || this.#failed) return;
+    if (this.written === this.sealed) return;
+    if (this.durable > this.#markedDurable && this.sealed === this.head && this.#admit(RECORD_SIZE_MIN, false) === 0) {
+      // what later bears witness that all before it was durable, should it be found damaged
+      this.#markedDurable = this.durable;
+      this.#turnSegment(RECORD_SIZE_MIN);
+      this.head += this.#encodeLocal(TYPE_MARK, this.durable, 0, 0, this.peer.appended, this.peerApplied);
+      this.#sealInline(this.head);
+    }
+    const pad = this.#pads[0];
+    if (pad !== undefined && pad.from === this.written) {
+      this.#pads.shift();
+      this.written = pad.to;
+      if (this.written === this.sealed) return;
+    }
+    const from = this.written;
+    const number = this.segments.numberOf(from);
+    const offset = from % this.segmentSize;
+    let end = Math.min(this.sealed, from - offset + this.segmentSize, from + APPEND_SIZE_MAX);
+    const nextPad = this.#pads[0];
+    if (nextPad !== undefined) end = Math.min(end, nextPad.from);
+    let segment = this.segments.get(number);
+    if (segment === undefined) {
+      try {
+        segment = this.segments.open(number, true);
+      } catch (error) {
+        return this.#writeFailed(error as NodeJS.ErrnoException);
+      }
+      this.#readSegmentHead(segment);
+      this.#directoryDirty = true;
+    }
+    const at = this.address(from);
+    const target = segment;
+    this.#writing = true;
+    target.file.write(this.memory.bytes.subarray(at, at + end - from), offset, (error) => {
+      this.#writing = false;
+      if (this.#closed) return;
+      if (error) return this.#writeFailed(error);
+      this.#diskFull = false;
+      this.counters.appends += 1;
+      this.counters.bytesAppended += end - from;
+      this.segments.grow(target, offset + end - from);
+      this.#unsynced.add(target);
+      this.written = end;
+      if (this.written - this.durable > SYNC_BYTES_MAX) this.#syncWanted = Math.max(this.#syncWanted, this.written);
+      this.#offerRoom();
+      this.#pump();
+    });
+  }
+
+  /** A new segment's place in the streams stands in its first record, which is still in the ring. */
+  #readSegmentHead(segment: Segment): void {
+    const at = this.address(segment.number * this.segmentSize) + AT_CHECKSUMS + 8;
+    const head = parseSegmentHead(this.memory.bytes.slice(at, at + 512));
+    assert(head !== null, 'a segment begins with its SEGMENT record');
+    segment.ownBefore = head.own.before;
+    segment.peerBefore = head.peer.before;
+  }
+
+  #writeFailed(error: NodeJS.ErrnoException): void {
+    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') return this.#fail(error);
+    // nothing is lost: the bytes stay in the ring and are tried again
+    if (!this.#diskFull) this.counters.diskFull += 1;
+    this.#diskFull = true;
+    this.#retryAt = 0;
+    this.#listener.durable(); // flushes that wait now fail instead of waiting for room
+    this.#offerRoom();
+  }
+
+  #pumpSync(): void {
+    if (this.#syncing || this.#failed || this.#syncWanted <= this.durable) return;
+    // Let the append that holds the wanted bytes finish first: one sync then covers all of them.
+    if (this.written < this.#syncWanted && !this.#diskFull) return;
+    const covered = this.written;
+    if (covered <= this.durable || this.#sealMarks.length === 0 || this.#sealMarks[0]!.position > covered) return;
+    this.#syncing = true;
+    const segments = [...this.#unsynced];
+    this.#unsynced.clear();
+    let waiting = segments.length + (this.#directoryDirty ? 1 : 0);
+    let firstError: Error | null = null;
+    const done = (error: Error | null): void => {
+      firstError ??= error;
+      waiting -= 1;
+      if (waiting > 0) return;
+      this.#syncing = false;
+      if (this.#closed) return;
+      // a failed sync may have dropped the dirty pages: trying again would report success for lost bytes
+      if (firstError) return this.#fail(firstError);
+      this.counters.syncs += 1;
+      this.#durableTo(covered);
+      this.#pump();
+    };
+    if (this.#directoryDirty) {
+      this.#directoryDirty = false;
+      this.#options.store.syncDirectory(done);
+    }
+    for (const segment of segments) segment.file.sync(done);
+  }
+
+  #durableTo(covered: number): void {
+    let mark: Mark | undefined;
+    while (this.#sealMarks.length > 0 && this.#sealMarks[0]!.position <= covered) mark = this.#sealMarks.shift();
+    if (mark === undefined) return;
+    this.durable = mark.position;
+    this.own.durable = mark.own;
+    this.peer.durable = mark.peer;
+    assert(
+      this.durable <= this.written && this.written <= this.sealed && this.sealed <= this.head,
+      'durable <= written <= sealed <= head',
+    );
+    this.#listener.durable();
+  }
+
+  #offerRoom(): void {
+    if (!this.#roomWanted) return;
+    this.#roomWanted = false;
+    this.#options.defer(() => {
+      if (!this.#closed) this.#listener.room();
+    });
+  }
+
+  #fail(error: Error): void {
+    if (this.#failed) return;
+    this.#failed = new ForelockError(
+      'EIO',
+      `the journal can no longer be written (${error.message}); what was answered before is in the ring and at the peer. Mend the disk and restart`,
+      { cause: error },
+    );
+    this.#listener.failed(this.#failed);
+  }
+}
+
+/** Size field of the record at `offset`, or 0 if it cannot be one. */
+function recordBytesAt(bytes: Uint8Array, offset: number): number {
+  if (offset + RECORD_SIZE_MIN > bytes.length) return 0;
+  const size =
+    (bytes[offset + AT_SIZE]! |
+      (bytes[offset + AT_SIZE + 1]! << 8) |
+      (bytes[offset + AT_SIZE + 2]! << 16) |
+      (bytes[offset + AT_SIZE + 3]! << 24)) >>>
+    0;
+  return size >= RECORD_SIZE_MIN && size % 16 === 0 && offset + size <= bytes.length ? size : 0;
+}
+
+/** Bytes of whole records from `offset` that fit `rest` and leave room for a PAD (or end exactly there). */
+function wholeRecords(bytes: Uint8Array, offset: number, rest: number): number {
+  let sum = 0;
+  for (;;) {
+    const size = recordBytesAt(bytes, offset + sum);
+    if (size === 0) return sum;
+    if (sum + size > rest - RECORD_SIZE_MIN && sum + size !== rest) return sum;
+    sum += size;
+  }
+}
+
+export interface SegmentHead {
+  group: string;
+  segment: number;
+  segmentSize: number;
+  own: { site: number; before: number };
+  peer: { site: number; before: number };
+}
+
+/** The payload of a SEGMENT record, or null if it is none. */
+export function parseSegmentHead(payload: Uint8Array): SegmentHead | null {
+  const end = payload.indexOf(0);
+  try {
+    const head = JSON.parse(new TextDecoder().decode(payload.slice(0, end < 0 ? payload.length : end)));
+    const good =
+      typeof head.group === 'string' &&
+      [head.segment, head.segmentSize, head.own.site, head.own.before, head.peer.site, head.peer.before].every(
+        Number.isSafeInteger,
+      );
+    return good ? head : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * Reads blocks of a volume (or of a pinned view) from where the map says they are: copied out of the ring on this
+ * thread, or read from segments in batches by the pool, which checks every block against its checksum.
+ */
+import { AT_CHECKSUMS } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import type { Region } from '../kernel/memory.js';
+import { type Offload, READ_RUN_OVERHEAD, type ReadRun } from '../kernel/offload.js';
+import type { Journal } from './journal.js';
+import type { MapLookup } from './map.js';
+import type { Segment } from './segments.js';
+
+/** What a flat platter adds: blocks that the map does not know stand in the image. */
+export interface ImageSource {
+  read(offset: number, size: number, into: Uint8Array, done: (error: Error | null) => void): void;
+}
+
+interface Job {
+  runs: ReadRun[];
+  segments: Segment[];
+  /** Where each run's payload goes. */
+  into: Uint8Array[];
+  owner: ReadOperation[];
+  used: number;
+}
+
+/** One read of consecutive blocks, answered once. */
+class ReadOperation {
+  waiting = 1;
+  error: ForelockError | null = null;
+  readonly #done: (error: ForelockError | null) => void;
+
+  constructor(done: (error: ForelockError | null) => void) {
+    this.#done = done;
+  }
+
+  partDone(error: ForelockError | null): void {
+    this.error ??= error;
+    this.waiting -= 1;
+    if (this.waiting === 0) this.#done(this.error);
+  }
+}
+
+export class BlockReader {
+  readonly #journal: Journal;
+  readonly #offload: Offload;
+  readonly #defer: (task: () => void) => void;
+  /** One slice of the arena per batch under way. */
+  readonly #slices: Region[];
+  #job: Job | null = null;
+  #jobQueued = false;
+  readonly #waitingRuns: (() => void)[] = [];
+  readonly counters = { blocksFromRing: 0, blocksFromSegments: 0, batches: 0, checksumErrors: 0, readErrors: 0 };
+
+  constructor(journal: Journal, offload: Offload, slices: Region[], defer: (task: () => void) => void) {
+    this.#journal = journal;
+    this.#offload = offload;
+    this.#slices = [...slices];
+    this.#defer = defer;
+  }
+
+  /**
+   * Reads blocks [lba, lba + blockCount) as `map` shows them into `into` (blockCount << blockShift bytes).
+   * @param image for a flat platter, where unmapped blocks are read from
+   * @param done  never called inside this call; EIO if any block could not be read back as it was written
+   */
+  read(
+    map: MapLookup,
+    volume: number,
+    blockShift: number,
+    lba: number,
+    blockCount: number,
+    into: Uint8Array,
+    image: ImageSource | null,
+    done: (error: ForelockError | null) => void,
+  ): void {
+    const operation = new ReadOperation(done);
+    const journal = this.#journal;
+    const blockSize = 1 << blockShift;
+    let at = 0;
+    while (at < blockCount) {
+      const target = at << blockShift;
+      if (!map.lookup(lba + at)) {
+        const count = Math.min(blockCount - at, map.run(lba + at, blockCount - at));
+        const piece = into.subarray(target, target + (count << blockShift));
+        if (image === null || map.zero) piece.fill(0);
+        else {
+          operation.waiting += 1;
+          image.read((lba + at) * blockSize, piece.length, piece, (error) => {
+            if (error) this.counters.readErrors += 1;
+            operation.partDone(error ? new ForelockError('EIO', `image of volume ${volume}: ${error.message}`) : null);
+          });
+        }
+        at += count;
+        continue;
+      }
+      if (map.zero) {
+        into.fill(0, target, target + blockSize);
+        at += 1;
+        continue;
+      }
+      const position = map.position;
+      const index = map.index;
+      let count = 1;
+      while (at + count < blockCount && index + count < 1024 && map.lookup(lba + at + count)) {
+        if (map.zero || map.position !== position || map.index !== index + count) break;
+        count += 1;
+      }
+      const size = count << blockShift;
+      if (journal.inRing(position)) {
+        const record = journal.address(position);
+        const total = journal.memory.view.getUint32(record + 64, true);
+        const payload = record + AT_CHECKSUMS + 8 * total + (index << blockShift);
+        into.set(journal.memory.bytes.subarray(payload, payload + size), target);
+        this.counters.blocksFromRing += count;
+      } else {
+        this.#add(
+          operation,
+          volume,
+          blockShift,
+          lba + at,
+          position,
+          index,
+          count,
+          into.subarray(target, target + size),
+        );
+      }
+      at += count;
+    }
+    this.#defer(() => operation.partDone(null));
+  }
+
+  #add(
+    operation: ReadOperation,
+    volume: number,
+    blockShift: number,
+    lba: number,
+    position: number,
+    index: number,
+    count: number,
+    into: Uint8Array,
+  ): void {
+    const journal = this.#journal;
+    const segment = journal.segments.get(journal.segments.numberOf(position));
+    operation.waiting += 1;
+    if (segment === undefined) {
+      this.counters.checksumErrors += 1;
+      this.#defer(() =>
+        operation.partDone(
+          new ForelockError('EIO', `volume ${volume}: block ${lba} points into a segment that is gone`),
+        ),
+      );
+      return;
+    }
+    this.counters.blocksFromSegments += count;
+    journal.segments.retain(segment);
+    const offset = position % journal.segmentSize;
+    this.#place(
+      operation,
+      segment,
+      { fd: segment.file.fd, offset, index, count, blockShift, volume, lba, at: 0 },
+      into,
+    );
+  }
+
+  #place(operation: ReadOperation, segment: Segment, run: ReadRun, into: Uint8Array): void {
+    const need = READ_RUN_OVERHEAD + (run.count << run.blockShift);
+    let job = this.#job;
+    if (job !== null && job.used + need > this.#slices[0]!.size) {
+      this.#dispatch();
+      job = null;
+    }
+    if (job === null) {
+      if (this.#slices.length === 0) {
+        this.#waitingRuns.push(() => this.#place(operation, segment, run, into));
+        return;
+      }
+      job = { runs: [], segments: [], into: [], owner: [], used: 0 };
+      this.#job = job;
+    }
+    run.at = this.#slices[0]!.at + job.used;
+    job.used = Math.ceil((job.used + need) / 64) * 64;
+    job.runs.push(run);
+    job.segments.push(segment);
+    job.into.push(into);
+    job.owner.push(operation);
+    if (!this.#jobQueued) {
+      this.#jobQueued = true;
+      this.#defer(() => {
+        this.#jobQueued = false;
+        if (this.#job !== null) this.#dispatch();
+      });
+    }
+  }
+
+  #dispatch(): void {
+    const job = this.#job!;
+    this.#job = null;
+    const slice = this.#slices.shift()!;
+    this.counters.batches += 1;
+    this.#offload.read(job.runs, (error, payloadAt) => {
+      const bytes = this.#journal.memory.bytes;
+      for (let i = 0; i < job.runs.length; i += 1) {
+        const run = job.runs[i]!;
+        const at = error ? -2 : payloadAt[i]!;
+        if (at >= 0) {
+          const into = job.into[i]!;
+          into.set(bytes.subarray(at, at + into.length));
+        } else if (at === -1) this.counters.checksumErrors += 1;
+        else this.counters.readErrors += 1;
+        this.#journal.segments.release(job.segments[i]!);
+        const where = `volume ${run.volume}, block ${run.lba}: segment ${job.segments[i]!.number} at ${run.offset}`;
+        job.owner[i]!.partDone(
+          at >= 0
+            ? null
+            : new ForelockError(
+                'EIO',
+                at === -1
+                  ? `${where} does not match its checksum`
+                  : `${where} could not be read${error ? ` (${error.message})` : ''}`,
+              ),
+        );
+      }
+      this.#slices.push(slice);
+      while (this.#waitingRuns.length > 0 && this.#slices.length > 0) this.#waitingRuns.shift()!();
+    });
+  }
+}

@@ -1,0 +1,280 @@
+/**
+ * Recovery: replays the journal from the last checkpoint to its end, and decides what a record that does not check is.
+ *
+ *     found at position P                                   it is        then
+ *     P at or beyond every durable mark, nothing valid that   a torn tail  cut off at P
+ *     bears a higher mark follows
+ *     P below a durable mark (in the superblock, or in a      rot          refuse: STATE_CORRUPT, saying where
+ *     MARK record anywhere behind P)
+ *     a record whose sequence does not follow                rot          refuse
+ *     a segment that should be there is not                  rot          refuse
+ *
+ * A durable mark in a MARK record is written only after the sync that it tells of, so a mark above P proves that P was
+ * once whole. Pure decisions; the only I/O is reading the files, straight into the ring's memory, where the tail stays
+ * readable afterwards.
+ */
+import {
+  AT_SIZE,
+  AT_TYPE,
+  TYPE_ABORT,
+  TYPE_BASE,
+  TYPE_BASE_ZERO,
+  TYPE_LOCAL,
+  TYPE_MARK,
+  TYPE_RELOCATED,
+  TYPE_SEGMENT,
+} from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import type { Region } from '../kernel/memory.js';
+import { type Journal, parseSegmentHead } from './journal.js';
+import { RecordHeader } from './record.js';
+import { Segments, segmentName } from './segments.js';
+import type { Store } from './store.js';
+
+/** Where the last checkpoint left off. */
+export interface ReplayFrom {
+  /** Replay begins here; the maps hold everything that lies before, and own and applied records up to these. */
+  position: number;
+  own: number;
+  peerReceived: number;
+  peerApplied: number;
+}
+
+export interface RecoveryReport {
+  recordsReplayed: number;
+  bytesReplayed: number;
+  tornBytes: number;
+  /** Position of the first peer record not covered by `peerApplied`. */
+  base: { volume: number; lba: number } | null;
+}
+
+/** What recovery hands to the owner for each record of a stream, to rebuild open scopes. */
+export type ReplayListener = (header: RecordHeader) => void;
+
+/**
+ * @param table memory for record offsets found by a scan
+ * @throws ForelockError STATE_CORRUPT for damage that is not a torn tail
+ */
+export function recover(
+  journal: Journal,
+  store: Store,
+  from: ReplayFrom,
+  groupId: string,
+  table: Region,
+  onRecord: ReplayListener,
+): RecoveryReport {
+  const report: RecoveryReport = { recordsReplayed: 0, bytesReplayed: 0, tornBytes: 0, base: null };
+  const size = journal.segmentSize;
+  const view = journal.memory.view;
+  const header = new RecordHeader();
+  const numbers = Segments.numbersIn(store);
+  journal.own.appended = from.own;
+  journal.peer.appended = from.peerReceived;
+  let applied = from.peerApplied;
+  let marked = from.position; // what the superblock's checkpoint names was synced before it was written
+  let position = from.position;
+  let ringFrom = position - (position % size);
+  const firstNumber = Math.floor(position / size);
+
+  for (const number of numbers) {
+    if (number < firstNumber || (number === firstNumber && position % size !== 0)) {
+      const segment = journal.segments.open(number, false);
+      readHead(journal, segment.number, groupId);
+    }
+  }
+  const last = numbers.length > 0 ? numbers[numbers.length - 1]! : -1;
+  let end = -1; // position of the first bad record
+  let reason = '';
+
+  for (let number = firstNumber; number <= last && end < 0; number += 1) {
+    const start = number * size;
+    if (!numbers.includes(number)) {
+      end = Math.max(start, position);
+      reason = `${segmentName(number)} is missing`;
+      break;
+    }
+    const segment = journal.segments.get(number) ?? journal.segments.open(number, false);
+    const at = journal.address(start);
+    const whole = journal.memory.bytes.subarray(at, at + size);
+    const bytes = segment.file.read(whole, 0);
+    whole.fill(0, bytes);
+    ringFrom = Math.max(ringFrom, start - journal.ringSize + size);
+    if (position < start) position = start;
+    while (position < start + size) {
+      const offset = position - start;
+      const count = journal.kernel.scan(at + offset, size - offset, table.at, table.size / 4);
+      if (count === 0) {
+        end = position;
+        reason = `the record at offset ${offset} of ${segmentName(number)} does not check`;
+        break;
+      }
+      let next = position;
+      for (let i = 0; i < count; i += 1) {
+        const recordAt = at + offset + view.getUint32(table.at + 4 * i, true);
+        header.read(view, recordAt);
+        const here = start + (recordAt - at);
+        if (!follows(journal, header, from)) {
+          throw corrupt(number, recordAt - at, `${streamOf(journal, header)} jumps to sequence ${header.sequence}`);
+        }
+        applied = replay(journal, header, recordAt, here, from, applied, report, onRecord);
+        if (header.type === TYPE_MARK) {
+          marked = Math.max(marked, header.lba);
+          journal.peerApplied = Math.max(journal.peerApplied, header.scope);
+        }
+        if (header.type === TYPE_SEGMENT) readHead(journal, number, groupId);
+        journal.stamp = Math.max(journal.stamp, header.clock);
+        report.recordsReplayed += 1;
+        next = here + header.size;
+      }
+      report.bytesReplayed += next - position;
+      position = next;
+      if (count < table.size / 4 && position < start + size) {
+        end = position;
+        reason = `the record at offset ${position - start} of ${segmentName(number)} does not check`;
+        break;
+      }
+    }
+  }
+  if (end < 0) end = position;
+
+  const higher = Math.max(marked, highestMarkBehind(journal, store, numbers, end));
+  if (higher > end) {
+    throw new ForelockError(
+      'STATE_CORRUPT',
+      `the journal is damaged in the middle: ${reason}, but everything before position ${higher} was once durable. ` +
+        'Nothing was changed. Run `forelock log` on the state directory to see what is there; restore this site from its peer ' +
+        '(start it as an empty standby) or from a backup',
+    );
+  }
+  report.tornBytes = cutTail(journal, numbers, end);
+  journal.peerApplied = applied;
+  journal.restore(Math.max(ringFrom, 0), end);
+  return report;
+}
+
+function streamOf(journal: Journal, header: RecordHeader): string {
+  return header.site === journal.own.site ? "this site's stream" : `the stream of site ${header.site}`;
+}
+
+function follows(journal: Journal, header: RecordHeader, from: ReplayFrom): boolean {
+  if (header.type >= TYPE_LOCAL || header.sequence === 0) return true;
+  const own = header.site === journal.own.site;
+  const stream = own ? journal.own : journal.peer;
+  // a checkpoint held back by unapplied records replays some that it already counts
+  return header.sequence === stream.appended + 1 || header.sequence <= (own ? from.own : from.peerReceived);
+}
+
+function replay(
+  journal: Journal,
+  header: RecordHeader,
+  at: number,
+  position: number,
+  from: ReplayFrom,
+  applied: number,
+  report: RecoveryReport,
+  onRecord: ReplayListener,
+): number {
+  const { type } = header;
+  if (type === TYPE_RELOCATED) {
+    const map = journal.volumes.get(header.volume)?.map;
+    if (map === undefined) return applied;
+    for (let i = 0; i < header.blockCount; i += 1) {
+      map.compareAndSwing(header.lba + i, header.scope, header.seen + i, position, i);
+    }
+    journal.noteChecksums(at, header, position);
+    return applied;
+  }
+  if (type >= TYPE_LOCAL) return applied;
+  const known = header.volume === 0 || journal.volumes.has(header.volume);
+  if (!known)
+    throw corrupt(
+      Math.floor(position / journal.segmentSize),
+      position % journal.segmentSize,
+      `it is about volume ${header.volume}, which is unknown`,
+    );
+  const payload = header.blockShift > 0;
+  if (type === TYPE_BASE || type === TYPE_BASE_ZERO) {
+    journal.apply(type, header.volume, header.lba, header.blockCount, position);
+    report.base = { volume: header.volume, lba: header.lba + header.blockCount };
+  } else if (header.site === journal.own.site) {
+    journal.own.appended = Math.max(journal.own.appended, header.sequence);
+    onRecord(header);
+    if (header.sequence <= from.own || type === TYPE_ABORT) return applied;
+    journal.apply(type, header.volume, header.lba, header.blockCount, position);
+  } else {
+    journal.peer.site = header.site;
+    journal.peer.appended = Math.max(journal.peer.appended, header.sequence);
+    onRecord(header);
+    if (header.sequence <= applied) return applied;
+    // sessions that held locks died with the process, so nothing that was received has to wait any longer
+    journal.apply(type, header.volume, header.lba, header.blockCount, position);
+    if (payload) journal.noteChecksums(at, header, position);
+    return header.sequence;
+  }
+  if (payload) journal.noteChecksums(at, header, position);
+  return applied;
+}
+
+function readHead(journal: Journal, number: number, groupId: string): void {
+  const segment = journal.segments.get(number)!;
+  const bytes = new Uint8Array(592);
+  const head = segment.file.read(bytes, 0) === bytes.length ? parseSegmentHead(bytes.subarray(80)) : null;
+  if (head === null) {
+    if (segment.size < 592) return; // torn when it was begun
+    throw corrupt(number, 0, 'its SEGMENT record cannot be read');
+  }
+  if (head.group !== groupId) throw corrupt(number, 0, `it belongs to group ${head.group}, not ${groupId}`);
+  segment.ownBefore = head.own.before;
+  segment.peerBefore = head.peer.before;
+  if (journal.peer.site === 0) journal.peer.site = head.peer.site;
+}
+
+/** The highest durable mark in any whole MARK record behind `end`. */
+function highestMarkBehind(journal: Journal, store: Store, numbers: readonly number[], end: number): number {
+  const size = journal.segmentSize;
+  const view = journal.memory.view;
+  const header = new RecordHeader();
+  let highest = 0;
+  for (const number of numbers) {
+    if ((number + 1) * size <= end) continue;
+    const file = journal.segments.get(number)?.file ?? store.open(segmentName(number), false);
+    const start = number * size;
+    const at = journal.address(start);
+    const from = Math.max(0, end - start);
+    const bytes = file.read(journal.memory.bytes.subarray(at + from, at + size), from);
+    for (let offset = from; offset + 80 <= from + bytes; offset += 16) {
+      if (view.getUint8(at + offset + AT_TYPE) !== TYPE_MARK || view.getUint32(at + offset + AT_SIZE, true) !== 80)
+        continue;
+      if (journal.kernel.checkHeader(at + offset, 80) === 1)
+        highest = Math.max(highest, header.read(view, at + offset).lba);
+    }
+    journal.memory.bytes.fill(0, at + from, at + size);
+    if (journal.segments.get(number) === undefined) file.close();
+  }
+  return highest;
+}
+
+/** Cuts everything from `end` on. */
+function cutTail(journal: Journal, numbers: readonly number[], end: number): number {
+  let cut = 0;
+  for (const number of numbers) {
+    const start = number * journal.segmentSize;
+    if (start >= end) {
+      const open = journal.segments.get(number) ?? journal.segments.open(number, false);
+      cut += open.size;
+      journal.segments.remove(open);
+    } else if (start + journal.segmentSize > end) {
+      const segment = journal.segments.get(number)!;
+      cut += Math.max(0, segment.size - (end - start));
+      journal.segments.truncate(segment, end - start);
+    }
+  }
+  return cut;
+}
+
+function corrupt(segment: number, offset: number, what: string): ForelockError {
+  return new ForelockError(
+    'STATE_CORRUPT',
+    `${segmentName(segment)} at offset ${offset}: ${what}. Nothing was changed. Restore this site from its peer (start it as an empty standby) or from a backup`,
+  );
+}

@@ -1,0 +1,307 @@
+/**
+ * A gateway: groups with their state directories, front ends and links, in one process. The library's entry, and what
+ * `forelock serve` runs.
+ */
+import { join } from 'node:path';
+import type { XXHashAPI } from 'xxhash-wasm';
+import xxhash from 'xxhash-wasm';
+import { ForelockError } from '../errors.js';
+import { formatNbdUri, type NbdAddress } from '../frontend/nbd/address.js';
+import { NbdServer } from '../frontend/nbd/server.js';
+import { DiskStore } from '../journal/disk-store.js';
+import { createKernel } from '../kernel/create.js';
+import type { KernelName } from '../kernel/kernel.js';
+import { PiscinaPool } from '../kernel/pool.js';
+import { KIB } from '../limits.js';
+import { LinkEndpoint } from '../link/endpoint.js';
+import { readKey } from '../link/key.js';
+import { FlatImage } from '../platter/flat.js';
+import { Catalog } from '../volume/catalog.js';
+import type { AckName } from '../volume/gate.js';
+import { Group, type Role, type WhenPeerAway } from '../volume/group.js';
+import {
+  type GroupConfig,
+  loadSuperblock,
+  newSuperblock,
+  openState,
+  type StateEnvironment,
+  type VolumeConfig,
+  volumesFromConfig,
+} from '../volume/group-state.js';
+import { type Adoption, Pair } from '../volume/pair.js';
+import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
+import type { Volume } from '../volume/volume.js';
+
+/** Batches of at least this many bytes are sealed by the pool: where a hand-off begins to pay (bench/kernels.js measures it). */
+export const POOL_SEAL_BYTES = 256 * KIB;
+
+const TICK_MS = 50;
+
+export interface GroupOptions {
+  /** @default 'main' */
+  group: string;
+  role: Role;
+  volumes: readonly VolumeConfig[];
+  /** Where the peer connects to. */
+  listen?: { host: string; port: number } | undefined;
+  /** ws:// URL of the peer; of a pair one has `peer`, the other `listen`. */
+  peer?: string | undefined;
+  /** File with the shared key. */
+  key?: string | undefined;
+  ack: AckName;
+  speculation: 'on' | 'off';
+  whenPeerAway: WhenPeerAway;
+  kernel: KernelName;
+  /** Bytes. */
+  journal?: number | undefined;
+  ring?: number | undefined;
+  linkRttMs?: number | undefined;
+  /** Bytes per second. */
+  linkRate?: number | undefined;
+}
+
+export interface GatewayOptions {
+  /** State directory; each group has a folder in it. */
+  state: string;
+  site: string;
+  groups: readonly GroupOptions[];
+  /** Where NBD is served; none: library only. */
+  nbd: readonly NbdAddress[];
+}
+
+interface Member {
+  options: GroupOptions;
+  config: GroupConfig;
+  pair: Pair;
+  endpoint: LinkEndpoint | null;
+  environment: StateEnvironment;
+  group: Group | null;
+}
+
+export class Gateway {
+  readonly options: GatewayOptions;
+  readonly nbd: NbdServer;
+  readonly catalog: Catalog;
+  readonly startedAt = Date.now();
+  readonly warnings: string[] = [];
+  readonly #groups: Group[] = [];
+  readonly #members: Member[] = [];
+  readonly #hash: XXHashAPI;
+  #timer: NodeJS.Timeout | null = null;
+  #closing: Promise<void> | null = null;
+
+  /**
+   * Opens (or creates) the state, recovers, listens and connects.
+   * @throws ForelockError CONFIG, STATE_*, as documented in errors.ts; nothing is left open then
+   */
+  static async open(options: GatewayOptions): Promise<Gateway> {
+    const gateway = new Gateway(options, await xxhash());
+    try {
+      for (const group of options.groups) await gateway.#openMember(group);
+      for (const address of options.nbd) await gateway.nbd.listen(address);
+      for (const member of gateway.#members) await gateway.#connect(member);
+    } catch (error) {
+      await gateway.close();
+      throw error;
+    }
+    gateway.#timer = setInterval(() => gateway.#tick(), TICK_MS);
+    return gateway;
+  }
+
+  private constructor(options: GatewayOptions, hash: XXHashAPI) {
+    this.options = options;
+    this.#hash = hash;
+    this.catalog = new Catalog(this.#groups);
+    this.nbd = new NbdServer({ catalog: this.catalog });
+  }
+
+  get groups(): readonly Group[] {
+    return this.#groups;
+  }
+
+  /** Groups with their links, also those that wait to be adopted. */
+  get members(): readonly { options: GroupOptions; pair: Pair; endpoint: LinkEndpoint | null; group: Group | null }[] {
+    return this.#members;
+  }
+
+  /** Ready-to-use addresses of all volumes, as `nbd://` and `nbd+unix://` URIs. */
+  nbdUris(): string[] {
+    return this.nbd.addresses().flatMap((address) => this.catalog.names().map((name) => formatNbdUri(address, name)));
+  }
+
+  /** @throws ForelockError EINVAL */
+  volume(name: string): Volume {
+    return this.catalog.find(name);
+  }
+
+  /** Compares a volume at both sites; at a standby the primary is asked to. */
+  async verify(name: string, options: { maps?: boolean } = {}): Promise<VerifyReport> {
+    const volume = this.volume(name);
+    const member = this.#members.find((each) => each.group === volume.group)!;
+    if (volume.group.role === 'primary') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
+    return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
+  }
+
+  /** Resolves when every group serves (a primary) or has been adopted (a standby). */
+  async ready(): Promise<void> {
+    while (
+      this.#closing === null &&
+      this.#members.some(({ group }) => group === null || (group.role === 'primary' && !group.serving))
+    ) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  /** A clean stop: refuses new requests, finishes what runs, makes all of it durable. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await this.nbd.close();
+    for (const { pair, endpoint } of this.#members) {
+      pair.close();
+      await endpoint?.close();
+    }
+    for (const { group, environment } of this.#members) {
+      if (group === null) environment.closed();
+      else await group.close();
+    }
+    if (this.#timer !== null) clearInterval(this.#timer);
+  }
+
+  #tick(): void {
+    for (const { group, pair } of this.#members) {
+      group?.tick();
+      pair.tick(performance.now());
+    }
+  }
+
+  async #openMember(options: GroupOptions): Promise<void> {
+    const directory = join(this.options.state, options.group);
+    const store = new DiskStore(directory);
+    const environment: StateEnvironment = {
+      store,
+      hash: this.#hash,
+      createKernel: (memory) => createKernel(options.kernel, memory),
+      createOffload: (memory) => new PiscinaPool({ memory, kernel: options.kernel }),
+      openImage: (path, size) => new FlatImage(path, size),
+      clockMicros: () => Date.now() * 1000,
+      defer: (task) => void setImmediate(task),
+      poolSealBytes: options.role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
+      closed: () => store.close(),
+    };
+    const config: GroupConfig = {
+      group: options.group,
+      site: this.options.site,
+      role: options.role,
+      volumes: options.volumes,
+      journalSize: options.journal,
+      ringSize: options.ring,
+    };
+    let group: Group | null = null;
+    const member = { options, config, environment, endpoint: null, group } as unknown as Member;
+    try {
+      const { files, superblock } = loadSuperblock(store, this.#hash);
+      if (superblock !== null) group = await this.#openGroup(member, files, superblock);
+      else if (options.role === 'primary')
+        group = await this.#openGroup(member, files, newSuperblock(config, volumesFromConfig(config), null));
+      else if (options.peer === undefined && options.listen === undefined) {
+        throw new ForelockError(
+          'CONFIG',
+          `group ${options.group}: a new standby needs its primary: give --peer or --listen`,
+        );
+      }
+    } catch (error) {
+      if (group === null) environment.closed();
+      throw error;
+    }
+    member.group = group;
+    member.pair = new Pair(group, {
+      config,
+      platform: { nowMs: () => performance.now(), defer: environment.defer },
+      adopt: (adoption) => this.#adopt(member, adoption),
+      onServing: () => {},
+      onAsk: (method, params) => this.#answer(member, method, params),
+    });
+    this.#members.push(member);
+  }
+
+  async #openGroup(
+    member: Member,
+    files: ReturnType<typeof loadSuperblock>['files'],
+    superblock: Parameters<typeof openState>[2],
+  ): Promise<Group> {
+    const { options, config, environment } = member;
+    const state = await openState(config, files, superblock, environment);
+    if (state.warning !== null) this.warnings.push(state.warning);
+    const group = new Group(
+      state,
+      {
+        ack: options.ack,
+        speculation: options.speculation,
+        whenPeerAway: options.whenPeerAway,
+        paired: options.peer !== undefined || options.listen !== undefined,
+      },
+      { nowMs: () => performance.now(), defer: environment.defer },
+    );
+    this.#groups.push(group);
+    return group;
+  }
+
+  /** An empty standby takes over the group it meets, with the volumes it was told to hold (or all of them). */
+  async #adopt(member: Member, adoption: Adoption): Promise<Group> {
+    const { files } = loadSuperblock(member.environment.store, this.#hash);
+    member.group = await this.#openGroup(member, files, newSuperblock(member.config, adoption.volumes, adoption));
+    return member.group;
+  }
+
+  async #connect(member: Member): Promise<void> {
+    const { options, pair } = member;
+    if (options.peer === undefined && options.listen === undefined) return;
+    const shaped = options.linkRttMs !== undefined || options.linkRate !== undefined;
+    member.endpoint = await LinkEndpoint.open({
+      site: this.options.site,
+      where: options.peer !== undefined ? { connect: options.peer } : { listen: options.listen! },
+      key: options.key === undefined ? null : readKey(options.key).bytes,
+      shape: shaped ? { roundTripMs: options.linkRttMs ?? 0, bytesPerSecond: options.linkRate ?? 0 } : null,
+      hello: () => pair.hello(),
+      onLink: (link, peer) => pair.onLink(link, peer.hello),
+    });
+  }
+
+  /** What the peer may ask. */
+  async #answer(member: Member, method: string, params: Record<string, unknown>): Promise<unknown> {
+    const group = member.group;
+    if (group === null) throw new ForelockError('AWAY', 'not adopted yet');
+    const { sequence, lba, blockCount, maps } = params as Record<string, number>;
+    switch (method) {
+      case 'hash': {
+        const volume = this.volume(String(params.volume));
+        const view = group.pointView(sequence, volume.number);
+        if (view === null) throw new ForelockError('ESHUTDOWN', `no view is pinned at sequence ${sequence}`);
+        if (
+          !(
+            Number.isSafeInteger(lba) &&
+            Number.isSafeInteger(blockCount) &&
+            lba >= 0 &&
+            blockCount > 0 &&
+            lba + blockCount <= view.blockCount
+          )
+        ) {
+          throw new ForelockError('EINVAL', `extent ${lba}+${blockCount} lies outside the volume`);
+        }
+        return digestOf(volume, view, lba, blockCount, Boolean(maps), this.#hash);
+      }
+      case 'release':
+        group.releasePoint(sequence);
+        return null;
+      case 'verify':
+        if (group.role !== 'primary') throw new ForelockError('EPERM', 'verify is led by the primary');
+        return verifyVolume(member.pair, this.volume(String(params.volume)), Boolean(maps), this.#hash);
+      default:
+        throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
+    }
+  }
+}

@@ -1,0 +1,125 @@
+/**
+ * Flat platters: copies what the journal holds into the image, in the background, and lets go of it.
+ *
+ * The journal is a write-ahead log in front of the image. The map of a flat volume knows only blocks whose newest
+ * version is still in the journal; everything else stands in the image. A round takes the mapped blocks as they are,
+ * writes them to the image, syncs it, and then drops the pointers that have not moved on. After a crash the journal is
+ * replayed and the round happens again: writing a block twice does no harm.
+ */
+import { ForelockError } from '../errors.js';
+import { UNMAPPED, ZERO } from '../journal/map.js';
+import type { ImageSource } from '../journal/reader.js';
+import { MIB } from '../limits.js';
+import type { Group } from '../volume/group.js';
+import type { OpenedState } from '../volume/group-state.js';
+import type { Volume } from '../volume/volume.js';
+import type { FlatImage } from './flat.js';
+
+/** Mapped bytes of a flat volume that start a round: enough to write in order of address, little enough to stay in the ring. */
+const ROUND_BYTES = 32 * MIB;
+const PIECE_BYTES = MIB;
+
+export class Writeback {
+  readonly #group: Group;
+  readonly #images = new Map<number, FlatImage>();
+  #running = false;
+  #held = 0;
+  readonly counters = { rounds: 0, blocksWritten: 0, errors: 0 };
+
+  constructor(group: Group, state: OpenedState) {
+    this.#group = group;
+    for (const [number, image] of state.images) this.#images.set(number, image);
+  }
+
+  image(volume: number): ImageSource | null {
+    return this.#images.get(volume) ?? null;
+  }
+
+  /** Keeps the images still: a view is pinned over them. */
+  hold(): void {
+    this.#held += 1;
+  }
+
+  resume(): void {
+    this.#held -= 1;
+  }
+
+  /** Begins a round if enough has gathered. */
+  poke(): void {
+    if (this.#running || this.#held > 0 || this.#images.size === 0) return;
+    const { journal } = this.#group;
+    const pressed = journal.segments.used > this.#group.cleaner.softLimit;
+    for (const [number] of this.#images) {
+      const volume = this.#group.volumes.get(number)!;
+      if (pressed || volume.map.mappedCount * volume.blockSize >= ROUND_BYTES) {
+        this.#running = true;
+        this.#round(volume).finally(() => {
+          this.#running = false;
+        });
+        return;
+      }
+    }
+  }
+
+  /** Everything into the images: a clean stop leaves them whole for other tools. */
+  async drain(): Promise<void> {
+    while (this.#running) await new Promise<void>((resolve) => this.#group.defer(resolve));
+    for (const [number] of this.#images) await this.#round(this.#group.volumes.get(number)!);
+    for (const image of this.#images.values()) image.close();
+  }
+
+  async #round(volume: Volume): Promise<void> {
+    const image = this.#images.get(volume.number)!;
+    const { map } = volume;
+    const { journal } = this.#group;
+    const upTo = journal.head;
+    const view = map.snapshot();
+    const live = this.#group.cleaner.pinLive();
+    const written: { lba: number; blockCount: number; zero: boolean }[] = [];
+    try {
+      // the image may not be ahead of the journal: what it shows must be replayable
+      await this.#untilDurable(upTo);
+      for (let lba = 0; lba < view.blockCount; ) {
+        const at = lba;
+        const count = view.run(at, PIECE_BYTES / volume.blockSize);
+        const { status } = view;
+        lba += count;
+        if (status === UNMAPPED) continue;
+        if (status === ZERO) await call((done) => image.zero(at * volume.blockSize, count * volume.blockSize, done));
+        else {
+          const bytes = new Uint8Array(count * volume.blockSize);
+          await call((done) =>
+            this.#group.reader.read(view, volume.number, volume.blockShift, at, count, bytes, image, done),
+          );
+          await call((done) => image.write(at * volume.blockSize, [bytes], done));
+        }
+        this.counters.blocksWritten += count;
+        written.push({ lba: at, blockCount: count, zero: status === ZERO });
+      }
+      await call((done) => image.sync(done));
+      for (const { lba, blockCount, zero } of written) {
+        if (zero) map.dropZero(lba, blockCount);
+        else for (let i = 0; i < blockCount; i += 1) map.drop(lba + i, upTo);
+      }
+      this.counters.rounds += 1;
+    } catch {
+      this.counters.errors += 1; // the journal still has everything; the next round tries again
+    } finally {
+      view.release();
+      this.#group.cleaner.unpinLive(live);
+    }
+  }
+
+  async #untilDurable(position: number): Promise<void> {
+    const { journal } = this.#group;
+    while (journal.durable < position) {
+      if (journal.failed !== null) throw new ForelockError('EIO', journal.failed.message);
+      journal.sync();
+      await new Promise<void>((resolve) => this.#group.whenDurable(resolve));
+    }
+  }
+}
+
+function call(start: (done: (error: Error | null) => void) => void): Promise<void> {
+  return new Promise((resolve, reject) => start((error) => (error ? reject(error) : resolve())));
+}

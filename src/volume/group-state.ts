@@ -1,0 +1,399 @@
+/**
+ * Opening a group's state directory: superblock, maps, journal, recovery; and creating it the first time.
+ */
+
+import { createHash, randomUUID } from 'node:crypto';
+import type { XXHashAPI } from 'xxhash-wasm';
+import { TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import { Journal, type JournalVolume } from '../journal/journal.js';
+import { Liveness } from '../journal/liveness.js';
+import { BlockMap } from '../journal/map.js';
+import { MapLog } from '../journal/map-log.js';
+import { type RecoveryReport, recover } from '../journal/recovery.js';
+import type { Store } from '../journal/store.js';
+import { SUPERBLOCK_GENERATIONS_MAX, type Superblock, SuperblockFiles } from '../journal/superblock.js';
+import type { Kernel } from '../kernel/kernel.js';
+import { GroupMemory, type Region } from '../kernel/memory.js';
+import type { Offload } from '../kernel/offload.js';
+import {
+  BLOCK_SIZE_DEFAULT,
+  JOURNAL_SEGMENTS_MIN,
+  MIB,
+  RING_SIZE_DEFAULT,
+  SEGMENT_SIZE_MAX,
+  SEGMENT_SIZE_MIN,
+  VOLUME_SIZE_MAX,
+} from '../limits.js';
+import type { FlatImage } from '../platter/flat.js';
+import type { Role } from './group.js';
+import { lockTableSize, RangeLocks } from './locks.js';
+import type { VolumeOptions } from './volume.js';
+
+export interface VolumeConfig {
+  name: string;
+  /** Bytes; may be left out for a volume that exists. */
+  size?: number | undefined;
+  blockSize?: number | undefined;
+  platter?: 'journal' | 'flat' | undefined;
+  /** Of the image: platter flat. */
+  path?: string | undefined;
+}
+
+export interface GroupConfig {
+  group: string;
+  site: string;
+  role: Role;
+  volumes: readonly VolumeConfig[];
+  /** Bytes of journal on disk; default twice the volumes' size. */
+  journalSize?: number | undefined;
+  ringSize?: number | undefined;
+}
+
+/** What opening needs of the world. */
+export interface StateEnvironment {
+  store: Store;
+  hash: XXHashAPI;
+  createKernel(memory: GroupMemory): Kernel;
+  createOffload(memory: GroupMemory): Offload;
+  openImage(path: string, size: number): FlatImage;
+  /** Microseconds since 1970. */
+  clockMicros(): number;
+  defer(task: () => void): void;
+  poolSealBytes: number;
+  /** Releases the directory. */
+  closed(): void;
+}
+
+export interface Regions {
+  ring: Region;
+  readSlices: Region[];
+  readBack: Region[];
+  base: Region[];
+  cleaner: Region;
+}
+
+/** A group's state, opened and recovered. */
+export interface OpenedState {
+  readonly superblock: Superblock;
+  readonly role: Role;
+  readonly journal: Journal;
+  readonly offload: Offload;
+  readonly liveness: Liveness;
+  readonly maps: ReadonlyMap<number, BlockMap>;
+  readonly mapLog: MapLog;
+  readonly regions: Regions;
+  readonly volumes: readonly VolumeOptions[];
+  /** Images of flat volumes, by volume number. */
+  readonly images: ReadonlyMap<number, FlatImage>;
+  readonly recovery: RecoveryReport & { clean: boolean };
+  /** Explicit scopes of the peer's stream that were open when the state was closed. */
+  readonly openScopes: { sequence: number; flags: number; volume: number; lba: number; blockCount: number }[];
+  /** The same of this site's own stream: their sessions are gone. */
+  readonly ownScopes: { sequence: number; volume: number }[];
+  readonly warning: string | null;
+  save(done: (error: Error | null) => void): void;
+  /** Kept with the next save: nothing depends on its being up to date, only on its not being too high. */
+  rememberPeerDurable(sequence: number): void;
+  close(): Promise<void>;
+}
+
+/** A number for a site that joins an existing group: from its name, so that it never depends on who asks; 1 is the founder's. */
+export function siteNumberOf(name: string): number {
+  return 2 + (createHash('sha256').update(name).digest().readUInt32LE(0) % 254);
+}
+
+/** The superblock in a store, or null when the directory is new. */
+export function loadSuperblock(
+  store: Store,
+  hash: XXHashAPI,
+): { files: SuperblockFiles; superblock: Superblock | null } {
+  const files = new SuperblockFiles(store, hash);
+  return { files, superblock: files.load() };
+}
+
+/** What a new group, or a standby that adopts one, writes down first. */
+export function newSuperblock(
+  config: GroupConfig,
+  volumes: { number: number; name: string; size: number; blockSize: number }[],
+  adopt: { groupId: string; generations: Superblock['generations']; peer: { number: number; name: string } } | null,
+): Superblock {
+  const number = adopt === null ? 1 : siteNumberOf(config.site);
+  const size = volumes.reduce((sum, volume) => sum + volume.size, 0);
+  const ringSize = config.ringSize ?? RING_SIZE_DEFAULT;
+  const segmentSize = chooseSegmentSize(config.journalSize ?? journalDefault(size), ringSize);
+  return {
+    groupId: adopt?.groupId ?? randomUUID(),
+    group: config.group,
+    site: { number, name: config.site },
+    sites: adopt === null ? [{ number, name: config.site }] : [adopt.peer, { number, name: config.site }],
+    volumes: volumes.map((volume) => {
+      const wanted = config.volumes.find((each) => each.name === volume.name);
+      const platter = wanted?.platter ?? 'journal';
+      if (platter === 'flat' && wanted?.path === undefined) {
+        throw new ForelockError('CONFIG', `volume ${volume.name}: platter=flat needs path=FILE, its image`);
+      }
+      return { ...volume, platter, ...(platter === 'flat' && wanted?.path !== undefined ? { path: wanted.path } : {}) };
+    }),
+    segmentSize,
+    generations: adopt?.generations ?? [{ ordinal: 1, id: randomUUID(), parent: null, minter: number, ends: {} }],
+    incarnation: 0,
+    peers: {},
+    role: config.role,
+    clean: true,
+    degradedSince: null,
+    streamStart: 0,
+    inconsistent: null,
+    checkpoint: {
+      mapFile: 0,
+      mapEnd: 0,
+      position: 0,
+      own: 0,
+      peer: { received: 0, applied: 0 },
+      openScopes: [],
+      ownScopes: [],
+      clock: 0,
+    },
+  };
+}
+
+/** Volumes of a new group, as configured: sizes are needed. */
+export function volumesFromConfig(
+  config: GroupConfig,
+): { number: number; name: string; size: number; blockSize: number }[] {
+  return config.volumes.map((volume, index) => {
+    if (volume.size === undefined) {
+      throw new ForelockError(
+        'CONFIG',
+        `volume ${volume.name} is new: give its size, as in --volume ${volume.name}:10G`,
+      );
+    }
+    const blockSize = volume.blockSize ?? BLOCK_SIZE_DEFAULT;
+    if (volume.size === 0 || volume.size % blockSize !== 0 || volume.size > VOLUME_SIZE_MAX) {
+      throw new ForelockError(
+        'CONFIG',
+        `volume ${volume.name}: size ${volume.size} must be a multiple of ${blockSize} bytes, above 0 and at most ${VOLUME_SIZE_MAX}`,
+      );
+    }
+    return { number: index + 1, name: volume.name, size: volume.size, blockSize };
+  });
+}
+
+/**
+ * Opens and recovers.
+ * @throws ForelockError STATE_CORRUPT, STATE_NEWER, STATE_MISMATCH, CONFIG
+ */
+export async function openState(
+  config: GroupConfig,
+  files: SuperblockFiles,
+  superblock: Superblock,
+  environment: StateEnvironment,
+): Promise<OpenedState> {
+  const { store, hash } = environment;
+  checkConfig(config, superblock);
+  const created = superblock.incarnation === 0;
+  const wasClean = superblock.clean;
+  const ringSize = config.ringSize ?? Math.max(RING_SIZE_DEFAULT, superblock.segmentSize);
+  if (ringSize % superblock.segmentSize !== 0) {
+    throw new ForelockError(
+      'CONFIG',
+      `--ring ${ringSize}: this journal has segments of ${superblock.segmentSize} bytes; the ring must be a multiple of that`,
+    );
+  }
+  const total = superblock.volumes.reduce((sum, volume) => sum + volume.size, 0);
+  const limit = config.journalSize ?? journalDefault(total);
+  checkLimit(limit, superblock.segmentSize);
+
+  const liveness = new Liveness(superblock.segmentSize);
+  const tables = superblock.volumes.map((volume) => lockTableSize(volume.size / volume.blockSize, regionShift(volume)));
+  const memory = new GroupMemory(ringSize + tables.reduce((sum, size) => sum + size + 64, 0) + 48 * MIB);
+  const regions: Regions = {
+    ring: memory.take(ringSize),
+    readSlices: Array.from({ length: 4 }, () => memory.take(4 * MIB)),
+    readBack: Array.from({ length: 6 }, () => memory.take(3 * MIB)),
+    base: Array.from({ length: 4 }, () => memory.take(MIB)),
+    cleaner: memory.take(4 * MIB),
+  };
+  const kernel = environment.createKernel(memory);
+  const offload = environment.createOffload(memory);
+  const newest = superblock.generations[superblock.generations.length - 1]!;
+  const journal = new Journal({
+    store,
+    kernel,
+    offload,
+    memory,
+    ring: regions.ring,
+    segmentSize: superblock.segmentSize,
+    groupId: superblock.groupId,
+    ownSite: superblock.site.number,
+    generation: newest.ordinal,
+    poolSealBytes: environment.poolSealBytes,
+    clock: environment.clockMicros,
+    defer: environment.defer,
+    limit,
+  });
+  journal.stamp = superblock.checkpoint.clock;
+
+  const maps = new Map<number, BlockMap>();
+  const volumes: VolumeOptions[] = superblock.volumes.map((volume, index) => {
+    const map = new BlockMap(volume.size / volume.blockSize, liveness);
+    maps.set(volume.number, map);
+    const table = memory.take(tables[index]!);
+    const blockCount = volume.size / volume.blockSize;
+    const locks = new RangeLocks({ kernel, table: table.at, regionShift: regionShift(volume), blockCount });
+    const opened: JournalVolume = {
+      number: volume.number,
+      map,
+      blockShift: Math.log2(volume.blockSize),
+      flat: volume.platter === 'flat',
+    };
+    journal.volumes.set(volume.number, opened);
+    return { ...volume, map, locks };
+  });
+
+  const images = new Map<number, FlatImage>();
+  for (const volume of superblock.volumes) {
+    if (volume.platter === 'flat') images.set(volume.number, environment.openImage(volume.path!, volume.size));
+  }
+
+  const mapLog = new MapLog(store, hash);
+  const { checkpoint } = superblock;
+  if (checkpoint.mapFile > 0) mapLog.load({ mapFile: checkpoint.mapFile, mapEnd: checkpoint.mapEnd }, maps);
+  // a base copy begins the stream at its start: nothing before it will ever come
+  const { streamStart } = superblock;
+  const ownScopes = new Map(checkpoint.ownScopes.map((scope) => [scope.sequence, scope]));
+  const scopes = new Map(checkpoint.openScopes.map((scope) => [scope.sequence, scope]));
+  const report = recover(
+    journal,
+    store,
+    {
+      position: checkpoint.position,
+      own: checkpoint.own,
+      peerReceived: Math.max(checkpoint.peer.received, streamStart),
+      peerApplied: Math.max(checkpoint.peer.applied, streamStart),
+    },
+    superblock.groupId,
+    regions.cleaner,
+    (header) => {
+      const open = header.site === superblock.site.number ? ownScopes : scopes;
+      if (header.type === TYPE_LOCK) {
+        const { sequence, flags, volume, lba, blockCount } = header;
+        open.set(sequence, { sequence, flags, volume, lba, blockCount });
+      } else if (header.type === TYPE_UNLOCK) open.delete(header.scope);
+    },
+  );
+  if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
+
+  if (config.role === 'primary' && superblock.role === 'standby') promote(superblock, journal);
+  superblock.incarnation += 1;
+  superblock.clean = false;
+  superblock.role = config.role;
+  const save = (done: (error: Error | null) => void): void => files.save(superblock, done);
+  await new Promise<void>((resolve, reject) => save((error) => (error ? reject(error) : resolve())));
+
+  return {
+    superblock,
+    journal,
+    offload,
+    liveness,
+    maps,
+    mapLog,
+    regions,
+    volumes,
+    images,
+    role: config.role,
+    recovery: { ...report, clean: wasClean || created },
+    openScopes: [...scopes.values()],
+    ownScopes: [...ownScopes.values()],
+    warning: files.warning,
+    save,
+    rememberPeerDurable(sequence) {
+      for (const peer of Object.values(superblock.peers)) if (sequence > peer.durable) peer.durable = sequence;
+    },
+    async close() {
+      await offload.close();
+      mapLog.close();
+      environment.closed();
+    },
+  };
+}
+
+/** A standby becomes primary: its image goes on under a generation of its own. Durable with the save that follows. */
+function promote(superblock: Superblock, journal: Journal): void {
+  if (superblock.inconsistent !== null) {
+    throw new ForelockError(
+      'STATE_MISMATCH',
+      `site ${superblock.site.name} cannot become primary: its first copy was never finished, so its image is no moment of anything. Start it as standby again and let the copy finish`,
+    );
+  }
+  mintGeneration(superblock, journal);
+}
+
+/** A new generation at the ends of both streams here: what follows is not what the peer may have seen. */
+export function mintGeneration(superblock: Superblock, journal: Journal): void {
+  const newest = superblock.generations[superblock.generations.length - 1]!;
+  const ends: Record<string, number> = {};
+  for (const stream of [journal.own, journal.peer])
+    if (stream.site !== 0 && stream.appended > 0) ends[stream.site] = stream.appended;
+  const minted = {
+    ordinal: newest.ordinal + 1,
+    id: randomUUID(),
+    parent: newest.id,
+    minter: superblock.site.number,
+    ends,
+  };
+  superblock.generations.push(minted);
+  if (superblock.generations.length > SUPERBLOCK_GENERATIONS_MAX) superblock.generations.shift();
+  journal.generation = minted.ordinal;
+}
+
+/** Twice the volumes' size, and never less than cleaning needs. */
+function journalDefault(total: number): number {
+  return Math.max(2 * total, total + 64 * MIB);
+}
+
+/** Many segments make cleaning cheap, large ones make appends cheap: a thirty-second of the journal, a power of two. */
+function chooseSegmentSize(journalSize: number, ringSize: number): number {
+  const wanted = 2 ** Math.floor(Math.log2(Math.max(1, journalSize / 32)));
+  return Math.min(ringSize, SEGMENT_SIZE_MAX, Math.max(SEGMENT_SIZE_MIN, wanted));
+}
+
+function checkLimit(limit: number, segmentSize: number): void {
+  if (limit < JOURNAL_SEGMENTS_MIN * segmentSize) {
+    throw new ForelockError(
+      'CONFIG',
+      `--journal ${limit}: needs at least ${JOURNAL_SEGMENTS_MIN} segments of ${segmentSize} bytes`,
+    );
+  }
+}
+
+function regionShift(volume: { size: number; blockSize: number }): number {
+  // at most 2^28 regions, a table of 32 MiB
+  return Math.max(0, Math.ceil(Math.log2(volume.size / volume.blockSize)) - 28);
+}
+
+/** An existing state must be what the configuration says. */
+function checkConfig(config: GroupConfig, superblock: Superblock): void {
+  const mismatch = (what: string): never => {
+    throw new ForelockError('STATE_MISMATCH', `${what}. Correct the configuration, or use another state directory`);
+  };
+  if (superblock.group !== config.group)
+    mismatch(`the state directory holds group ${superblock.group}, the configuration says ${config.group}`);
+  if (superblock.site.name !== config.site)
+    mismatch(`the state directory belongs to site ${superblock.site.name}, the configuration says ${config.site}`);
+  for (const wanted of config.volumes) {
+    const volume = superblock.volumes.find((each) => each.name === wanted.name);
+    if (volume === undefined)
+      mismatch(
+        `the group has no volume ${wanted.name} (it has ${superblock.volumes.map((each) => each.name).join(', ')}); volumes are fixed when a group is created`,
+      );
+    else {
+      if (wanted.size !== undefined && wanted.size !== volume.size)
+        mismatch(`volume ${wanted.name} has ${volume.size} bytes, the configuration says ${wanted.size}`);
+      if (wanted.platter !== undefined && wanted.platter !== volume.platter)
+        mismatch(`volume ${wanted.name} is on platter ${volume.platter}, the configuration says ${wanted.platter}`);
+      if (wanted.path !== undefined && wanted.path !== volume.path)
+        mismatch(`volume ${wanted.name} has its image at ${volume.path}, the configuration says ${wanted.path}`);
+    }
+  }
+}

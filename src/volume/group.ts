@@ -1,0 +1,479 @@
+/**
+ * One site's end of a group: the volumes that share one journal and one order, and what their hosts were promised.
+ *
+ * Everything that happens to a group happens on one thread, in here or below. Time, disk, pool and link come in from
+ * outside (platform), so that a simulator can replace them.
+ */
+import { FLAG_POINT, TYPE_FLUSH, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
+import { ForelockError } from '../errors.js';
+import { Checkpointer } from '../journal/checkpointer.js';
+import { Cleaner } from '../journal/cleaner.js';
+import type { Journal } from '../journal/journal.js';
+import { NO_SPACE } from '../journal/journal.js';
+import type { MapView } from '../journal/map.js';
+import { BlockReader, type ImageSource } from '../journal/reader.js';
+import { Writeback } from '../platter/writeback.js';
+import type { Completion } from './device.js';
+import { AckGate, type AckLevel, type AckName } from './gate.js';
+import type { OpenedState } from './group-state.js';
+import type { LockRequest } from './locks.js';
+import { Receiver } from './receiver.js';
+import { Sender } from './sender.js';
+import { Volume } from './volume.js';
+
+export type Role = 'primary' | 'standby';
+export type WhenPeerAway = 'degrade' | 'block' | 'fail';
+
+export interface GroupPolicy {
+  ack: AckName;
+  speculation: 'on' | 'off';
+  whenPeerAway: WhenPeerAway;
+  /** A peer is configured (--peer or --listen). */
+  paired: boolean;
+}
+
+/** What a group needs of the world. */
+export interface Platform {
+  /** Milliseconds, for waits; may be monotonic. */
+  nowMs(): number;
+  defer(task: () => void): void;
+}
+
+interface PinnedPoint {
+  readonly view: MapView;
+  readonly release: () => void;
+}
+
+export class Group {
+  readonly name: string;
+  readonly role: Role;
+  readonly state: OpenedState;
+  readonly journal: Journal;
+  readonly reader: BlockReader;
+  readonly cleaner: Cleaner;
+  readonly checkpointer: Checkpointer;
+  readonly writeback: Writeback;
+  readonly mirror: Sender | Receiver;
+  readonly volumes = new Map<number, Volume>();
+  readonly ack: AckName;
+  readonly lockStep: boolean;
+  readonly policy: GroupPolicy;
+  /** LOCK sequences of this site's open scopes, with their volumes. */
+  readonly ownScopes: Map<number, number>;
+  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0 };
+
+  readonly #platform: Platform;
+  readonly #gate = new AckGate();
+  readonly #roomQueue: (() => boolean)[] = [];
+  #roomPumping = false;
+  #advanceQueued = false;
+  readonly #durableWaiters: (() => void)[] = [];
+  readonly #peerWaiters: (() => void)[] = [];
+  #sessions = 0;
+  #lastFlush = 0;
+  #serving = false;
+  #stopping = false;
+  #degrading = false;
+  /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
+  readonly #views = new Set<{ drop: () => void }>();
+  /** Views pinned at FLUSH records with FLAG_POINT, by sequence. */
+  readonly #points = new Map<number, Map<number, PinnedPoint>>();
+
+  constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
+    this.state = state;
+    this.name = state.superblock.group;
+    this.role = state.role;
+    this.journal = state.journal;
+    this.ack = policy.ack;
+    this.lockStep = policy.speculation === 'off';
+    this.policy = policy;
+    this.#platform = platform;
+    const defer = platform.defer.bind(platform);
+    this.reader = new BlockReader(state.journal, state.offload, state.regions.readSlices, defer);
+    this.ownScopes = new Map(state.ownScopes.map(({ sequence, volume }) => [sequence, volume]));
+    for (const volume of state.volumes) this.volumes.set(volume.number, new Volume(this, volume));
+    this.mirror = this.role === 'primary' ? new Sender(this, confirmedAtPeer(state)) : new Receiver(this);
+    this.cleaner = new Cleaner(
+      state.journal,
+      state.offload,
+      state.liveness,
+      state.regions.cleaner,
+      {
+        retainFrom: () => this.mirror.retainFrom,
+        checkpointPosition: () => this.checkpointer.position,
+        wantCheckpoint: () => this.checkpointer.request(),
+        giveUpRetention: () => this.mirror.giveUpRetention(),
+        dropViews: () => {
+          for (const view of [...this.#views]) view.drop();
+        },
+      },
+      defer,
+    );
+    this.checkpointer = new Checkpointer(
+      state,
+      () => this.mirror.checkpointCursors(),
+      () => this.cleaner.poke(),
+      defer,
+    );
+    this.writeback = new Writeback(this, state);
+    this.journal.listen({
+      sealed: () => this.mirror.ownMoved(),
+      durable: () => {
+        this.mirror.ownMoved();
+        this.#queueAdvance();
+        for (const resolve of this.#durableWaiters.splice(0)) resolve();
+        this.cleaner.poke();
+        this.checkpointer.poke();
+      },
+      room: () => this.#pumpRoom(),
+      failed: (error) => {
+        this.#gate.failAll(error as ForelockError);
+        for (const resolve of this.#durableWaiters.splice(0)) resolve();
+      },
+    });
+  }
+
+  // ---- for front ends and volumes
+
+  nowMs(): number {
+    return this.#platform.nowMs();
+  }
+
+  defer(task: () => void): void {
+    this.#platform.defer(task);
+  }
+
+  /** A number of its own for every host connection and explicit scope holder. */
+  nextSession(): number {
+    this.#sessions = (this.#sessions % 0x7fffffff) + 1;
+    return this.#sessions;
+  }
+
+  settleSoon(completion: Completion, error: ForelockError | null): void {
+    this.#platform.defer(() => completion.settle(error));
+  }
+
+  /** Why a host may not read content now, or null. */
+  refuseRead(): ForelockError | null {
+    if (this.#stopping) return new ForelockError('ESHUTDOWN', 'the gateway is stopping');
+    if (this.role === 'standby') {
+      return new ForelockError(
+        'EPERM',
+        `site ${this.state.superblock.site.name} is the standby of group ${this.name}: content is refused`,
+      );
+    }
+    if (!this.#serving)
+      return new ForelockError('EPERM', `group ${this.name} does not serve yet: ${this.mirror.describe()}`);
+    return null;
+  }
+
+  refuseWrite(): ForelockError | null {
+    return this.refuseRead() ?? this.journal.failed ?? (this.policy.whenPeerAway === 'fail' ? this.#peerAway() : null);
+  }
+
+  /** The promise of a record: its completion is settled when the cursors say so. */
+  promise(sequence: number, level: AckLevel, completion: Completion): void {
+    this.#gate.push(sequence, level, completion);
+    this.#queueAdvance();
+  }
+
+  /** Appends a FLUSH, or takes the one that is already last. @returns its sequence, RING_FULL or NO_SPACE */
+  appendFlush(flags = 0): number {
+    const { journal } = this;
+    if (journal.diskFull) return NO_SPACE;
+    if (flags === 0 && this.#lastFlush === journal.own.appended && this.#lastFlush > 0) {
+      journal.sync();
+      return this.#lastFlush;
+    }
+    const at = journal.reserve(TYPE_FLUSH, flags, 0, 0, 0, 0, 0, 0, journal.peer.appended);
+    if (at < 0) return at;
+    const sequence = journal.publish();
+    this.#lastFlush = sequence;
+    if ((flags & FLAG_POINT) !== 0) this.pinPoint(sequence);
+    journal.sync();
+    return sequence;
+  }
+
+  /** Runs `attempt` now, and again whenever there is room, until it says true. In order of asking. */
+  whenRoom(attempt: () => boolean): void {
+    if (this.#roomQueue.length === 0 && attempt()) return;
+    this.counters.roomWaits += 1;
+    this.#roomQueue.push(attempt);
+  }
+
+  get roomIsWaitedFor(): boolean {
+    return this.#roomQueue.length > 0;
+  }
+
+  image(volume: number): ImageSource | null {
+    return this.writeback.image(volume);
+  }
+
+  // ---- lock-step baseline: a write is sent as an explicit scope
+
+  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number): number {
+    // LOCK, WRITE and UNLOCK go in together or not at all
+    const room = this.journal.room(blockCount * (volume.blockSize + 8) + 1024);
+    if (room < 0) return room;
+    const lock = volume.appendScoped(TYPE_LOCK, 0, session, 0, lba, blockCount, null);
+    if (lock > 0) this.scopeOpened(lock, volume.number);
+    return lock;
+  }
+
+  closeLockStepScope(volume: Volume, session: number, scope: number): number {
+    const sequence = volume.appendScoped(TYPE_UNLOCK, 0, session, scope, 0, 0, null);
+    assert(sequence > 0, 'an UNLOCK finds room behind its scope');
+    this.scopeClosed(scope, sequence);
+    return sequence;
+  }
+
+  // ---- explicit scopes of this site that are open in its stream
+
+  /** A record of this site's stream that recovery or a returned tail has shown. */
+  ownScopeSeen(header: { type: number; sequence: number; scope: number; volume: number }): void {
+    if (header.type === TYPE_LOCK) this.ownScopes.set(header.sequence, header.volume);
+    else if (header.type === TYPE_UNLOCK) this.ownScopes.delete(header.scope);
+  }
+
+  scopeOpened(lock: number, volume: number): void {
+    this.ownScopes.set(lock, volume);
+    this.mirror.scopeOpened(lock);
+  }
+
+  scopeClosed(lock: number, end: number): void {
+    this.ownScopes.delete(lock);
+    this.mirror.scopeClosed(lock, end);
+  }
+
+  /** Sessions of an earlier life are gone: their scopes end here, or the peer would hold their locks for ever. */
+  #endDeadScopes(): void {
+    for (const [lock, number] of [...this.ownScopes]) {
+      this.whenRoom(() => {
+        const end = this.volumes.get(number)!.appendScoped(TYPE_UNLOCK, 0, 0, lock, 0, 0, null);
+        if (end < 0) return end === NO_SPACE;
+        this.scopeClosed(lock, end);
+        return true;
+      });
+    }
+  }
+
+  // ---- views
+
+  /** Registers something pinned that may have to be dropped when the journal needs its room. */
+  registerView(view: { drop: () => void }): () => void {
+    this.#views.add(view);
+    this.counters.views += 1;
+    return () => this.#views.delete(view);
+  }
+
+  /** Pins every volume's image at this moment (a FLUSH with FLAG_POINT was just applied). */
+  pinPoint(sequence: number): void {
+    for (const [old, pinned] of this.#points) {
+      // one verify at a time: an older point whose asker went away must not pin the journal
+      for (const point of pinned.values()) point.release();
+      this.#points.delete(old);
+    }
+    const pinned = new Map<number, PinnedPoint>();
+    this.writeback.hold();
+    const live = this.cleaner.pinLive();
+    let users = this.volumes.size;
+    for (const volume of this.volumes.values()) {
+      const view = volume.map.snapshot();
+      pinned.set(volume.number, {
+        view,
+        release: () => {
+          view.release();
+          users -= 1;
+          if (users > 0) return;
+          this.cleaner.unpinLive(live);
+          this.writeback.resume();
+        },
+      });
+    }
+    this.#points.set(sequence, pinned);
+  }
+
+  /** The image of a volume at a point, or null if none is pinned there. */
+  pointView(sequence: number, volume: number): MapView | null {
+    return this.#points.get(sequence)?.get(volume)?.view ?? null;
+  }
+
+  releasePoint(sequence: number): void {
+    const pinned = this.#points.get(sequence);
+    if (pinned === undefined) return;
+    this.#points.delete(sequence);
+    for (const point of pinned.values()) point.release();
+  }
+
+  // ---- locks
+
+  /** Locks were released: wake who was granted, here and in the mirror's stream. */
+  locksMoved(): void {
+    this.wakeLockWaiters();
+    this.mirror.locksMoved();
+  }
+
+  wakeLockWaiters(): void {
+    for (const volume of this.volumes.values()) {
+      for (const request of volume.locks.drain()) {
+        const then = request.context as ((request: LockRequest) => void) | null;
+        if (then !== null) then(request);
+      }
+    }
+  }
+
+  /** Calls back when the journal has become more durable, or the disk has failed. */
+  whenDurable(then: () => void): void {
+    this.#durableWaiters.push(then);
+  }
+
+  /** Calls back when the peer's cursors have moved, or its link went. */
+  whenPeerMoved(then: () => void): void {
+    this.#peerWaiters.push(then);
+  }
+
+  // ---- life
+
+  get serving(): boolean {
+    return this.#serving;
+  }
+
+  /** Hosts may come: called once the lost tail is back, or the group serves alone. */
+  startServing(): void {
+    this.#endDeadScopes();
+    this.#serving = true;
+  }
+
+  /** Timed work; the platform calls it every few tens of milliseconds. */
+  tick(): void {
+    const now = this.#platform.nowMs();
+    this.journal.tick(now);
+    for (const volume of this.volumes.values()) {
+      if (volume.locks.nextDeadline() <= now) {
+        volume.locks.expire(now);
+        this.locksMoved();
+      }
+    }
+    this.mirror.tick(now);
+    this.checkpointer.poke();
+    this.cleaner.poke();
+    this.writeback.poke();
+    this.#queueAdvance();
+    this.#pumpRoom();
+  }
+
+  /** The peer's cursors moved. */
+  peerMoved(): void {
+    for (const resolve of this.#peerWaiters.splice(0)) resolve();
+    this.#queueAdvance();
+    this.cleaner.poke();
+  }
+
+  /**
+   * A clean stop: refuses new requests, makes everything durable, checkpoints, marks the state clean.
+   * What hosts still wait for is settled first (or failed, if the disk cannot take it).
+   */
+  async close(): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    for (const view of [...this.#views]) view.drop();
+    for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
+    this.mirror.close();
+    const { journal } = this;
+    if (journal.failed === null && !journal.diskFull) {
+      if (this.role === 'primary') this.#endDeadScopes();
+      await this.#until(() => {
+        if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
+        journal.sync();
+        return false;
+      });
+      await this.writeback.drain();
+      await this.checkpointer.finish(true);
+    }
+    this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
+    journal.close();
+    await this.state.close();
+  }
+
+  async #until(done: () => boolean): Promise<void> {
+    while (!done()) await new Promise<void>((resolve) => this.#platform.defer(resolve));
+  }
+
+  // ---- inside
+
+  #peerAway(): ForelockError | null {
+    if (!this.policy.paired || this.ack === 'local' || this.mirror.connected) return null;
+    this.counters.peerAwayFailures += 1;
+    return new ForelockError('PEER_AWAY', `group ${this.name}: the peer is away and --when-peer-away is fail`);
+  }
+
+  #pumpRoom(): void {
+    if (this.#roomPumping) return;
+    this.#roomPumping = true;
+    while (this.#roomQueue.length > 0 && this.#roomQueue[0]!()) this.#roomQueue.shift();
+    this.#roomPumping = false;
+  }
+
+  #queueAdvance(): void {
+    if (this.#advanceQueued) return;
+    this.#advanceQueued = true;
+    this.#platform.defer(() => {
+      this.#advanceQueued = false;
+      this.#advance();
+    });
+  }
+
+  /** Settles what is promised by now. */
+  #advance(): void {
+    const { own } = this.journal;
+    if (this.journal.diskFull) {
+      this.#gate.failFlushes(
+        new ForelockError(
+          'ENOSPC',
+          'the disk is full: what was written waits in memory for room, and is not durable yet',
+        ),
+      );
+    }
+    const peer = this.mirror;
+    if (!this.policy.paired || (this.ack === 'local' && !this.lockStep)) {
+      this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
+      return;
+    }
+    if (!peer.connected && this.#gate.pendingPeer > 0) {
+      if (this.policy.whenPeerAway === 'fail') {
+        this.#gate.failPeer(
+          new ForelockError(
+            'PEER_AWAY',
+            `group ${this.name}: the peer went away; whether it has the write is not known`,
+          ),
+        );
+      } else if (this.policy.whenPeerAway === 'degrade') {
+        if (this.state.superblock.degradedSince === null) return this.#degrade();
+        this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
+        peer.loweredThrough(own.appended);
+        return;
+      }
+    }
+    this.#gate.advance(own.durable, peer.peerReceived, peer.peerDurable, peer.peerApplied);
+  }
+
+  /** Records durably that answers are lowered from here on, before the first of them. */
+  #degrade(): void {
+    if (this.#degrading) return;
+    this.#degrading = true;
+    this.counters.degraded += 1;
+    this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
+    this.state.save((error) => {
+      this.#degrading = false;
+      if (error) this.state.superblock.degradedSince = null;
+      this.#queueAdvance();
+    });
+  }
+}
+
+/** Last sequence that the peer is known to have durably and applied; -1 when there never was a peer. */
+function confirmedAtPeer(state: OpenedState): number {
+  const peers = Object.values(state.superblock.peers);
+  return peers.length === 0 ? -1 : Math.max(...peers.map((peer) => peer.durable));
+}

@@ -1,0 +1,617 @@
+/**
+ * A group and its peer: what happens when a link comes up.
+ *
+ *     HELLO both ways (link/) -> decide (mirror/decide.ts, the same answer at both ends)
+ *       refuse      both close, naming the reason
+ *       replay      source: START -> target: READY -> the stream goes on
+ *       base        the same, with the first copy in front
+ *       returnTail  the peer sends back what the author lost; the author syncs it, and both begin again
+ *
+ * It also holds the one decision that needs time: after an unclean stop a source serves nobody until its peer was
+ * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed; then it mints a generation first.
+ */
+import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
+import { type ErrorCode, ForelockError } from '../errors.js';
+import { RecordHeader } from '../journal/record.js';
+import { StreamReader } from '../journal/stream-reader.js';
+import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS } from '../limits.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
+import { type Decision, decide, type SiteState } from '../mirror/decide.js';
+import {
+  type Answer,
+  type Ask,
+  decode,
+  KIND_ANSWER,
+  KIND_ASK,
+  KIND_DATA,
+  KIND_READY,
+  KIND_REFUSE,
+  KIND_START,
+  type Message,
+  parseSiteState,
+  type Start,
+  WireEncoder,
+} from '../mirror/wire.js';
+import type { Group, Platform } from './group.js';
+import { type GroupConfig, mintGeneration, siteNumberOf } from './group-state.js';
+import { Receiver } from './receiver.js';
+import { Sender } from './sender.js';
+
+/** What an empty standby takes over from the source it meets. */
+export interface Adoption {
+  groupId: string;
+  generations: SiteState['generations'];
+  peer: { number: number; name: string };
+  volumes: SiteState['volumes'];
+}
+
+export interface PairOptions {
+  config: GroupConfig;
+  platform: Platform;
+  /** Creates the group's state when an empty standby is adopted. */
+  adopt(adoption: Adoption): Promise<Group>;
+  /** Hosts may come. */
+  onServing(): void;
+  /** Answers what the peer asks (verify). */
+  onAsk(method: string, params: Record<string, unknown>): Promise<unknown>;
+}
+
+export type PairState = 'away' | 'refused' | 'handshaking' | 'returning the tail' | 'base copy' | 'streaming';
+
+interface LostTail {
+  /** ms: serve alone from then on. */
+  until: number;
+}
+
+export class Pair {
+  group: Group | null;
+  readonly #options: PairOptions;
+  readonly #encoder = new WireEncoder();
+  #link: Link | null = null;
+  #peer: SiteState | null = null;
+  #decision: Decision | null = null;
+  #epoch = 0;
+  #running = false;
+  #refusal: string | null = null;
+  #lostTail: LostTail | null = null;
+  #mustEndWith = 0;
+  #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
+  #askId = 0;
+  readonly counters = {
+    rows: new Map<number, number>(),
+    tailRecordsReturned: 0,
+    tailRecordsRecovered: 0,
+    minted: 0,
+    protocolErrors: 0,
+  };
+
+  constructor(group: Group | null, options: PairOptions) {
+    this.group = group;
+    this.#options = options;
+    if (group !== null) this.#begin(group);
+  }
+
+  /** For status. */
+  get state(): PairState {
+    if (this.#link === null) return this.#refusal === null ? 'away' : 'refused';
+    if (!this.#running) return 'handshaking';
+    if (this.#decision?.action === 'returnTail') return 'returning the tail';
+    const { mirror } = this.group!;
+    if (mirror instanceof Sender)
+      return mirror.source.phase === 'base' || !mirror.source.consistent ? 'base copy' : 'streaming';
+    return mirror.imageConsistent ? 'streaming' : 'base copy';
+  }
+  get refusal(): string | null {
+    return this.#refusal;
+  }
+  get peerSite(): string | null {
+    return this.#peer?.site.name ?? null;
+  }
+  get link(): Link | null {
+    return this.#link;
+  }
+  get epoch(): number {
+    return this.#epoch;
+  }
+  /** Waiting for the peer before the first host is served. */
+  get waitingForTail(): boolean {
+    return this.#lostTail !== null;
+  }
+
+  /** What this site says of itself. */
+  hello(): SiteState {
+    const { config } = this.#options;
+    const group = this.group;
+    if (group === null) {
+      return {
+        format: RECORD_FORMAT,
+        group: config.group,
+        groupId: null,
+        site: { name: config.site, number: siteNumberOf(config.site) },
+        role: config.role,
+        incarnation: 0,
+        remembered: {},
+        volumes: config.volumes.map((volume, index) => ({
+          number: index + 1,
+          name: volume.name,
+          size: volume.size ?? 0,
+          blockSize: volume.blockSize ?? BLOCK_SIZE_DEFAULT,
+        })),
+        generations: [],
+        streams: {},
+        journalFrom: {},
+        imported: false,
+        base: null,
+        epoch: this.#epoch,
+        served: false,
+        clean: true,
+      };
+    }
+    const { superblock } = group.state;
+    const { own, peer } = group.journal;
+    const { inconsistent } = superblock;
+    const remembered: Record<string, number> = {};
+    for (const [number, { incarnation }] of Object.entries(superblock.peers)) remembered[number] = incarnation;
+    return {
+      format: RECORD_FORMAT,
+      group: superblock.group,
+      groupId: superblock.groupId,
+      site: superblock.site,
+      role: group.role,
+      incarnation: superblock.incarnation,
+      remembered,
+      volumes: superblock.volumes.map(({ number, name, size, blockSize }) => ({ number, name, size, blockSize })),
+      generations: superblock.generations,
+      streams: { [own.site]: own.appended, ...(peer.site === 0 ? {} : { [peer.site]: peer.appended }) },
+      journalFrom: {
+        [own.site]: this.#journalFrom(own.site),
+        ...(peer.site === 0 ? {} : { [peer.site]: this.#journalFrom(peer.site) }),
+      },
+      // an image may hold what no stream wrote
+      imported: superblock.streamStart > 0 || superblock.volumes.some((volume) => volume.platter === 'flat'),
+      base:
+        inconsistent === null
+          ? null
+          : {
+              source: inconsistent.source,
+              generation: inconsistent.generation,
+              start: inconsistent.startSequence,
+              next: this.#baseProgress(inconsistent.base),
+              end: inconsistent.untilSequence,
+            },
+      epoch: this.#epoch,
+      served: group.serving,
+      clean: group.state.recovery.clean,
+    };
+  }
+
+  /** A link is up and authenticated; its handlers are set here. */
+  onLink(link: Link, hello: unknown): void {
+    this.#link = link;
+    this.#running = false;
+    link.onClose = (reason) => this.#closed(link, reason);
+    link.onMessage = (header, stretch) => {
+      if (this.#link === link) this.#onMessage(link, header, stretch);
+    };
+    this.#guard(link, () => {
+      const theirs = parseSiteState(hello);
+      this.#peer = theirs;
+      const mine = this.hello();
+      const decision = decide(mine, theirs);
+      this.#decision = decision;
+      this.#epoch = decision.epoch;
+      this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
+      if (decision.action === 'refuse') return this.#refuse(link, decision);
+      this.#refusal = null;
+      if (decision.source === mine.site.number) this.#start(link, decision, theirs);
+    });
+  }
+
+  tick(nowMs: number): void {
+    if (this.#lostTail !== null && nowMs >= this.#lostTail.until && this.#decision?.action !== 'returnTail')
+      this.#serveAlone();
+  }
+
+  /**
+   * Asks the peer something.
+   * @throws ForelockError AWAY without a link; what the peer answers otherwise
+   */
+  ask(method: string, params: Record<string, unknown>): Promise<unknown> {
+    const link = this.#link;
+    if (link === null || !this.#running) {
+      return Promise.reject(new ForelockError('AWAY', `the peer is away: ${this.#refusal ?? 'no link'}`));
+    }
+    this.#askId = (this.#askId + 1) >>> 0;
+    const id = this.#askId;
+    return new Promise((resolve, reject) => {
+      this.#asks.set(id, { resolve, reject });
+      link.send(this.#encoder.control({ kind: KIND_ASK, ask: { id, method, params } }), null, null);
+    });
+  }
+
+  close(): void {
+    this.#lostTail = null;
+    this.group?.mirror.detach();
+    this.#failAsks('the gateway is stopping');
+  }
+
+  // ---- serving
+
+  #begin(group: Group): void {
+    if (group.role !== 'primary') return;
+    const { recovery, superblock } = group.state;
+    const peers = Object.keys(superblock.peers).length;
+    if (recovery.clean || !group.policy.paired || peers === 0) return this.#serve(group);
+    this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+  }
+
+  #serve(group: Group): void {
+    this.#lostTail = null;
+    if (group.serving) return;
+    group.startServing();
+    this.#options.onServing();
+  }
+
+  /** Nobody answered: what is recovered here is the truth from now on, under a new generation. */
+  #serveAlone(): void {
+    const group = this.group!;
+    this.#lostTail = null;
+    this.counters.minted += 1;
+    mintGeneration(group.state.superblock, group.journal);
+    group.state.save((error) => {
+      if (error === null) this.#serve(group);
+      else this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+    });
+  }
+
+  // ---- handshake
+
+  #refuse(link: Link, decision: Decision): void {
+    this.#refusal = decision.reason;
+    const refuse = { row: decision.row, code: decision.code ?? ('PEER_REFUSED' as ErrorCode), reason: decision.reason };
+    link.send(this.#encoder.control({ kind: KIND_REFUSE, refuse }), null, null);
+    link.close(CLOSE_REFUSED, decision.reason);
+  }
+
+  /** This end holds the stream: it begins. */
+  #start(link: Link, decision: Decision, theirs: SiteState): void {
+    const group = this.group!;
+    const { superblock } = group.state;
+    if (decision.action === 'returnTail') return this.#returnTail(link, decision);
+    const taken = superblock.sites.find((site) => site.number === theirs.site.number);
+    if (taken !== undefined && taken.name !== theirs.site.name) {
+      return this.#refuse(link, {
+        ...decision,
+        row: 1,
+        code: 'PEER_REFUSED',
+        reason: `site name ${theirs.site.name} maps to number ${taken.number}, which belonged to ${taken.name}: start the new site with another --site`,
+      });
+    }
+    // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
+    const from = decision.action === 'base' && decision.row !== 3 ? group.journal.own.sealed : decision.from;
+    this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
+    const start: Start = {
+      epoch: decision.epoch,
+      row: decision.row,
+      action: decision.action === 'base' ? 'base' : 'replay',
+      stream: decision.stream,
+      from,
+      base: decision.base,
+      groupId: superblock.groupId,
+      generations: superblock.generations,
+    };
+    link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
+  }
+
+  /** Writes down who the peer is. @param durable what it holds durably of our stream; null: what it said */
+  #remember(group: Group, theirs: SiteState, durable: number | null): void {
+    const { superblock } = group.state;
+    const { number, name } = theirs.site;
+    if (!superblock.sites.some((site) => site.number === number)) superblock.sites.push({ number, name });
+    const known = superblock.peers[number];
+    superblock.peers = {
+      [number]: { incarnation: theirs.incarnation, durable: durable ?? Math.max(known?.durable ?? 0, 0) },
+    };
+    group.state.save(() => {});
+  }
+
+  #onMessage(link: Link, header: Uint8Array, stretch: Uint8Array | null): void {
+    this.#guard(link, () => {
+      const message = decode(header);
+      switch (message.kind) {
+        case KIND_START:
+          this.#onStart(link, message.start);
+          return;
+        case KIND_READY: {
+          const decision = this.#decision;
+          const group = this.group;
+          if (this.#running || decision === null || group === null || !(group.mirror instanceof Sender))
+            throw unexpected(message);
+          if (message.ready.epoch !== decision.epoch) throw unexpected(message);
+          this.#running = true;
+          group.mirror.attach(link, message.ready, decision.base);
+          this.#serve(group);
+          return;
+        }
+        case KIND_REFUSE:
+          this.#refusal = message.refuse.reason;
+          link.close(CLOSE_REFUSED, message.refuse.reason);
+          return;
+        case KIND_ASK:
+          this.#onAsk(link, message.ask);
+          return;
+        case KIND_ANSWER:
+          this.#onAnswer(message.answer);
+          return;
+        case KIND_DATA:
+          if (message.data.returned) {
+            this.#onReturned(link, message, stretch);
+            return;
+          }
+          break;
+        default:
+          break;
+      }
+      const mirror = this.group?.mirror;
+      if (!this.#running || mirror === undefined) throw unexpected(message);
+      if (!(mirror instanceof Sender ? mirror.onMessage(message) : mirror.onMessage(message, stretch)))
+        throw unexpected(message);
+    });
+  }
+
+  /** The source begins: adopt what has to be adopted, durably, then READY. */
+  #onStart(link: Link, start: Start): void {
+    const decision = this.#decision;
+    if (decision === null || this.#running || start.epoch !== decision.epoch || start.row !== decision.row) {
+      throw new ForelockError(
+        'PEER_PROTOCOL',
+        `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
+      );
+    }
+    if (decision.action === 'returnTail') {
+      this.#running = true;
+      this.#mustEndWith = decision.through;
+      return;
+    }
+    if (this.group === null) {
+      const theirs = this.#peer!;
+      const adoption = {
+        groupId: start.groupId,
+        generations: start.generations,
+        peer: theirs.site,
+        volumes: theirs.volumes,
+      };
+      this.#options.adopt(adoption).then(
+        (group) => {
+          this.group = group;
+          if (this.#link === link) this.#guard(link, () => this.#ready(link, group, start));
+        },
+        (error: Error) => {
+          const code = error instanceof ForelockError ? error.code : 'EIO';
+          if (this.#link === link)
+            this.#refuse(link, { ...decision, code, reason: `the standby could not be set up: ${error.message}` });
+        },
+      );
+      return;
+    }
+    this.#ready(link, this.group, start);
+  }
+
+  #ready(link: Link, group: Group, start: Start): void {
+    const decision = this.#decision!;
+    const { superblock } = group.state;
+    const mirror = group.mirror;
+    if (!(mirror instanceof Receiver))
+      throw new ForelockError('PEER_PROTOCOL', 'START for a site that is not a standby');
+    if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
+      throw new ForelockError(
+        'PEER_REFUSED',
+        `this standby holds the stream of site ${group.journal.peer.site}, not of site ${start.stream}: empty its state directory to follow the new one`,
+      );
+    }
+    if (decision.adopt) superblock.generations = start.generations;
+    if (start.base !== null && decision.row !== 3) {
+      superblock.streamStart = start.from;
+      superblock.inconsistent = {
+        source: start.stream,
+        generation: start.generations[start.generations.length - 1]!.id,
+        base: start.base,
+        startSequence: start.from,
+        untilSequence: null,
+      };
+    }
+    const theirs = this.#peer!;
+    if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
+    superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: 0 } };
+    group.state.save((error) => {
+      if (this.#link !== link) return;
+      if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
+      this.#guard(link, () => {
+        this.#running = true;
+        mirror.attach(link, start);
+        const { target } = mirror;
+        const ready = {
+          epoch: start.epoch,
+          received: target.received,
+          durable: target.durable,
+          applied: target.applied,
+          creditBytes: target.creditBytes,
+          consistent: target.consistent,
+        };
+        link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
+      });
+    });
+  }
+
+  // ---- the lost tail
+
+  /** This site sends back the author's stream behind `decision.from`. */
+  #returnTail(link: Link, decision: Decision): void {
+    const group = this.group!;
+    const { journal, state } = group;
+    this.#running = true;
+    const start: Start = {
+      epoch: decision.epoch,
+      row: decision.row,
+      action: decision.action === 'base' ? 'base' : 'replay',
+      stream: decision.stream,
+      from: decision.from,
+      base: null,
+      groupId: state.superblock.groupId,
+      generations: state.superblock.generations,
+    };
+    link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
+    const reader = new StreamReader(journal, state.offload, decision.stream, state.regions.readBack, () => pump());
+    if (!reader.seek(decision.from + 1)) {
+      link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${decision.from + 1} of the lost tail`);
+      return;
+    }
+    const pump = (): void => {
+      while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX && reader.nextSequence <= decision.through) {
+        const stretch = reader.next(decision.through, FRAME_SIZE_MAX);
+        if (stretch === null) return;
+        this.counters.tailRecordsReturned += stretch.count;
+        const data = {
+          epoch: decision.epoch,
+          attempt: 0,
+          first: stretch.first,
+          count: stretch.count,
+          size: stretch.size,
+          durable: 0,
+          appended: decision.through,
+          clock: journal.stamp,
+          returned: true,
+          baseEnd: false,
+        };
+        link.send(
+          this.#encoder.data(data),
+          journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size),
+          stretch.release,
+        );
+      }
+    };
+    link.onDrain = pump;
+    pump();
+  }
+
+  /** A piece of this site's own stream comes back: into the journal and the maps, as when it was written. */
+  #onReturned(link: Link, message: Message, stretch: Uint8Array | null): void {
+    const group = this.group;
+    const decision = this.#decision;
+    if (group === null || stretch === null || decision?.action !== 'returnTail' || group.serving)
+      throw unexpected(message);
+    const { journal } = group;
+    const header = new RecordHeader();
+    const bytes = journal.accept(stretch, (at, position) => {
+      header.read(journal.memory.view, at);
+      if (header.site !== journal.own.site || header.type >= TYPE_BASE || header.sequence !== journal.own.appended + 1)
+        return false;
+      journal.own.appended = header.sequence;
+      if (header.clock > journal.stamp) journal.stamp = header.clock;
+      journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
+      if (header.blockShift > 0) journal.noteChecksums(at, header, position);
+      group.ownScopeSeen(header);
+      this.counters.tailRecordsRecovered += 1;
+      return true;
+    });
+    if (bytes < 0) {
+      link.pauseReceiving();
+      group.whenRoom(() => {
+        if (journal.room(stretch.length) < 0) return false;
+        link.resumeReceiving();
+        this.#guard(link, () => this.#onReturned(link, message, stretch));
+        return true;
+      });
+      return;
+    }
+    if (bytes < stretch.length)
+      throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
+    if (journal.own.appended < this.#mustEndWith) return;
+    const done = (): void => {
+      if (this.#link !== link) return;
+      if (journal.own.durable < this.#mustEndWith) {
+        journal.sync();
+        group.whenDurable(done);
+      } else link.close(CLOSE_NORMAL, 'the lost tail is back');
+    };
+    done();
+  }
+
+  // ---- questions
+
+  #onAsk(link: Link, ask: Ask): void {
+    const answer = (result: unknown, error: Answer['error']): void => {
+      if (this.#link !== link) return;
+      link.send(this.#encoder.control({ kind: KIND_ANSWER, answer: { id: ask.id, result, error } }), null, null);
+    };
+    this.#options.onAsk(ask.method, ask.params).then(
+      (result) => answer(result ?? null, null),
+      (error: Error) =>
+        answer(null, {
+          code: error instanceof ForelockError ? error.code : 'EIO',
+          message: error.message.slice(0, 1000),
+        }),
+    );
+  }
+
+  #onAnswer(answer: Answer): void {
+    const waiting = this.#asks.get(answer.id);
+    if (waiting === undefined) return;
+    this.#asks.delete(answer.id);
+    if (answer.error === null) waiting.resolve(answer.result);
+    else waiting.reject(new ForelockError(answer.error.code, `peer: ${answer.error.message}`));
+  }
+
+  #failAsks(reason: string): void {
+    for (const { reject } of this.#asks.values()) reject(new ForelockError('AWAY', `the peer is away: ${reason}`));
+    this.#asks.clear();
+  }
+
+  // ---- inside
+
+  #closed(link: Link, reason: string): void {
+    if (this.#link !== link) return;
+    this.#link = null;
+    this.#running = false;
+    this.#decision = null;
+    this.group?.mirror.detach();
+    this.#failAsks(reason);
+  }
+
+  /** What the peer does wrong ends the link, with the reason; a bug of ours ends the process. */
+  #guard(link: Link, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      if (!(error instanceof ForelockError)) throw error;
+      this.counters.protocolErrors += 1;
+      this.#refusal = error.code === 'PEER_REFUSED' ? error.message : this.#refusal;
+      link.close(error.code === 'PEER_REFUSED' ? CLOSE_REFUSED : CLOSE_PROTOCOL, error.message);
+    }
+  }
+
+  /** First sequence of a stream from which the journal is without gaps. */
+  #journalFrom(site: number): number {
+    const { journal } = this.group!;
+    const own = site === journal.own.site;
+    const segments = journal.segments.all();
+    let from = own ? journal.own.appended + 1 : journal.peer.appended + 1;
+    if (segments.length === 0) from = 1;
+    for (let i = segments.length - 1; i >= 0; i -= 1) {
+      if (i < segments.length - 1 && segments[i]!.number !== segments[i + 1]!.number - 1) break;
+      from = (own ? segments[i]!.ownBefore : segments[i]!.peerBefore) + 1;
+    }
+    const mirror = this.group!.mirror;
+    if (own && mirror instanceof Sender && mirror.retentionGivenUp) from = Math.max(from, journal.own.appended + 1);
+    return from;
+  }
+
+  #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
+    const mirror = this.group!.mirror;
+    return mirror instanceof Receiver && mirror.target.base !== null ? mirror.target.base.next : saved;
+  }
+}
+
+function unexpected(message: Message): ForelockError {
+  return new ForelockError('PEER_PROTOCOL', `message of kind ${message.kind} came when it was not due`);
+}

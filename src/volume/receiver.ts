@@ -1,0 +1,441 @@
+/**
+ * Target's end of the mirror: takes frames into the journal, applies records in order as their locks are had, confirms.
+ *
+ *     frame -> wanted? -> journal: copied once, checked in place -> lock -> map swung -> confirm
+ *
+ * The commit log is the journal between `#applyAt` and its end.
+ */
+import {
+  FLAG_POINT,
+  HEADER_SIZE,
+  TYPE_BASE,
+  TYPE_BASE_ZERO,
+  TYPE_FLUSH,
+  TYPE_LOCAL,
+  TYPE_LOCK,
+} from '../../assembly/layout.js';
+import type { CheckpointCursors } from '../journal/checkpointer.js';
+import { RecordHeader } from '../journal/record.js';
+import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import type { BasePosition } from '../mirror/base.js';
+import { APPLY, TargetStream } from '../mirror/target.js';
+import {
+  type Data,
+  KIND_DATA,
+  KIND_HEARTBEAT,
+  type Message,
+  NAK_CHECK,
+  type Start,
+  WireEncoder,
+} from '../mirror/wire.js';
+import type { Group } from './group.js';
+import type { MirrorEnd } from './mirror-end.js';
+
+interface PendingFrame {
+  data: Data;
+  stretch: Uint8Array;
+}
+
+export class Receiver implements MirrorEnd {
+  readonly #group: Group;
+  readonly #target: TargetStream;
+  /** Site number of the stream's author. */
+  #stream: number;
+  readonly #encoder = new WireEncoder();
+  #link: Link | null = null;
+  readonly #frames: PendingFrame[] = [];
+  #waitingForRoom = false;
+  /** Position of the first record of the commit log. */
+  #applyAt: number;
+  #confirmQueued = false;
+  readonly #baseMarks: { position: number; next: BasePosition }[] = [];
+  /** What the source said last of itself. */
+  announced = { appended: 0, durable: 0, degraded: false, at: 0 };
+  readonly #header = new RecordHeader();
+  readonly #received = new RecordHeader();
+  readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
+  readonly #smallView = new DataView(this.#small.buffer);
+  readonly counters = {
+    framesReceived: 0,
+    bytesReceived: 0,
+    recordsReceived: 0,
+    recordsApplied: 0,
+    baseRecordsApplied: 0,
+    corruptRecords: 0,
+    framesDropped: 0,
+    rejections: 0,
+    protocolErrors: 0,
+    confirmsSent: 0,
+    stalls: 0,
+  };
+
+  constructor(group: Group) {
+    this.#group = group;
+    const { journal, state } = group;
+    this.#stream = journal.peer.site;
+    const { inconsistent, streamStart } = state.superblock;
+    this.#target = new TargetStream({
+      locks: new Map([...group.volumes].map(([number, volume]) => [number, volume.locks])),
+      received: journal.peer.appended,
+      applied: journal.peerApplied,
+      durable: journal.peer.durable,
+      base:
+        inconsistent === null
+          ? null
+          : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
+      start: streamStart,
+    });
+    for (const scope of state.openScopes) {
+      this.#target.replayed(
+        TYPE_LOCK,
+        scope.flags,
+        scope.volume,
+        scope.lba,
+        scope.blockCount,
+        scope.sequence,
+        scope.sequence,
+      );
+    }
+    this.#applyAt = journal.head;
+  }
+
+  get target(): TargetStream {
+    return this.#target;
+  }
+  get connected(): boolean {
+    return this.#link !== null;
+  }
+  readonly peerReceived = 0;
+  readonly peerDurable = 0;
+  readonly peerApplied = 0;
+  readonly retainFrom = Number.POSITIVE_INFINITY;
+  get imageConsistent(): boolean {
+    return this.#target.consistent;
+  }
+
+  describe(): string {
+    if (this.#link === null) return 'no link to the source';
+    if (!this.#target.consistent) return 'receiving the first copy';
+    return this.#target.rejected > 0 ? `waiting for a lock that sequence ${this.#target.rejected} needs` : 'receiving';
+  }
+
+  // ---- link
+
+  /** The source said START, and what it needs is durable here. @returns what to answer READY with */
+  attach(link: Link, start: Start): void {
+    this.#link = link;
+    this.#stream = start.stream;
+    this.#group.journal.peer.site = start.stream;
+    this.#frames.length = 0;
+    this.#target.step({
+      kind: 'connected',
+      epoch: start.epoch,
+      base: start.base === null ? null : { start: start.from, next: start.base },
+    });
+    if (start.base !== null) {
+      this.#group.journal.peer.appended = start.from;
+      this.#group.journal.peerApplied = start.from;
+    }
+    this.#act();
+  }
+
+  detach(): void {
+    if (this.#link === null) return;
+    this.#link = null;
+    this.#frames.length = 0;
+    this.#target.step({ kind: 'disconnected' });
+    this.#act();
+  }
+
+  /** @returns whether the message was this end's */
+  onMessage(message: Message, stretch: Uint8Array | null): boolean {
+    if (message.kind === KIND_HEARTBEAT) {
+      const { appended, flushed, degraded } = message.heartbeat;
+      this.announced = { appended, durable: flushed, degraded, at: this.#group.nowMs() };
+      return true;
+    }
+    if (message.kind !== KIND_DATA || message.data.returned) return false;
+    const { data } = message;
+    this.announced = { ...this.announced, appended: data.appended, durable: data.durable, at: this.#group.nowMs() };
+    this.counters.framesReceived += 1;
+    this.counters.bytesReceived += data.size;
+    this.#target.step({
+      kind: 'frame',
+      epoch: data.epoch,
+      attempt: data.attempt,
+      first: data.first,
+      count: data.count,
+      bytes: data.size,
+      baseEnd: data.baseEnd ? data.appended : null,
+    });
+    let accepted = false;
+    for (const effect of this.#target.drain()) {
+      if (effect.kind === 'accept') accepted = true;
+      else if (effect.kind === 'drop') this.counters.framesDropped += 1;
+      else this.#actOn(effect);
+    }
+    if (accepted && stretch !== null) {
+      this.#frames.push({ data, stretch });
+      if (!this.#waitingForRoom && !this.#take()) this.#stall();
+    }
+    this.#saveBaseEnd();
+    this.#queueConfirm();
+    return true;
+  }
+
+  // ---- into the journal
+
+  /** @returns false when the ring has no room for the next frame */
+  #take(): boolean {
+    const { journal } = this.#group;
+    while (this.#frames.length > 0) {
+      const { data, stretch } = this.#frames[0]!;
+      if (!this.#target.current(data.epoch, data.attempt)) {
+        this.#frames.shift();
+        this.#target.step({ kind: 'consumed', bytes: data.size });
+        continue;
+      }
+      let wrong: string | null = null;
+      let kept = 0;
+      let sequence = journal.peer.appended;
+      let next: BasePosition | null = null;
+      const bytes = journal.accept(stretch, (at) => {
+        const header = this.#received.read(journal.memory.view, at);
+        wrong = this.#misplaced(header, data.first, sequence);
+        if (wrong !== null) return false;
+        kept += 1;
+        if (data.first === 0) next = { volume: header.volume, lba: header.lba + header.blockCount };
+        else {
+          sequence = header.sequence;
+          journal.peer.appended = sequence;
+          if (header.type === TYPE_FLUSH) journal.sync();
+        }
+        if (header.clock > journal.stamp) journal.stamp = header.clock;
+        return true;
+      });
+      if (bytes < 0) return false;
+      this.#frames.shift();
+      this.counters.recordsReceived += kept;
+      const { epoch, attempt } = data;
+      if (data.first === 0) {
+        if (next !== null) {
+          this.#target.step({ kind: 'baseVerified', epoch, attempt, count: kept, next });
+          this.#baseMarks.push({ position: journal.head, next });
+        }
+      } else if (kept > 0) this.#target.step({ kind: 'verified', epoch, attempt, through: sequence });
+      this.#target.step({ kind: 'consumed', bytes: data.size });
+      if (wrong !== null) {
+        this.counters.protocolErrors += 1;
+        this.#link?.close(CLOSE_PROTOCOL, wrong);
+      } else if (kept < data.count) {
+        this.counters.corruptRecords += 1;
+        this.#target.step({ kind: 'bad', epoch, attempt, sequence: data.first === 0 ? 0 : sequence + 1 });
+      }
+      this.#act();
+      this.applyReceived();
+    }
+    return true;
+  }
+
+  /** What is wrong with a record that checks but does not belong here, or null. */
+  #misplaced(header: RecordHeader, first: number, last: number): string | null {
+    if (header.site !== this.#stream) return `a record of site ${header.site} in the stream of site ${this.#stream}`;
+    if (first === 0) {
+      const base = header.type === TYPE_BASE || header.type === TYPE_BASE_ZERO;
+      if (!base || header.sequence !== 0) return `record of type ${header.type} in the base copy`;
+      return null;
+    }
+    if (header.type >= TYPE_BASE) return `record of type ${header.type} in the stream`;
+    if (header.sequence !== last + 1) return `record ${header.sequence} follows ${last}`;
+    return null;
+  }
+
+  /** The ring is full: no more from the link until the disk has taken some of it. */
+  #stall(): void {
+    this.#waitingForRoom = true;
+    this.counters.stalls += 1;
+    const link = this.#link;
+    link?.pauseReceiving();
+    this.#group.whenRoom(() => {
+      if (!this.#take()) return false;
+      this.#waitingForRoom = false;
+      link?.resumeReceiving();
+      return true;
+    });
+  }
+
+  // ---- apply
+
+  /** Applies what has its lock, in order. */
+  applyReceived(): void {
+    const { journal } = this.#group;
+    const now = this.#group.nowMs();
+    let applied = 0;
+    let baseApplied = 0;
+    while (this.#applyAt < journal.sealed) {
+      const header = this.#headerAt(this.#applyAt);
+      if (header === null) {
+        journal.sync();
+        break; // cannot be read now: counted, tried again with the next tick
+      }
+      const { type } = header;
+      if (type < TYPE_LOCAL && header.site === this.#stream) {
+        const { sequence, volume, lba, blockCount } = header;
+        if (this.#target.admit(type, header.flags, volume, lba, blockCount, header.scope, sequence, now) !== APPLY)
+          break;
+        journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        if (header.blockShift > 0) this.#noteChecksums(header);
+        if (sequence === 0) baseApplied += 1;
+        else {
+          applied = sequence;
+          journal.peerApplied = sequence;
+          this.counters.recordsApplied += 1;
+          if (type === TYPE_FLUSH && (header.flags & FLAG_POINT) !== 0) this.#group.pinPoint(sequence);
+        }
+      }
+      this.#applyAt += header.size;
+    }
+    if (applied > 0) this.#target.step({ kind: 'applied', through: applied });
+    if (baseApplied > 0) {
+      this.counters.baseRecordsApplied += baseApplied;
+      this.#target.step({ kind: 'baseApplied', count: baseApplied });
+    }
+    if (applied > 0 || baseApplied > 0) this.#group.wakeLockWaiters();
+    this.#act();
+    this.#queueConfirm();
+  }
+
+  #headerAt(position: number): RecordHeader | null {
+    const { journal } = this.#group;
+    if (journal.inRing(position)) return this.#header.read(journal.memory.view, journal.address(position));
+    const segment = journal.segments.get(journal.segments.numberOf(position));
+    if (segment === undefined) return null;
+    if (segment.file.read(this.#small, position % journal.segmentSize) < HEADER_SIZE) return null;
+    return this.#header.read(this.#smallView, 0);
+  }
+
+  #noteChecksums(header: RecordHeader): void {
+    const { journal } = this.#group;
+    if (journal.inRing(this.#applyAt)) journal.noteChecksums(journal.address(this.#applyAt), header, this.#applyAt);
+    else journal.noteChecksums(0, header, this.#applyAt, this.#smallView);
+  }
+
+  // ---- MirrorEnd
+
+  ownMoved(): void {
+    const { journal } = this.#group;
+    if (journal.peer.durable > this.#target.durable)
+      this.#target.step({ kind: 'durable', through: journal.peer.durable });
+    let mark: BasePosition | null = null;
+    while (this.#baseMarks.length > 0 && this.#baseMarks[0]!.position <= journal.durable)
+      mark = this.#baseMarks.shift()!.next;
+    if (mark !== null) this.#target.step({ kind: 'baseDurable', next: mark });
+    this.#act();
+    this.#queueConfirm();
+  }
+
+  locksMoved(): void {
+    this.applyReceived();
+  }
+
+  tick(_nowMs: number): void {
+    if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
+    this.#queueConfirm();
+  }
+
+  scopeOpened(): void {}
+  scopeClosed(): void {}
+  whenGranted(): Promise<void> {
+    return Promise.resolve();
+  }
+  giveUpRetention(): void {}
+  loweredThrough(): void {}
+
+  checkpointCursors(): CheckpointCursors {
+    const { journal, state } = this.#group;
+    const base = this.#target.base;
+    if (base !== null && state.superblock.inconsistent !== null) {
+      state.superblock.inconsistent.base = { ...base.next };
+      state.superblock.inconsistent.untilSequence = base.end;
+    }
+    return {
+      position: Math.min(this.#applyAt, journal.head),
+      peerReceived: journal.peer.appended,
+      peerApplied: journal.peerApplied,
+      openScopes: this.#target.openScopes(),
+      ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
+        sequence,
+        flags: 0,
+        volume,
+        lba: 0,
+        blockCount: 0,
+      })),
+    };
+  }
+
+  close(): void {
+    this.detach();
+  }
+
+  // ---- answers
+
+  #act(): void {
+    for (const effect of this.#target.drain()) this.#actOn(effect);
+  }
+
+  #actOn(effect: ReturnType<TargetStream['drain']>[number]): void {
+    switch (effect.kind) {
+      case 'nak':
+        this.#link?.send(
+          this.#encoder.nak({
+            epoch: effect.epoch,
+            attempt: effect.attempt,
+            sequence: effect.sequence,
+            base: effect.base,
+            reason: NAK_CHECK,
+            returned: false,
+          }),
+          null,
+          null,
+        );
+        break;
+      case 'rejected':
+        this.counters.rejections += 1;
+        break;
+      case 'consistent':
+        this.#group.state.superblock.inconsistent = null;
+        this.#group.state.save(() => {});
+        break;
+      case 'broken':
+        this.counters.protocolErrors += 1;
+        this.#link?.close(CLOSE_PROTOCOL, effect.reason);
+        break;
+      case 'accept':
+      case 'drop':
+      case 'granted':
+        break;
+    }
+  }
+
+  /** When the base copy is whole, its end must outlive a crash. */
+  #saveBaseEnd(): void {
+    const { superblock } = this.#group.state;
+    const base = this.#target.base;
+    if (base === null || superblock.inconsistent === null || base.end === superblock.inconsistent.untilSequence) return;
+    superblock.inconsistent.untilSequence = base.end;
+    superblock.inconsistent.base = { ...base.next };
+    this.#group.state.save(() => {});
+  }
+
+  /** At most one confirm per turn. */
+  #queueConfirm(): void {
+    if (this.#confirmQueued || this.#link === null || !this.#target.confirmDue()) return;
+    this.#confirmQueued = true;
+    this.#group.defer(() => {
+      this.#confirmQueued = false;
+      if (this.#link === null || !this.#target.confirmDue()) return;
+      this.counters.confirmsSent += 1;
+      this.#link.send(this.#encoder.confirm(this.#target.takeConfirm()), null, null);
+    });
+  }
+}

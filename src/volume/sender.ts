@@ -1,0 +1,521 @@
+/**
+ * Source's end of the mirror: moves the stream from the journal to the link as the source machine says.
+ *
+ *     journal sealed -> want? -> a stretch from ring or segment -> link        confirm -> cursors -> promises, trimming
+ *
+ * A target without history first gets the live blocks, as BASE records in map order (a fuzzy copy: what changes
+ * meanwhile comes again in the stream).
+ */
+import { HEADER_SIZE, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import type { CheckpointCursors } from '../journal/checkpointer.js';
+import { recordSize } from '../journal/record.js';
+import { StreamReader } from '../journal/stream-reader.js';
+import type { Region } from '../kernel/memory.js';
+import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
+import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import type { BasePosition } from '../mirror/base.js';
+import { SourceStream } from '../mirror/source.js';
+import { KIND_CONFIRM, KIND_NAK, type Message, type Ready, WireEncoder } from '../mirror/wire.js';
+import type { Group } from './group.js';
+import type { MirrorEnd } from './mirror-end.js';
+import type { Volume } from './volume.js';
+
+/** Most blocks in one BASE_ZERO record: bounds what a NAK makes us send again, not bytes. */
+const BASE_ZERO_BLOCKS_MAX = 2 ** 24;
+
+interface SentFrame {
+  through: number;
+  /** Journal position behind its last record. */
+  end: number;
+  bytes: number;
+  at: number;
+}
+
+interface BasePiece {
+  lba: number;
+  blockCount: number;
+  data: boolean;
+  at: number;
+}
+
+export class Sender implements MirrorEnd {
+  readonly #group: Group;
+  readonly #source: SourceStream;
+  readonly #reader: StreamReader;
+  readonly #encoder = new WireEncoder();
+  readonly #baseBuffers: Region[];
+  #link: Link | null = null;
+  /** Frames sent and not trimmed, oldest first: where the rollback log begins in the journal. */
+  readonly #frames: SentFrame[] = [];
+  #frameHead = 0;
+  #retainFrom: number;
+  #basePreparing = false;
+  #baseFailed: string | null = null;
+  #loweredThrough = 0;
+  readonly #grantWaiters: { lock: number; resolve: () => void; reject: (error: Error) => void }[] = [];
+  readonly counters = {
+    framesSent: 0,
+    bytesSent: 0,
+    recordsSent: 0,
+    rewinds: 0,
+    rejections: 0,
+    baseBlocksSent: 0,
+    protocolErrors: 0,
+  };
+
+  /** @param confirmed the last sequence known to be durable and applied at the peer; -1 when there is no peer yet */
+  constructor(group: Group, confirmed: number) {
+    this.#group = group;
+    const { own } = group.journal;
+    this.#source = new SourceStream({
+      speculation: group.policy.speculation,
+      appended: own.appended,
+      sealed: own.sealed,
+      durable: own.durable,
+      trimmed: Math.max(0, confirmed),
+    });
+    this.#baseBuffers = [...group.state.regions.base];
+    this.#reader = new StreamReader(group.journal, group.state.offload, own.site, group.state.regions.readBack, () =>
+      this.pump(),
+    );
+    const position = confirmed < 0 ? -1 : this.#reader.find(confirmed + 1);
+    this.#retainFrom = confirmed < 0 ? Number.POSITIVE_INFINITY : position < 0 ? group.journal.head : position;
+  }
+
+  get source(): SourceStream {
+    return this.#source;
+  }
+  get connected(): boolean {
+    return this.#link !== null && this.#source.consistent;
+  }
+  get linked(): boolean {
+    return this.#link !== null;
+  }
+  get peerReceived(): number {
+    return this.#source.consistent ? this.#source.received : 0;
+  }
+  get peerDurable(): number {
+    return this.#source.consistent ? this.#source.peerDurable : 0;
+  }
+  get peerApplied(): number {
+    return this.#source.consistent ? this.#source.applied : 0;
+  }
+  get retainFrom(): number {
+    return this.#retainFrom;
+  }
+  readonly imageConsistent = true;
+  get readerCounters(): { fromRing: number; fromSegments: number; damaged: number } {
+    return this.#reader.counters;
+  }
+
+  /** Bytes of journal between the rollback log's begin and the head, and when its oldest frame was sent (ms), or null. */
+  get backlog(): { bytes: number; oldestAt: number | null } {
+    const { head } = this.#group.journal;
+    const frame = this.#frames[this.#frameHead];
+    const bytes =
+      Number.isFinite(this.#retainFrom) && this.#source.trimmed < this.#source.appended
+        ? Math.max(0, head - this.#retainFrom)
+        : 0;
+    return { bytes, oldestAt: frame?.at ?? null };
+  }
+
+  describe(): string {
+    if (this.#baseFailed !== null) return `first copy stopped: ${this.#baseFailed}`;
+    return this.#link === null
+      ? 'no link to the peer'
+      : this.#source.phase === 'base'
+        ? 'sending the first copy'
+        : 'streaming';
+  }
+
+  /** First sequence that the journal still holds for the peer. */
+  get journalFrom(): number {
+    return this.#source.trimmed + 1;
+  }
+
+  // ---- link
+
+  /** The peer said READY: the stream begins in a new epoch. */
+  attach(link: Link, ready: Ready, base: BasePosition | null): void {
+    this.#link = link;
+    this.#frames.length = 0;
+    this.#frameHead = 0;
+    this.#baseFailed = null;
+    this.#source.step(
+      {
+        kind: 'connected',
+        epoch: ready.epoch,
+        received: ready.received,
+        durable: ready.durable,
+        applied: ready.applied,
+        creditBytes: ready.creditBytes,
+        consistent: ready.consistent,
+        base,
+      },
+      this.#group.nowMs(),
+    );
+    const position = this.#reader.find(this.#source.trimmed + 1);
+    if (position >= 0) this.#retainFrom = position;
+    link.onDrain = () => this.pump();
+    this.#act();
+    this.pump();
+  }
+
+  detach(): void {
+    if (this.#link === null) return;
+    this.#link.onDrain = null;
+    this.#link = null;
+    this.#source.step({ kind: 'disconnected' }, this.#group.nowMs());
+    this.#act();
+    this.#group.peerMoved();
+  }
+
+  /** @returns whether the message was this end's */
+  onMessage(message: Message): boolean {
+    if (message.kind === KIND_CONFIRM)
+      this.#source.step({ kind: 'confirm', confirm: message.confirm }, this.#group.nowMs());
+    else if (message.kind === KIND_NAK) this.#source.step({ kind: 'nak', nak: message.nak }, this.#group.nowMs());
+    else return false;
+    this.#act();
+    this.pump();
+    return true;
+  }
+
+  // ---- MirrorEnd
+
+  ownMoved(): void {
+    const { own } = this.#group.journal;
+    this.#source.step({ kind: 'moved', appended: own.appended, sealed: own.sealed, durable: own.durable }, 0);
+    this.pump();
+  }
+
+  locksMoved(): void {}
+
+  tick(nowMs: number): void {
+    this.#source.step({ kind: 'tick' }, nowMs);
+    this.#act();
+    this.pump();
+  }
+
+  scopeOpened(lock: number): void {
+    this.#source.step({ kind: 'scope', lock, end: null }, 0);
+  }
+
+  scopeClosed(lock: number, end: number): void {
+    this.#source.step({ kind: 'scope', lock, end }, 0);
+  }
+
+  whenGranted(lock: number): Promise<void> {
+    if (!this.#group.policy.paired || this.#source.granted >= lock) return Promise.resolve();
+    return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
+  }
+
+  giveUpRetention(): void {
+    this.#retainFrom = Number.POSITIVE_INFINITY;
+    this.#link?.close(
+      CLOSE_PROTOCOL,
+      'the journal is full: what this peer still needs was given up, it has to be copied anew',
+    );
+  }
+
+  get retentionGivenUp(): boolean {
+    return this.#retainFrom === Number.POSITIVE_INFINITY && this.#source.appended > this.#source.trimmed;
+  }
+
+  loweredThrough(sequence: number): void {
+    this.#loweredThrough = Math.max(this.#loweredThrough, sequence);
+  }
+
+  checkpointCursors(): CheckpointCursors {
+    const { journal } = this.#group;
+    return {
+      position: journal.head,
+      peerReceived: journal.peer.appended,
+      peerApplied: journal.peerApplied,
+      openScopes: [],
+      ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
+        sequence,
+        flags: 0,
+        volume,
+        lba: 0,
+        blockCount: 0,
+      })),
+    };
+  }
+
+  close(): void {
+    this.detach();
+    const error = new ForelockError(
+      'ESHUTDOWN',
+      'the gateway is stopping; whether the peer granted the lock is not known',
+    );
+    for (const waiter of this.#grantWaiters.splice(0)) waiter.reject(error);
+  }
+
+  // ---- sending
+
+  /** Sends what may be sent now. Called whenever something that it waits for has moved. */
+  pump(): void {
+    for (;;) {
+      const link = this.#link;
+      if (link === null || link.bufferedBytes >= LINK_BUFFER_MAX) return;
+      const want = this.#source.want();
+      if (want === null) return;
+      if (want.phase === 'base') {
+        this.#prepareBase(want.volume, want.lba);
+        return;
+      }
+      if (this.#reader.nextSequence !== want.from && !this.#reader.seek(want.from)) {
+        link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
+        return;
+      }
+      const stretch = this.#reader.next(want.through, want.bytesMax);
+      if (stretch === null) return;
+      const { journal } = this.#group;
+      const through = stretch.first + stretch.count - 1;
+      const header = this.#encoder.data({
+        epoch: want.epoch,
+        attempt: want.attempt,
+        first: stretch.first,
+        count: stretch.count,
+        size: stretch.size,
+        durable: journal.own.durable,
+        appended: journal.own.appended,
+        clock: journal.stamp,
+        returned: false,
+        baseEnd: false,
+      });
+      this.#frames.push({
+        through,
+        end: stretch.position + stretch.size,
+        bytes: stretch.size,
+        at: this.#group.nowMs(),
+      });
+      this.counters.framesSent += 1;
+      this.counters.bytesSent += stretch.size;
+      this.counters.recordsSent += stretch.count;
+      this.#source.step({ kind: 'sent', through, bytes: stretch.size }, 0);
+      link.send(header, journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size), stretch.release);
+    }
+  }
+
+  /** Acts on what the machine decided. */
+  #act(): void {
+    let progressed = false;
+    for (const effect of this.#source.drain()) {
+      switch (effect.kind) {
+        case 'progressed':
+          progressed = true;
+          break;
+        case 'rewound':
+          this.counters.rewinds += 1;
+          if (effect.from > 0) {
+            while (
+              this.#frames.length > this.#frameHead &&
+              this.#frames[this.#frames.length - 1]!.through >= effect.from
+            )
+              this.#frames.pop();
+          }
+          break;
+        case 'rejected':
+          this.counters.rejections += 1;
+          break;
+        case 'heartbeat':
+          this.#link?.send(
+            this.#encoder.heartbeat({
+              appended: this.#source.appended,
+              flushed: this.#source.durable,
+              degraded: this.#group.state.superblock.degradedSince !== null,
+              clock: this.#group.journal.stamp,
+            }),
+            null,
+            null,
+          );
+          break;
+        case 'broken':
+          this.counters.protocolErrors += 1;
+          this.#link?.close(CLOSE_PROTOCOL, effect.reason);
+          break;
+        case 'granted':
+        case 'consistent':
+          progressed = true;
+          break;
+      }
+    }
+    if (!progressed) return;
+    const { trimmed, granted } = this.#source;
+    while (this.#frameHead < this.#frames.length && this.#frames[this.#frameHead]!.through <= trimmed) {
+      if (this.#retainFrom !== Number.POSITIVE_INFINITY) this.#retainFrom = this.#frames[this.#frameHead]!.end;
+      this.#frameHead += 1;
+    }
+    if (this.#frameHead > 1024) this.#frames.splice(0, this.#frameHead), (this.#frameHead = 0);
+    while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= granted)
+      this.#grantWaiters.shift()!.resolve();
+    this.#group.state.rememberPeerDurable(this.peerDurable);
+    this.#endDegraded();
+    this.#group.peerMoved();
+  }
+
+  /** "Degraded since" ends when the peer has, durably, everything that was answered without it. */
+  #endDegraded(): void {
+    const { superblock } = this.#group.state;
+    if (superblock.degradedSince === null || this.#link === null || !this.#source.consistent) return;
+    const lowered = Math.max(this.#loweredThrough, superblock.degradedSince);
+    if (this.#source.peerDurable < Math.min(lowered, this.#source.appended)) return;
+    superblock.degradedSince = null;
+    this.#loweredThrough = 0;
+    this.#group.state.save(() => {});
+  }
+
+  // ---- the first copy
+
+  /** Builds one frame of BASE records from (volume, lba) on, and sends it. */
+  #prepareBase(volumeNumber: number, lba: number): void {
+    if (this.#basePreparing) return;
+    const region = this.#baseBuffers.pop();
+    if (region === undefined) return;
+    let number = volumeNumber;
+    let from = lba;
+    const numbers = [...this.#group.volumes.keys()].sort((a, b) => a - b);
+    let volume = this.#group.volumes.get(number) ?? null;
+    if (volume === null || from * volume.blockSize >= volume.size) {
+      const next = numbers.find((each) => each > number);
+      volume = next === undefined ? null : this.#group.volumes.get(next)!;
+      number = next ?? number;
+      from = 0;
+    }
+    if (volume === null) {
+      this.#baseBuffers.push(region);
+      this.#sendBase({ volume: number, lba: from }, null, 0, 0, true);
+      return;
+    }
+    const pieces = this.#planBase(volume, from, region);
+    const last = pieces[pieces.length - 1]!;
+    const next = { volume: number, lba: last.lba + last.blockCount };
+    const { journal } = this.#group;
+    const epoch = this.#source.epoch;
+    const attempt = this.#source.attempt;
+    const wanted = volume;
+    this.#basePreparing = true;
+    let waiting = 1;
+    let failed: ForelockError | null = null;
+    const done = (error: ForelockError | null): void => {
+      failed ??= error;
+      waiting -= 1;
+      if (waiting > 0) return;
+      this.#basePreparing = false;
+      if (failed !== null || this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null) {
+        this.#baseFailed = failed?.message ?? null;
+        this.#baseBuffers.push(region);
+        return; // the next tick tries again
+      }
+      this.#baseFailed = null;
+      const size = this.#encodeBase(wanted, pieces, region);
+      journal.kernel.seal(region.at, size);
+      this.#sendBase(next, region, size, pieces.length, false);
+      this.pump();
+    };
+    for (const piece of pieces) {
+      if (!piece.data) continue;
+      waiting += 1;
+      const payload = piece.at + HEADER_SIZE + 8 * piece.blockCount;
+      const into = journal.memory.bytes.subarray(payload, payload + piece.blockCount * volume.blockSize);
+      const image = this.#group.image(volume.number);
+      this.#group.reader.read(
+        volume.map,
+        volume.number,
+        volume.blockShift,
+        piece.lba,
+        piece.blockCount,
+        into,
+        image,
+        done,
+      );
+    }
+    this.#group.defer(() => done(null));
+  }
+
+  /** Runs of data and of holes from `lba` on, until a frame is full or the volume ends. */
+  #planBase(volume: Volume, lba: number, region: Region): BasePiece[] {
+    const pieces: BasePiece[] = [];
+    const end = volume.size / volume.blockSize;
+    let at = region.at;
+    let from = lba;
+    while (from < end && at - region.at < FRAME_SIZE_MAX && pieces.length < 256) {
+      const mapped = volume.map.lookup(from);
+      const data = (mapped && !volume.map.zero) || (!mapped && volume.platter === 'flat');
+      const room = Math.max(1, Math.floor((FRAME_SIZE_MAX - (at - region.at)) / (volume.blockSize + 8)));
+      const limit = Math.min(end - from, data ? Math.min(1024, room) : BASE_ZERO_BLOCKS_MAX);
+      const blockCount = Math.max(1, volume.map.run(from, limit));
+      pieces.push({ lba: from, blockCount, data, at });
+      at += recordSize(data ? TYPE_BASE : TYPE_BASE_ZERO, blockCount, data ? volume.blockShift : 0);
+      from += blockCount;
+    }
+    return pieces;
+  }
+
+  /** Writes the headers; data that turns out to be all zero (an image's) travels as a hole. @returns bytes */
+  #encodeBase(volume: Volume, pieces: readonly BasePiece[], region: Region): number {
+    const { journal } = this.#group;
+    let to = region.at;
+    for (const piece of pieces) {
+      const payload = piece.at + HEADER_SIZE + 8 * piece.blockCount;
+      const size = piece.blockCount * volume.blockSize;
+      const data = piece.data && !isZero(journal.memory.bytes, payload, size);
+      const target = to + HEADER_SIZE + 8 * piece.blockCount;
+      if (data && target !== payload) journal.memory.bytes.copyWithin(target, payload, payload + size);
+      to += journal.kernel.encode(
+        to,
+        data ? TYPE_BASE : TYPE_BASE_ZERO,
+        0,
+        volume.number,
+        piece.lba,
+        piece.blockCount,
+        data ? volume.blockShift : 0,
+        0,
+        journal.peer.appended,
+        journal.stamp,
+        0,
+        journal.generation,
+        0,
+        journal.own.site,
+      );
+      if (data) this.counters.baseBlocksSent += piece.blockCount;
+    }
+    return to - region.at;
+  }
+
+  #sendBase(next: BasePosition, region: Region | null, size: number, count: number, last: boolean): void {
+    const { journal } = this.#group;
+    const link = this.#link!;
+    const header = this.#encoder.data({
+      epoch: this.#source.epoch,
+      attempt: this.#source.attempt,
+      first: 0,
+      count,
+      size,
+      durable: journal.own.durable,
+      appended: journal.own.appended,
+      clock: journal.stamp,
+      returned: false,
+      baseEnd: last,
+    });
+    this.#source.step({ kind: 'baseSent', next, bytes: size, last }, 0);
+    this.counters.bytesSent += size;
+    if (region === null) link.send(header, null, null);
+    else {
+      link.send(header, journal.memory.bytes.subarray(region.at, region.at + size), () => {
+        this.#baseBuffers.push(region);
+        this.pump();
+      });
+    }
+    this.#act();
+    if (last) this.#group.defer(() => this.pump());
+  }
+}
+
+function isZero(bytes: Uint8Array, at: number, size: number): boolean {
+  for (let i = at; i < at + size; i += 1) if (bytes[i] !== 0) return false;
+  return true;
+}

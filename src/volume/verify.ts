@@ -1,0 +1,259 @@
+/**
+ * Online verify: both sites pin their image at one sequence (a FLUSH with FLAG_POINT), hash the same extents, and
+ * compare. The source leads; the standby answers questions about its pinned view.
+ */
+import type { XXHashAPI } from 'xxhash-wasm';
+import { AT_CHECKSUMS, FLAG_POINT, HEADER_SIZE } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import { NO_SPACE, RING_FULL } from '../journal/journal.js';
+import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
+import { MIB } from '../limits.js';
+import type { Group } from './group.js';
+import type { Pair } from './pair.js';
+import { Sender } from './sender.js';
+import type { Volume } from './volume.js';
+
+/** Bytes hashed into one digest; holes are compared in far larger runs. */
+const CHUNK_SIZE = 4 * MIB;
+const HOLE_BLOCKS_MAX = 2 ** 24;
+/** Questions under way at once: hides the round trip. */
+const QUESTIONS_MAX = 8;
+/** The digest of an extent that is all zeroes, however it is stored. */
+const ZERO_DIGEST = '0';
+const DIFFERENCES_MAX = 100;
+
+export interface VerifyReport {
+  volume: string;
+  equal: boolean;
+  /** Both sites were compared as of this sequence of the source's stream. */
+  sequence: number;
+  /** What was compared: the data, re-read and hashed, or only the checksums stored when it was written. */
+  compared: 'data' | 'stored checksums';
+  blocks: number;
+  /** Over all digests: equal at both sites if and only if the images are. */
+  checksum: string;
+  sites: [string, string];
+  /** Extents that differ, bytes; at most 100 are told. */
+  differences: { offset: number; size: number }[];
+  unreadable: { site: string; offset: number; size: number; reason: string }[];
+}
+
+/** Compares a volume at both sites. Only where its hosts are served. */
+export async function verifyVolume(
+  pair: Pair,
+  volume: Volume,
+  maps: boolean,
+  hash: XXHashAPI,
+  onProgress?: (done: number, total: number) => void,
+): Promise<VerifyReport> {
+  const { group } = volume;
+  const source = group.mirror;
+  if (!(source instanceof Sender)) throw new ForelockError('EPERM', 'verify is led by the primary');
+  if (!source.connected)
+    throw new ForelockError('AWAY', `the peer is away or not yet consistent: ${group.mirror.describe()}`);
+  const sequence = await appendPoint(group);
+  try {
+    await untilApplied(group, source, sequence);
+    const view = group.pointView(sequence, volume.number);
+    if (view === null) throw new ForelockError('ESHUTDOWN', 'the pinned view was dropped');
+    const report: VerifyReport = {
+      volume: volume.name,
+      equal: true,
+      sequence,
+      compared: maps ? 'stored checksums' : 'data',
+      blocks: volume.size / volume.blockSize,
+      checksum: '',
+      sites: [group.state.superblock.site.name, pair.peerSite ?? '?'],
+      differences: [],
+      unreadable: [],
+    };
+    const total = hash.create64();
+    const chunks = chunksOf(view, volume);
+    let next = 0;
+    const ordered: string[] = [];
+    const worker = async (): Promise<void> => {
+      while (next < chunks.length) {
+        const index = next;
+        next += 1;
+        const { lba, blockCount } = chunks[index]!;
+        const ask = pair.ask('hash', { volume: volume.name, sequence, lba, blockCount, maps });
+        const [mine, theirs] = await Promise.all([
+          digestOf(volume, view, lba, blockCount, maps, hash),
+          ask as Promise<Digest>,
+        ]);
+        ordered[index] = mine.digest;
+        await compare(lba, blockCount, mine, theirs);
+        onProgress?.(lba + blockCount, report.blocks);
+      }
+    };
+    const compare = async (lba: number, blockCount: number, mine: Digest, theirs: Digest): Promise<void> => {
+      for (const [site, one] of [
+        [report.sites[0], mine],
+        [report.sites[1], theirs],
+      ] as const) {
+        if (one.error === null) continue;
+        report.equal = false;
+        report.unreadable.push({
+          site,
+          offset: lba * volume.blockSize,
+          size: blockCount * volume.blockSize,
+          reason: one.error,
+        });
+      }
+      if (mine.error !== null || theirs.error !== null || mine.digest === theirs.digest) return;
+      report.equal = false;
+      if (blockCount === 1 || report.differences.length >= DIFFERENCES_MAX)
+        return addDifference(report, volume, lba, blockCount);
+      const half = Math.ceil(blockCount / 2);
+      for (const [from, count] of [
+        [lba, half],
+        [lba + half, blockCount - half],
+      ] as const) {
+        const ask = pair.ask('hash', { volume: volume.name, sequence, lba: from, blockCount: count, maps });
+        const [a, b] = await Promise.all([digestOf(volume, view, from, count, maps, hash), ask as Promise<Digest>]);
+        await compare(from, count, a, b);
+      }
+    };
+    await Promise.all(Array.from({ length: QUESTIONS_MAX }, worker));
+    chunks.forEach(({ lba, blockCount }, index) => {
+      if (ordered[index] !== ZERO_DIGEST) total.update(`${lba}+${blockCount}=${ordered[index]};`);
+    });
+    report.checksum = total.digest().toString(16).padStart(16, '0');
+    report.differences.sort((a, b) => a.offset - b.offset);
+    return report;
+  } finally {
+    group.releasePoint(sequence);
+    pair.ask('release', { sequence }).catch(() => {});
+  }
+}
+
+export interface Digest {
+  digest: string;
+  error: string | null;
+}
+
+/** One side's digest of an extent of a pinned view. Memory: one chunk. */
+export async function digestOf(
+  volume: Volume,
+  view: MapView,
+  lba: number,
+  blockCount: number,
+  maps: boolean,
+  hash: XXHashAPI,
+): Promise<Digest> {
+  if (isHole(volume, view, lba, blockCount)) return { digest: ZERO_DIGEST, error: null };
+  if (maps) return storedDigest(volume, view, lba, blockCount, hash);
+  const { group } = volume;
+  const digest = hash.create64();
+  let zero = true;
+  for (let at = lba; at < lba + blockCount; ) {
+    const count = Math.min(lba + blockCount - at, CHUNK_SIZE / volume.blockSize);
+    const bytes = Buffer.allocUnsafe(count * volume.blockSize);
+    const from = at;
+    const error = await new Promise<ForelockError | null>((resolve) => {
+      group.reader.read(
+        view,
+        volume.number,
+        volume.blockShift,
+        from,
+        count,
+        bytes,
+        group.image(volume.number),
+        resolve,
+      );
+    });
+    if (error !== null) return { digest: '', error: error.message };
+    digest.update(bytes);
+    zero = zero && bytes.every((byte) => byte === 0);
+    at += count;
+  }
+  return { digest: zero ? ZERO_DIGEST : digest.digest().toString(16), error: null };
+}
+
+/** The same of the checksums that stand in the records, without reading the data. */
+async function storedDigest(
+  volume: Volume,
+  view: MapView,
+  lba: number,
+  blockCount: number,
+  hash: XXHashAPI,
+): Promise<Digest> {
+  const { journal } = volume.group;
+  const digest = hash.create64();
+  const sums = Buffer.alloc(8 * blockCount);
+  const small = new Uint8Array(HEADER_SIZE + 8 * 1024);
+  for (let i = 0; i < blockCount; i += 1) {
+    if (!view.lookup(lba + i)) {
+      if (volume.platter === 'flat')
+        return { digest: '', error: 'platter flat keeps no checksums of what is in its image: verify without --maps' };
+      continue;
+    }
+    if (view.zero) continue;
+    const { position, index } = view;
+    const at = AT_CHECKSUMS + 8 * index;
+    if (journal.inRing(position))
+      sums.set(
+        journal.memory.bytes.subarray(journal.address(position) + at, journal.address(position) + at + 8),
+        8 * i,
+      );
+    else {
+      const segment = journal.segments.get(journal.segments.numberOf(position));
+      const bytes = segment?.file.read(small.subarray(0, at + 8), position % journal.segmentSize) ?? 0;
+      if (bytes < at + 8) return { digest: '', error: `the record of block ${lba + i} cannot be read` };
+      sums.set(small.subarray(at, at + 8), 8 * i);
+    }
+  }
+  digest.update(sums);
+  return { digest: digest.digest().toString(16), error: null };
+}
+
+function isHole(volume: Volume, view: MapView, lba: number, blockCount: number): boolean {
+  for (let at = lba; at < lba + blockCount; ) {
+    at += view.run(at, lba + blockCount - at);
+    if (view.status === MAPPED || (view.status === UNMAPPED && volume.platter === 'flat')) return false;
+  }
+  return true;
+}
+
+function addDifference(report: VerifyReport, volume: Volume, lba: number, blockCount: number): void {
+  const offset = lba * volume.blockSize;
+  const size = blockCount * volume.blockSize;
+  const last = report.differences.find((each) => each.offset + each.size === offset);
+  if (last !== undefined) last.size += size;
+  else if (report.differences.length < DIFFERENCES_MAX) report.differences.push({ offset, size });
+}
+
+/** Extents to be hashed: chunks of data, runs of holes. */
+function chunksOf(view: MapView, volume: Volume): { lba: number; blockCount: number }[] {
+  const chunks: { lba: number; blockCount: number }[] = [];
+  const chunk = CHUNK_SIZE / volume.blockSize;
+  for (let lba = 0; lba < view.blockCount; ) {
+    const run = view.run(lba, HOLE_BLOCKS_MAX);
+    const hole = view.status !== MAPPED && (volume.platter === 'journal' || view.status !== UNMAPPED);
+    const blockCount = hole && run >= chunk ? run : Math.min(chunk, view.blockCount - lba);
+    chunks.push({ lba, blockCount });
+    lba += blockCount;
+  }
+  return chunks;
+}
+
+async function appendPoint(group: Group): Promise<number> {
+  return new Promise((resolve, reject) => {
+    group.whenRoom(() => {
+      const sequence = group.appendFlush(FLAG_POINT);
+      if (sequence === RING_FULL) return false;
+      if (sequence === NO_SPACE)
+        reject(new ForelockError('ENOSPC', 'no room for the point to verify at: the disk or the journal is full'));
+      else resolve(sequence);
+      return true;
+    });
+  });
+}
+
+/** The standby pins its view when it applies the point. */
+async function untilApplied(group: Group, source: Sender, sequence: number): Promise<void> {
+  while (source.source.applied < sequence) {
+    if (!source.connected) throw new ForelockError('AWAY', 'the peer went away before it had applied everything');
+    await new Promise<void>((resolve) => group.whenPeerMoved(resolve));
+  }
+}

@@ -1,0 +1,475 @@
+/**
+ * The write path of a volume, on one screen: admit, lock locally, append to the journal, promise.
+ *
+ *     write -> locked here? -> room in the ring? -> copied once, published -> answered when the promise is met
+ *
+ * Sealing, persisting and sending start by themselves from what was published (journal/, sender.ts).
+ */
+import { TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
+import { ForelockError } from '../errors.js';
+import { NO_SPACE, RING_FULL } from '../journal/journal.js';
+import type { BlockMap } from '../journal/map.js';
+import { LOCK_WAIT_MS_MAX } from '../limits.js';
+import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
+import { ackLevel } from './gate.js';
+import type { Group } from './group.js';
+import type { LockRequest, RangeLocks } from './locks.js';
+
+/** Bytes of one record at most; a larger host write becomes several records under one local grant. */
+const PIECE_SIZE_MAX = 1048576;
+/** ZERO and TRIM carry no payload; their block count is a u32. */
+const BARE_BLOCKS_MAX = 2 ** 31;
+
+/** What a host operation that waits for a lock is woken with. */
+type LockWait = (request: LockRequest) => void;
+
+export interface VolumeOptions {
+  number: number;
+  name: string;
+  size: number;
+  blockSize: number;
+  platter: 'journal' | 'flat';
+  map: BlockMap;
+  locks: RangeLocks;
+}
+
+export class Volume {
+  readonly group: Group;
+  readonly number: number;
+  readonly name: string;
+  readonly size: number;
+  readonly blockSize: number;
+  readonly blockShift: number;
+  readonly platter: 'journal' | 'flat';
+  readonly map: BlockMap;
+  readonly locks: RangeLocks;
+  readonly counters = {
+    reads: 0,
+    writes: 0,
+    flushes: 0,
+    trims: 0,
+    zeroes: 0,
+    bytesRead: 0,
+    bytesWritten: 0,
+    lockWaits: 0,
+    lockTimeouts: 0,
+  };
+  readonly #payloadBlocksMax: number;
+
+  constructor(group: Group, options: VolumeOptions) {
+    this.group = group;
+    this.number = options.number;
+    this.name = options.name;
+    this.size = options.size;
+    this.blockSize = options.blockSize;
+    this.blockShift = Math.log2(options.blockSize);
+    this.platter = options.platter;
+    this.map = options.map;
+    this.locks = options.locks;
+    assert(Number.isInteger(this.blockShift), 'block size is a power of two');
+    this.#payloadBlocksMax = Math.min(1024, PIECE_SIZE_MAX >> this.blockShift);
+  }
+
+  // ---- host operations; `session` is the host connection's number
+
+  write(
+    session: number,
+    offset: number,
+    size: number,
+    payload: readonly Uint8Array[],
+    fua: boolean,
+    completion: Completion,
+  ): void {
+    const refused = this.group.refuseWrite();
+    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (size === 0) return this.group.settleSoon(completion, null);
+    this.counters.writes += 1;
+    this.counters.bytesWritten += size;
+    const aligned = offset % this.blockSize === 0 && size % this.blockSize === 0;
+    if (!aligned) return this.#writePartial(session, offset, size, payload, fua, completion);
+    this.#admit(session, TYPE_WRITE, offset / this.blockSize, size / this.blockSize, payload, fua, completion);
+  }
+
+  trim(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
+    const refused = this.group.refuseWrite();
+    if (refused !== null) return this.group.settleSoon(completion, refused);
+    this.counters.trims += 1;
+    // a trim is advice: blocks that are covered only in part stay as they are
+    const lba = Math.ceil(offset / this.blockSize);
+    const end = Math.floor((offset + size) / this.blockSize);
+    if (end <= lba) return this.group.settleSoon(completion, null);
+    this.#admit(session, TYPE_TRIM, lba, end - lba, null, fua, completion);
+  }
+
+  zero(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
+    const refused = this.group.refuseWrite();
+    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (size === 0) return this.group.settleSoon(completion, null);
+    this.counters.zeroes += 1;
+    const lba = Math.ceil(offset / this.blockSize);
+    const end = Math.floor((offset + size) / this.blockSize);
+    if (lba * this.blockSize === offset && end * this.blockSize === offset + size) {
+      return this.#admit(session, TYPE_ZERO, lba, end - lba, null, fua, completion);
+    }
+    // edges are written as data, the whole blocks between them as ZERO
+    const inner = end > lba ? (end - lba) * this.blockSize : 0;
+    const head = inner > 0 ? lba * this.blockSize - offset : size;
+    const tail = inner > 0 ? offset + size - end * this.blockSize : 0;
+    const all = new JoinedCompletion(completion);
+    if (head > 0) this.#writePartial(session, offset, head, [new Uint8Array(head)], fua, all.part());
+    if (inner > 0) this.#admit(session, TYPE_ZERO, lba, end - lba, null, fua, all.part());
+    if (tail > 0) this.#writePartial(session, end * this.blockSize, tail, [new Uint8Array(tail)], fua, all.part());
+    all.close();
+  }
+
+  /** Covers every write answered before this call: they precede the FLUSH record, on all connections. */
+  flush(completion: Completion): void {
+    const refused = this.group.refuseWrite();
+    if (refused !== null) return this.group.settleSoon(completion, refused);
+    this.counters.flushes += 1;
+    this.group.whenRoom(() => {
+      const sequence = this.group.appendFlush();
+      if (sequence === RING_FULL) return false;
+      if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
+      else this.group.promise(sequence, ackLevel(this.group.ack, true), completion);
+      return true;
+    });
+  }
+
+  read(session: number, offset: number, size: number, completion: ReadCompletion): void {
+    const refused = this.group.refuseRead();
+    if (refused !== null) return void this.group.defer(() => completion.settleRead(refused, []));
+    this.counters.reads += 1;
+    this.counters.bytesRead += size;
+    const lba = Math.floor(offset / this.blockSize);
+    const end = Math.ceil((offset + size) / this.blockSize);
+    if (this.locks.isReadable(lba, end - lba, session)) return this.#readNow(offset, size, completion);
+    this.#wait(
+      'plainRead',
+      session,
+      lba,
+      end - lba,
+      (request) => {
+        if (request.state === 'granted') this.#readNow(offset, size, completion);
+        else this.group.defer(() => completion.settleRead(this.#lockError(request, lba), []));
+      },
+      () => this.group.defer(() => completion.settleRead(tooManyWaiters(), [])),
+    );
+  }
+
+  extents(offset: number, size: number, count: number): DeviceExtent[] {
+    const extents: DeviceExtent[] = [];
+    const end = offset + size;
+    let at = offset;
+    while (at < end && extents.length < count) {
+      const lba = Math.floor(at / this.blockSize);
+      const limit = Math.ceil(end / this.blockSize) - lba;
+      const mapped = this.map.lookup(lba);
+      const hole = this.map.zero || (!mapped && this.platter === 'journal');
+      const run = this.map.run(lba, limit);
+      const to = Math.min(end, (lba + Math.max(1, run)) * this.blockSize);
+      const last = extents[extents.length - 1];
+      if (last !== undefined && last.hole === hole) last.size += to - at;
+      else extents.push({ size: to - at, hole });
+      at = to;
+    }
+    return extents;
+  }
+
+  // ---- scopes (scope.ts): records of one explicit lock
+
+  /** @returns sequence, or RING_FULL / NO_SPACE */
+  appendScoped(
+    type: number,
+    flags: number,
+    session: number,
+    scope: number,
+    lba: number,
+    blockCount: number,
+    payload: Uint8Array | null,
+  ): number {
+    const { journal } = this.group;
+    const at = journal.reserve(
+      type,
+      flags,
+      this.number,
+      lba,
+      blockCount,
+      payload === null ? 0 : this.blockShift,
+      session,
+      scope,
+      journal.peer.appended,
+    );
+    if (at < 0) return at;
+    if (payload !== null) journal.memory.bytes.set(payload, at);
+    return journal.publish();
+  }
+
+  // ---- inside
+
+  #readNow(offset: number, size: number, completion: ReadCompletion): void {
+    readBytes(this.group, this.map, this, offset, size, completion);
+  }
+
+  /** Locks locally (most are granted at once), then appends. */
+  #admit(
+    session: number,
+    type: number,
+    lba: number,
+    blockCount: number,
+    payload: readonly Uint8Array[] | null,
+    fua: boolean,
+    completion: Completion,
+  ): void {
+    let done = 0;
+    if (!this.group.roomIsWaitedFor && this.locks.isFree(lba, blockCount, session)) {
+      done = this.#append(session, type, lba, blockCount, 0, payload, fua, completion);
+    }
+    if (done >= 0) this.#appendWhenRoom(session, type, lba, blockCount, done, payload, fua, completion);
+  }
+
+  /** The write has to wait: for room (in order with others), and perhaps for a lock. */
+  #appendWhenRoom(
+    session: number,
+    type: number,
+    lba: number,
+    blockCount: number,
+    from: number,
+    payload: readonly Uint8Array[] | null,
+    fua: boolean,
+    completion: Completion,
+  ): void {
+    let done = from;
+    const append = (): boolean => {
+      done = this.#append(session, type, lba, blockCount, done, payload, fua, completion);
+      return done < 0;
+    };
+    this.group.whenRoom(() => {
+      if (this.locks.isFree(lba, blockCount, session)) return append();
+      const granted: LockWait = (request) => {
+        if (request.state !== 'granted') this.group.settleSoon(completion, this.#lockError(request, lba));
+        else if (!append()) this.#appendWhenRoom(session, type, lba, blockCount, done, payload, fua, completion);
+      };
+      this.#wait('plainWrite', session, lba, blockCount, granted, () =>
+        this.group.settleSoon(completion, tooManyWaiters()),
+      );
+      return true;
+    });
+  }
+
+  /**
+   * Appends the write's records from block `done` on.
+   * @returns -1 when all are in (or the write was refused), else how many blocks are in: wait for room, then go on
+   */
+  #append(
+    session: number,
+    type: number,
+    lba: number,
+    blockCount: number,
+    done: number,
+    payload: readonly Uint8Array[] | null,
+    fua: boolean,
+    completion: Completion,
+  ): number {
+    const { group } = this;
+    const { journal } = group;
+    const max = payload === null ? BARE_BLOCKS_MAX : this.#payloadBlocksMax;
+    const shift = payload === null ? 0 : this.blockShift;
+    let sequence = 0;
+    let at = done;
+    while (at < blockCount) {
+      const count = Math.min(max, blockCount - at);
+      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count) : 0;
+      if (scope < 0) return scope === RING_FULL ? at : this.#refuseSpace(completion);
+      const to = journal.reserve(type, 0, this.number, lba + at, count, shift, session, scope, journal.peer.appended);
+      if (to < 0) {
+        if (scope > 0) group.closeLockStepScope(this, session, scope);
+        return to === RING_FULL ? at : this.#refuseSpace(completion);
+      }
+      if (payload !== null) copyPieces(payload, at * this.blockSize, count * this.blockSize, journal.memory.bytes, to);
+      sequence = journal.publish();
+      if (scope > 0) sequence = group.closeLockStepScope(this, session, scope);
+      at += count;
+    }
+    if (fua) {
+      const flush = group.appendFlush();
+      if (flush === NO_SPACE) return this.#refuseSpace(completion);
+      if (flush === RING_FULL) {
+        this.flush(completion); // the write is in; its promise is a flush
+        return -1;
+      }
+      sequence = flush;
+    }
+    group.promise(sequence, ackLevel(group.lockStep ? 'applied' : group.ack, fua), completion);
+    return -1;
+  }
+
+  #refuseSpace(completion: Completion): number {
+    this.group.settleSoon(completion, noSpace());
+    return -1;
+  }
+
+  /** A write that covers blocks in part: read, modify and write under a lock on them. */
+  #writePartial(
+    session: number,
+    offset: number,
+    size: number,
+    payload: readonly Uint8Array[],
+    fua: boolean,
+    completion: Completion,
+  ): void {
+    const lba = Math.floor(offset / this.blockSize);
+    const blockCount = Math.ceil((offset + size) / this.blockSize) - lba;
+    const locked: LockWait = (request) => {
+      if (request.state !== 'held') return this.group.settleSoon(completion, this.#lockError(request, lba));
+      request.context = null;
+      const merged = new Uint8Array(blockCount * this.blockSize);
+      const release: Completion = {
+        settle: (error) => completion.settle(error),
+      };
+      this.#readNow(lba * this.blockSize, merged.length, {
+        settleRead: (error, pieces) => {
+          if (error !== null) {
+            this.#unlock(request);
+            return completion.settle(error);
+          }
+          copyPieces(pieces, 0, merged.length, merged, 0);
+          copyPieces(payload, 0, size, merged, offset - lba * this.blockSize);
+          this.group.whenRoom(() => {
+            const left = this.#append(session, TYPE_WRITE, lba, blockCount, 0, [merged], fua, release);
+            if (left >= 0) return false;
+            this.#unlock(request);
+            return true;
+          });
+        },
+      });
+    };
+    // the lock's own session number: two partial writes of one connection must exclude each other as well
+    this.#wait('write', this.group.nextSession(), lba, blockCount, locked, () =>
+      this.group.settleSoon(completion, tooManyWaiters()),
+    );
+  }
+
+  #unlock(request: LockRequest): void {
+    this.locks.release(request);
+    this.group.locksMoved();
+  }
+
+  #wait(
+    mode: 'write' | 'plainWrite' | 'plainRead',
+    session: number,
+    lba: number,
+    blockCount: number,
+    then: LockWait,
+    refused: () => void,
+  ): void {
+    const request = this.locks.request('host', mode, lba, blockCount, session, this.group.nowMs() + LOCK_WAIT_MS_MAX);
+    if (request === null) return refused();
+    if (request.state === 'waiting') {
+      this.counters.lockWaits += 1;
+      request.context = then;
+    } else then(request);
+  }
+
+  #lockError(request: LockRequest, lba: number): ForelockError {
+    this.counters.lockTimeouts += 1;
+    return new ForelockError(
+      'ETIMEDOUT',
+      `volume ${this.name}: blocks from ${lba} stayed locked by another holder for ${LOCK_WAIT_MS_MAX / 1000} s (${request.state}); \`forelock status\` shows who holds what`,
+    );
+  }
+}
+
+/** Settles a request once all its parts are; the first error wins. */
+class JoinedCompletion {
+  #waiting = 1;
+  #error: ForelockError | null = null;
+  readonly #whole: Completion;
+  readonly #part: Completion = { settle: (error) => this.#settle(error) };
+
+  constructor(whole: Completion) {
+    this.#whole = whole;
+  }
+
+  part(): Completion {
+    this.#waiting += 1;
+    return this.#part;
+  }
+
+  close(): void {
+    this.#settle(null);
+  }
+
+  #settle(error: ForelockError | null): void {
+    this.#error ??= error;
+    this.#waiting -= 1;
+    if (this.#waiting === 0) this.#whole.settle(this.#error);
+  }
+}
+
+/** Copies `size` bytes of scattered pieces, from byte `from` of their sum, to `to[at]`. */
+export function copyPieces(
+  pieces: readonly Uint8Array[],
+  from: number,
+  size: number,
+  to: Uint8Array,
+  at: number,
+): void {
+  let skip = from;
+  let left = size;
+  let target = at;
+  for (const piece of pieces) {
+    if (skip >= piece.length) {
+      skip -= piece.length;
+      continue;
+    }
+    const count = Math.min(piece.length - skip, left);
+    to.set(skip === 0 && count === piece.length ? piece : piece.subarray(skip, skip + count), target);
+    target += count;
+    left -= count;
+    skip = 0;
+    if (left === 0) return;
+  }
+  assert(left === 0, 'the pieces add up to the size');
+}
+
+/** Reads bytes of any alignment through a map (current or pinned). */
+export function readBytes(
+  group: Group,
+  map: Parameters<Group['reader']['read']>[0],
+  volume: Volume,
+  offset: number,
+  size: number,
+  completion: ReadCompletion,
+): void {
+  const { blockSize } = volume;
+  const lba = Math.floor(offset / blockSize);
+  const blockCount = Math.ceil((offset + size) / blockSize) - lba;
+  const bytes = Buffer.allocUnsafe(blockCount * blockSize);
+  group.reader.read(
+    map,
+    volume.number,
+    volume.blockShift,
+    lba,
+    blockCount,
+    bytes,
+    group.image(volume.number),
+    (error) => {
+      if (error !== null) return completion.settleRead(error, []);
+      const skip = offset - lba * blockSize;
+      completion.settleRead(null, [skip === 0 && size === bytes.length ? bytes : bytes.subarray(skip, skip + size)]);
+    },
+  );
+}
+
+function noSpace(): ForelockError {
+  return new ForelockError(
+    'ENOSPC',
+    'no room for this write: the disk or the journal (--journal) is full; nothing written before is lost',
+  );
+}
+
+function tooManyWaiters(): ForelockError {
+  return new ForelockError('ETIMEDOUT', 'too many requests already wait for locks on this volume');
+}
