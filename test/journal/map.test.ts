@@ -274,6 +274,25 @@ describe('block map', () => {
     expect(map.memory.pages - before).toBeLessThanOrEqual(260 * 1024 + 2048);
   });
 
+  test('a large view is given back over time, all of it, and its pages are used again', () => {
+    const leafCount = 80;
+    const map = new BlockMap(leafCount * 131072, new Liveness(SEGMENT_SIZE));
+    const touchAll = (position: number) => {
+      for (let page = 0; page < leafCount * 1024; page++) map.swing(page * PAGE_BLOCKS, 1, position);
+    };
+    touchAll(16);
+    const first = map.memory.pages;
+    let most = 0;
+    for (let round = 2; round < 7; round++) {
+      const view = map.snapshot();
+      touchAll(round * 16);
+      expect(view.lookup(131072) && view.position).toBe((round - 1) * 16);
+      view.release();
+      most = Math.max(most, map.memory.pages);
+    }
+    expect(most).toBeLessThan(first * 2.1);
+  });
+
   test('1 TiB: one block at each end, a snapshot and a run over the hole between them', () => {
     const blockCount = 2 ** 28;
     const map = new BlockMap(blockCount, new Liveness(SEGMENT_SIZE));

@@ -30,8 +30,24 @@ const superblock = (incarnation: number): Superblock => ({
   role: 'primary',
   clean: false,
   degradedSince: null,
-  inconsistent: { base: { volume: 0, lba: 17 }, startSequence: 5, untilSequence: null },
-  checkpoint: { mapFile: 1, mapEnd: 4096, position: 80, own: 1, peer: { received: 2, applied: 1 }, clock: 1.7e15 },
+  streamStart: 4,
+  inconsistent: {
+    source: 2,
+    generation: 'a1',
+    base: { volume: 0, lba: 17 },
+    startSequence: 5,
+    untilSequence: null,
+  },
+  checkpoint: {
+    mapFile: 1,
+    mapEnd: 4096,
+    position: 80,
+    own: 1,
+    peer: { received: 2, applied: 1 },
+    openScopes: [{ sequence: 1, flags: 1, volume: 0, lba: 17, blockCount: 8 }],
+    ownScopes: [],
+    clock: 1.7e15,
+  },
 });
 
 function memory(seed = 1): { store: MemoryStore; tasks: TaskQueue } {
