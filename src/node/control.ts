@@ -1,0 +1,562 @@
+/**
+ * The control API: what a running gateway tells and does for its operator. JSON over HTTP, on the unix socket
+ * `admin.sock` of the state directory and, with --admin, on a loopback address. Server and client.
+ *
+ *     GET    /livez           200 "ok": the process answers
+ *     GET    /v1/status       200 GatewayStatus
+ *     POST   /v1/verify       { volume, maps?, group? }                                -> 200 VerifyReport
+ *     POST   /v1/lock         { volume, offset, size, mode, holdSeconds?, waitSeconds? } -> 200, a line of JSON when
+ *                             the lock is had: { id }, and another when it is gone: { released: reason, lost }.
+ *                             It is held for holdSeconds, or until the request is closed, whichever is first
+ *     DELETE /v1/lock/ID      204: releases it earlier
+ *
+ * An error is { error: { code, message } } with a code of src/errors.ts. There is no authentication: the socket has
+ * mode 0600, an address must be loopback, and what could come from a web page is refused (a request with an Origin, a
+ * Host that is not loopback, a body that is not declared as JSON).
+ */
+import { randomUUID } from 'node:crypto';
+import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
+import { type AddressInfo, connect } from 'node:net';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
+import { CONTROL_BODY_MAX } from '../limits.js';
+import { isLoopback } from '../link/endpoint.js';
+import type { VerifyReport } from '../volume/verify.js';
+import { checkSocketPath, type HostPort } from './config.js';
+
+export type { VerifyReport };
+
+export const STATUS_SCHEMA = 1;
+export const ADMIN_SOCKET = 'admin.sock';
+
+/** A `forelock lock` may be longer than any lease of the gateway; this is against typing errors. */
+const HOLD_SECONDS_MAX = 24 * 3600;
+const WAIT_SECONDS_MAX = 3600;
+/** Locks held over the API at once; each holds a connection. */
+const API_LOCKS_MAX = 256;
+
+/** Sequences of one stream; own: this site's end of it, peer: as far as the peer told. All 0 while nothing is known. */
+export interface OwnCursors {
+  appended: number;
+  sealed: number;
+  sent: number;
+  /** Of the peer's stream, received here. */
+  received: number;
+  granted: number;
+  applied: number;
+  durable: number;
+  peerDurable: number;
+  trimmed: number;
+}
+
+export interface PeerCursors {
+  received: number;
+  granted: number;
+  applied: number;
+  durable: number;
+}
+
+export type LinkState = 'away' | 'handshaking' | 'returning the tail' | 'base copy' | 'streaming' | 'refused';
+
+export interface LinkStatus {
+  state: LinkState;
+  /** Why it is not streaming, or ''. */
+  reason: string;
+  peerSite: string | null;
+  /** null: the group has no peer configured. */
+  url: string | null;
+  epoch: number;
+  attempt: number;
+  connects: number;
+  roundTripMs: number;
+  bytesSent: number;
+  bytesReceived: number;
+}
+
+export interface VolumeStatus {
+  name: string;
+  size: number;
+  blockSize: number;
+  platter: 'journal' | 'flat';
+  mappedBytes: number;
+}
+
+export interface GroupStatus {
+  name: string;
+  id: string;
+  role: 'primary' | 'standby';
+  /** Name of the newest generation. */
+  generation: string;
+  siteNumber: number;
+  consistency: 'consistent' | 'inconsistent';
+  volumes: VolumeStatus[];
+  link: LinkStatus;
+  cursors: { own: OwnCursors; peer: PeerCursors };
+  /** How far the target's image is behind; never negative. */
+  lag: { bytes: number; records: number; ageMs: number };
+  ack: 'local' | 'received' | 'applied';
+  speculation: boolean;
+  kernel: 'wasm' | 'reference' | 'compare';
+  /** Sequence since which answers were given alone, or null. */
+  degradedSince: number | null;
+  journal: {
+    usedBytes: number;
+    limitBytes: number;
+    segments: number;
+    ringSize: number;
+    checkpointPosition: number;
+    position: number;
+  };
+  counters: Record<string, number>;
+}
+
+export interface GatewayStatus {
+  schema: typeof STATUS_SCHEMA;
+  version: string;
+  site: string;
+  uptimeSeconds: number;
+  /** One per volume and listener, ready for any NBD tool. */
+  nbdUris: string[];
+  groups: GroupStatus[];
+}
+
+export interface LockRequest {
+  volume: string;
+  /** Bytes, multiples of the volume's block size. */
+  offset: number;
+  size: number;
+  mode: 'read' | 'write';
+  /** null: until the request is closed. */
+  holdSeconds: number | null;
+  /** Longest wait for the lock; null: the gateway's own bound. */
+  waitSeconds: number | null;
+}
+
+/** A lock that is had. */
+export interface LockHold {
+  /** Idempotent. */
+  release(): void;
+  /** Called once if the lock is taken away (a lease ended, the gateway stops). */
+  onLost: ((reason: string) => void) | null;
+}
+
+/** What the shell asks of a running gateway. */
+export interface GatewayControl {
+  status(): GatewayStatus;
+  /** @throws ForelockError EINVAL no such volume; AWAY the peer is */
+  verify(volume: string, options: { maps: boolean; group?: string | undefined }): Promise<VerifyReport>;
+  /** @throws ForelockError EINVAL; ETIMEDOUT not had in time */
+  lock(request: LockRequest): Promise<LockHold>;
+  /** Drains, flushes, and marks the state as cleanly stopped. */
+  close(): Promise<void>;
+}
+
+const NAME_MAX = 64;
+const verifyBody = z.strictObject({
+  volume: z.string().min(1).max(NAME_MAX),
+  maps: z.boolean().default(false),
+  group: z.string().min(1).max(NAME_MAX).exactOptional(),
+});
+const bytes = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+const lockBody = z.strictObject({
+  volume: z.string().min(1).max(NAME_MAX),
+  offset: bytes,
+  size: bytes.min(1),
+  mode: z.enum(['read', 'write']),
+  holdSeconds: z.number().positive().max(HOLD_SECONDS_MAX).nullable().default(null),
+  waitSeconds: z.number().nonnegative().max(WAIT_SECONDS_MAX).nullable().default(null),
+});
+
+const HTTP_STATUS: Partial<Record<ErrorCode, number>> = {
+  EINVAL: 400,
+  USAGE: 400,
+  EPERM: 403,
+  ETIMEDOUT: 409,
+  ENOTSUP: 501,
+  ESHUTDOWN: 503,
+  AWAY: 503,
+  PEER_AWAY: 503,
+  PEER_TIMEOUT: 503,
+};
+
+// ---- server
+
+export interface ControlServerOptions {
+  control: Pick<GatewayControl, 'status' | 'verify' | 'lock'>;
+  /** Path of the unix socket, or null. */
+  socket: string | null;
+  /** A loopback address, or null. */
+  admin: HostPort | null;
+  /** An unexpected error, which is a bug: to be logged. */
+  onError?: ((error: Error) => void) | undefined;
+}
+
+export class ControlServer {
+  readonly #options: ControlServerOptions;
+  readonly #servers: Server[] = [];
+  readonly #locks = new Map<string, (reason: string, lost: boolean) => void>();
+  #locksAsked = 0;
+  /** `http://HOST:PORT` if it listens there. */
+  url: string | null = null;
+
+  /** @throws ForelockError CONFIG if it cannot or may not listen; STATE_LOCKED if a live gateway has the socket */
+  static async open(options: ControlServerOptions): Promise<ControlServer> {
+    const server = new ControlServer(options);
+    try {
+      if (options.socket !== null) await server.#listenUnix(options.socket);
+      if (options.admin !== null) await server.#listenTcp(options.admin);
+    } catch (error) {
+      await server.close();
+      throw error;
+    }
+    return server;
+  }
+
+  private constructor(options: ControlServerOptions) {
+    this.#options = options;
+  }
+
+  /** Releases every lock held over the API, ends every connection, and removes the socket. */
+  async close(): Promise<void> {
+    for (const release of [...this.#locks.values()]) release('the gateway is stopping', true);
+    await Promise.all(
+      this.#servers.splice(0).map(
+        (server) =>
+          new Promise<void>((resolve) => {
+            server.close(() => resolve());
+            server.closeIdleConnections();
+            setImmediate(() => server.closeAllConnections()); // after last lines were written
+          }),
+      ),
+    );
+  }
+
+  async #listenUnix(path: string): Promise<void> {
+    checkSocketPath(path, 'control API', (message) => {
+      throw new ForelockError('CONFIG', `${message}: use a shorter --state`);
+    });
+    await removeStaleSocket(path);
+    const umask = process.umask(0o177);
+    try {
+      await this.#listen({ path }, path);
+    } finally {
+      process.umask(umask);
+    }
+    chmodSync(path, 0o600);
+  }
+
+  async #listenTcp({ host, port }: HostPort): Promise<void> {
+    if (!isLoopback(host)) {
+      throw new ForelockError(
+        'CONFIG',
+        `the control API has no authentication and listens on loopback only, not on ${host}`,
+      );
+    }
+    const server = await this.#listen({ host, port }, `${host}:${port}`);
+    const address = server.address() as AddressInfo;
+    const shown = address.address.includes(':') ? `[${address.address}]` : address.address;
+    this.url = `http://${shown}:${address.port}`;
+  }
+
+  #listen(where: { path: string } | HostPort, shown: string): Promise<Server> {
+    const server = createServer((request, response) => {
+      this.#handle(request, response).catch((error: unknown) => this.#fail(response, error));
+    });
+    server.maxConnections = API_LOCKS_MAX + 64;
+    return new Promise((resolve, reject) => {
+      server.once('error', (error) => {
+        reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${error.message}`));
+      });
+      server.listen(where, () => {
+        this.#servers.push(server);
+        resolve(server);
+      });
+    });
+  }
+
+  async #handle(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { control } = this.#options;
+    const path = (incoming.url ?? '/').split('?')[0]!;
+    const method = incoming.method === 'HEAD' ? 'GET' : incoming.method;
+    const origin = incoming.headers.origin;
+    const host = incoming.headers.host ?? 'localhost';
+    if (origin !== undefined || !isLoopback(host.replace(/:\d+$/, ''))) {
+      return sendError(response, 403, 'EPERM', 'the control API is not for web pages');
+    }
+    if (path === '/livez' && method === 'GET') {
+      response.writeHead(200, { 'content-type': 'text/plain' }).end('ok\n');
+    } else if (path === '/v1/status' && method === 'GET') {
+      sendJson(response, 200, control.status());
+    } else if (path === '/v1/verify' && method === 'POST') {
+      const { volume, maps, group } = await readBody(incoming, verifyBody);
+      sendJson(response, 200, await control.verify(volume, { maps, group }));
+    } else if (path === '/v1/lock' && method === 'POST') {
+      await this.#lock(await readBody(incoming, lockBody), response);
+    } else if (path.startsWith('/v1/lock/') && method === 'DELETE') {
+      const release = this.#locks.get(path.slice('/v1/lock/'.length));
+      if (release === undefined) return sendError(response, 404, 'EINVAL', 'no such lock is held');
+      release('released', false);
+      response.writeHead(204).end();
+    } else {
+      const isKnown = /^\/(livez|v1\/(status|verify|lock(\/.*)?))$/.test(path);
+      sendError(
+        response,
+        isKnown ? 405 : 404,
+        'EINVAL',
+        `there is no ${method} ${path}; see GET /v1/status, POST /v1/verify, POST /v1/lock`,
+      );
+    }
+  }
+
+  async #lock(body: z.infer<typeof lockBody>, response: ServerResponse): Promise<void> {
+    if (this.#locksAsked >= API_LOCKS_MAX) {
+      return sendError(
+        response,
+        503,
+        'ETIMEDOUT',
+        `${API_LOCKS_MAX} locks are held or asked for over the control API already`,
+      );
+    }
+    this.#locksAsked += 1;
+    let hold: LockHold;
+    try {
+      hold = await this.#options.control.lock(body);
+    } finally {
+      this.#locksAsked -= 1;
+    }
+    if (response.destroyed) return hold.release(); // the asker left while it waited
+    this.#locksAsked += 1;
+    const id = randomUUID();
+    const end = (reason: string, lost: boolean) => {
+      if (!this.#locks.delete(id)) return;
+      this.#locksAsked -= 1;
+      clearTimeout(timer);
+      hold.onLost = null;
+      hold.release();
+      response.end(`${JSON.stringify({ released: reason, lost })}\n`);
+    };
+    const { holdSeconds } = body;
+    const timer =
+      holdSeconds === null ? undefined : setTimeout(() => end(`held for ${holdSeconds} s`, false), holdSeconds * 1000);
+    this.#locks.set(id, end);
+    hold.onLost = (reason) => end(reason, true);
+    response.on('close', () => end('the request was closed', false));
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+    response.write(`${JSON.stringify({ id })}\n`);
+  }
+
+  #fail(response: ServerResponse, error: unknown): void {
+    if (error instanceof HttpError) return sendError(response, error.status, 'EINVAL', error.message);
+    if (error instanceof ForelockError)
+      return sendError(response, HTTP_STATUS[error.code] ?? 500, error.code, error.message);
+    this.#options.onError?.(error as Error);
+    sendError(response, 500, 'EIO', `unexpected: ${(error as Error).message}`);
+  }
+}
+
+class HttpError extends Error {
+  readonly status: number;
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+}
+
+function sendJson(response: ServerResponse, status: number, value: unknown): void {
+  const body = `${JSON.stringify(value)}\n`;
+  response
+    .writeHead(status, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) })
+    .end(body);
+}
+
+function sendError(response: ServerResponse, status: number, code: ErrorCode, message: string): void {
+  if (response.headersSent || response.destroyed) {
+    response.destroy();
+    return;
+  }
+  // what was not read of the request is not worth reading
+  if (status === 413 || status === 403) response.setHeader('connection', 'close');
+  sendJson(response, status, { error: { code, message } });
+}
+
+async function readBody<T>(incoming: IncomingMessage, schema: z.ZodType<T>): Promise<T> {
+  if (!/^application\/json\b/.test(incoming.headers['content-type'] ?? '')) {
+    throw new HttpError(415, 'the body must be declared as content-type: application/json');
+  }
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of incoming) {
+    size += (chunk as Buffer).length;
+    if (size > CONTROL_BODY_MAX) throw new HttpError(413, `the body is larger than ${CONTROL_BODY_MAX} bytes`);
+    chunks.push(chunk as Buffer);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(Buffer.concat(chunks).toString());
+  } catch (error) {
+    throw new HttpError(400, `the body is not JSON: ${(error as Error).message}`);
+  }
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(
+    (issue) => `${issue.path.map(String).join('.') || 'body'}: ${issue.message}`,
+  );
+  throw new HttpError(400, problems.join('; '));
+}
+
+/** A crashed gateway leaves its socket behind; a live one answers on it. */
+async function removeStaleSocket(path: string): Promise<void> {
+  if (!existsSync(path)) return;
+  if (!lstatSync(path).isSocket())
+    throw new ForelockError('CONFIG', `${path} exists and is not a socket: move it away`);
+  const isLive = await new Promise<boolean>((resolve) => {
+    const probe = connect(path);
+    probe.on('connect', () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.on('error', (error: NodeJS.ErrnoException) =>
+      resolve(error.code !== 'ECONNREFUSED' && error.code !== 'ENOENT'),
+    );
+  });
+  if (isLive) throw new ForelockError('STATE_LOCKED', `a gateway answers on ${path}: it uses this state directory`);
+  unlinkSync(path);
+}
+
+// ---- client
+
+/** Where a gateway's control API is: the socket of its state directory, or http://HOST:PORT. */
+export type ControlAddress = { state: string } | { admin: string };
+
+export interface HeldLock {
+  id: string;
+  /** Resolves when the lock is gone: released, or lost. */
+  ended: Promise<{ released: string; lost: boolean }>;
+  /** Closes the request, and with it the lock. */
+  release(): void;
+}
+
+/** The client side; every method throws ForelockError, AWAY if no gateway answers. */
+export class ControlClient {
+  readonly #where: { socketPath: string } | { host: string; port: number };
+  readonly #shown: string;
+
+  /** @throws ForelockError USAGE if the URL is none */
+  constructor(address: ControlAddress) {
+    if ('state' in address) {
+      this.#where = { socketPath: join(address.state, ADMIN_SOCKET) };
+      this.#shown = `state directory ${address.state}`;
+      return;
+    }
+    const url = URL.canParse(address.admin) ? new URL(address.admin) : null;
+    if (url === null || url.protocol !== 'http:' || url.pathname !== '/') {
+      throw new ForelockError(
+        'USAGE',
+        `--admin ${JSON.stringify(address.admin)} is not a URL such as http://127.0.0.1:8080`,
+      );
+    }
+    this.#where = { host: url.hostname.replace(/^\[|\]$/g, ''), port: Number(url.port || 80) };
+    this.#shown = address.admin;
+  }
+
+  async status(): Promise<GatewayStatus> {
+    const status = (await this.#json('GET', '/v1/status')) as GatewayStatus;
+    if (status.schema !== STATUS_SCHEMA) {
+      throw new ForelockError(
+        'ENOTSUP',
+        `the gateway speaks status schema ${status.schema}, this command ${STATUS_SCHEMA}: use its version`,
+      );
+    }
+    return status;
+  }
+
+  async verify(volume: string, options: { maps: boolean; group?: string | undefined }): Promise<VerifyReport> {
+    return (await this.#json('POST', '/v1/verify', { volume, ...options })) as VerifyReport;
+  }
+
+  /** Resolves when the lock is had. */
+  async lock(body: LockRequest): Promise<HeldLock> {
+    const response = await this.#request('POST', '/v1/lock', body);
+    const lines = linesOf(response);
+    const first = await lines.next();
+    if (first.done === true) throw this.#away('the connection ended');
+    const { id } = JSON.parse(first.value) as { id: string };
+    const ended = (async () => {
+      try {
+        const last = await lines.next();
+        if (last.done !== true) return JSON.parse(last.value) as { released: string; lost: boolean };
+      } catch {
+        // told below: whatever cut the connection, the lock is gone
+      }
+      return { released: 'the connection to the gateway ended', lost: true };
+    })();
+    return { id, ended, release: () => response.destroy() };
+  }
+
+  async #json(method: string, path: string, body?: unknown): Promise<unknown> {
+    return JSON.parse(await textOf(await this.#request(method, path, body)));
+  }
+
+  async #request(method: string, path: string, body?: unknown): Promise<IncomingMessage> {
+    const text = body === undefined ? '' : JSON.stringify(body);
+    const headers: Record<string, string | number> = { 'content-length': Buffer.byteLength(text) };
+    if (text !== '') headers['content-type'] = 'application/json';
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      const outgoing = request({ ...this.#where, method, path, headers, agent: false }, resolve);
+      outgoing.on('error', (error: NodeJS.ErrnoException) => reject(this.#away(error.code ?? error.message)));
+      outgoing.end(text);
+    });
+    if (response.statusCode === 200) return response;
+    let answer: { error?: { code?: string; message?: string } } = {};
+    try {
+      answer = JSON.parse(await textOf(response)) as typeof answer;
+    } catch {
+      // not one of ours
+    }
+    const { code, message } = answer.error ?? {};
+    if (message === undefined || code === undefined || !(code in ERROR_CODES)) {
+      throw new ForelockError(
+        'AWAY',
+        `what answers at ${this.#shown} is not a forelock gateway (HTTP ${response.statusCode})`,
+      );
+    }
+    throw new ForelockError(code as ErrorCode, message);
+  }
+
+  #away(detail: string): ForelockError {
+    const next =
+      'socketPath' in this.#where ? 'start it with: forelock serve --state DIR …' : 'is it running, with --admin?';
+    const why = detail === 'ENOENT' || detail === 'ECONNREFUSED' ? '' : ` (${detail})`;
+    return new ForelockError('AWAY', `no gateway answers for ${this.#shown}${why}; ${next}`);
+  }
+}
+
+/** Answers are bounded by what a gateway has volumes and groups; this is against something that is none. */
+const ANSWER_SIZE_MAX = 16 * 1024 * 1024;
+
+async function textOf(response: IncomingMessage): Promise<string> {
+  let text = '';
+  response.setEncoding('utf8');
+  for await (const chunk of response) {
+    text += chunk as string;
+    if (text.length > ANSWER_SIZE_MAX)
+      throw new ForelockError('AWAY', 'an endless answer: that is not a forelock gateway');
+  }
+  return text;
+}
+
+async function* linesOf(response: IncomingMessage): AsyncGenerator<string, undefined> {
+  let text = '';
+  response.setEncoding('utf8');
+  for await (const chunk of response) {
+    text += chunk as string;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
+      yield text.slice(0, end);
+      text = text.slice(end + 1);
+    }
+    if (text.length > ANSWER_SIZE_MAX) return undefined;
+  }
+  return undefined;
+}
