@@ -238,12 +238,7 @@ export class ControlServer {
       throw new ForelockError('CONFIG', `${message}: use a shorter --state`);
     });
     await removeStaleSocket(path);
-    const umask = process.umask(0o177);
-    try {
-      await this.#listen({ path }, path);
-    } finally {
-      process.umask(umask);
-    }
+    await this.#listen({ path }, path);
     chmodSync(path, 0o600);
   }
 
@@ -348,11 +343,14 @@ export class ControlServer {
   }
 
   #fail(response: ServerResponse, error: unknown): void {
-    if (error instanceof HttpError) return sendError(response, error.status, 'EINVAL', error.message);
-    if (error instanceof ForelockError)
-      return sendError(response, HTTP_STATUS[error.code] ?? 500, error.code, error.message);
-    this.#options.onError?.(error as Error);
-    sendError(response, 500, 'EIO', `unexpected: ${(error as Error).message}`);
+    if (error instanceof HttpError) {
+      sendError(response, error.status, 'EINVAL', error.message);
+    } else if (error instanceof ForelockError) {
+      sendError(response, HTTP_STATUS[error.code] ?? 500, error.code, error.message);
+    } else {
+      this.#options.onError?.(error as Error);
+      sendError(response, 500, 'EIO', `unexpected: ${(error as Error).message}`);
+    }
   }
 }
 
@@ -385,16 +383,10 @@ async function readBody<T>(incoming: IncomingMessage, schema: z.ZodType<T>): Pro
   if (!/^application\/json\b/.test(incoming.headers['content-type'] ?? '')) {
     throw new HttpError(415, 'the body must be declared as content-type: application/json');
   }
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of incoming) {
-    size += (chunk as Buffer).length;
-    if (size > CONTROL_BODY_MAX) throw new HttpError(413, `the body is larger than ${CONTROL_BODY_MAX} bytes`);
-    chunks.push(chunk as Buffer);
-  }
+  const body = await collect(incoming);
   let value: unknown;
   try {
-    value = JSON.parse(Buffer.concat(chunks).toString());
+    value = JSON.parse(body);
   } catch (error) {
     throw new HttpError(400, `the body is not JSON: ${(error as Error).message}`);
   }
@@ -404,6 +396,21 @@ async function readBody<T>(incoming: IncomingMessage, schema: z.ZodType<T>): Pro
     (issue) => `${issue.path.map(String).join('.') || 'body'}: ${issue.message}`,
   );
   throw new HttpError(400, problems.join('; '));
+}
+
+/** The whole body. Not `for await`: leaving that early would end the connection before the answer. */
+function collect(incoming: IncomingMessage): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    incoming.on('data', (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= CONTROL_BODY_MAX) chunks.push(chunk);
+      else reject(new HttpError(413, `the body is larger than ${CONTROL_BODY_MAX} bytes`));
+    });
+    incoming.on('end', () => resolve(Buffer.concat(chunks).toString()));
+    incoming.on('error', reject);
+  });
 }
 
 /** A crashed gateway leaves its socket behind; a live one answers on it. */
