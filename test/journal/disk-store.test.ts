@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'vite';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { DiskStore } from '../../src/journal/disk-store.js';
 
 let root: string;
@@ -73,6 +73,7 @@ beforeEach(() => {
   directory = fs.mkdtempSync(join(root, 'state-'));
 });
 
+afterEach(() => vi.restoreAllMocks());
 afterAll(() => fs.rmSync(root, { recursive: true, force: true }));
 
 const run = (ask: (done: (error: Error | null) => void) => void): Promise<Error | null> =>
@@ -177,6 +178,60 @@ describe('the lock', () => {
     expect(() => new DiskStore(directory)).toThrow('used by process');
     expect(store.list()).toEqual([]);
     store.close();
+  });
+
+  const DEAD = 'dddddddd-0000-0000-0000-000000000000';
+  const lock = (owner: object) => fs.writeFileSync(join(directory, 'lock'), JSON.stringify(owner));
+  const dead = { pid: 2 ** 22 + 5, start: '5', boot: null, nonce: DEAD };
+
+  test('a starter that was slow to succeed the dead owner does not get past one that did so meanwhile', () => {
+    lock(dead);
+    const { linkSync } = fs;
+    let quick: DiskStore | null = null;
+    vi.spyOn(fs, 'linkSync').mockImplementation((from, to) => {
+      if (String(to).endsWith(DEAD) && quick === null) {
+        vi.restoreAllMocks();
+        quick = new DiskStore(directory);
+      }
+      linkSync(from, to);
+    });
+    expect(() => new DiskStore(directory)).toThrow('is used by process');
+    expect(fs.readdirSync(directory)).toEqual(['lock']);
+    quick!.close();
+  });
+
+  test('one that is succeeding the dead owner is not pushed aside', () => {
+    lock(dead);
+    const { linkSync } = fs;
+    vi.spyOn(fs, 'linkSync').mockImplementation((from, to) => {
+      vi.restoreAllMocks();
+      fs.writeFileSync(
+        to,
+        JSON.stringify({ pid: process.pid, start: null, boot: null, nonce: 'eeeeeeee-0000-0000-0000-000000000000' }),
+      );
+      linkSync(from, to);
+    });
+    expect(() => new DiskStore(directory)).toThrow('is used by process');
+    expect(fs.readdirSync(directory)).toEqual(['lock', `lock-${DEAD}`]);
+  });
+
+  test('a killed process that its parent has not waited for does not hold it', async () => {
+    if (!fs.existsSync('/proc/self/stat')) return;
+    const parent = spawn('sh', ['-c', 'sleep 0 & exec sleep 60']);
+    let zombie = '';
+    while (zombie === '') {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      for (const pid of fs
+        .readFileSync(`/proc/${parent.pid}/task/${parent.pid}/children`, 'latin1')
+        .trim()
+        .split(' ')) {
+        if (pid !== '' && fs.readFileSync(`/proc/${pid}/stat`, 'latin1').includes(') Z ')) zombie = pid;
+      }
+    }
+    const start = fs.readFileSync(`/proc/${zombie}/stat`, 'latin1').split(') ')[1].split(' ')[19];
+    lock({ ...dead, pid: Number(zombie), start });
+    new DiskStore(directory).close();
+    parent.kill('SIGKILL');
   });
 
   test('of many that start at once over a dead owner exactly one gets it, again and again', async () => {

@@ -158,6 +158,26 @@ describe('checkpoints', () => {
     expect(content(loaded(disk, place).maps)).toEqual(content(maps));
   });
 
+  test('a page that became empty just before the file is written anew is not in it', () => {
+    const disk = makeDisk(12);
+    const maps = makeMaps();
+    const map = maps.get(7)!;
+    const log = new MapLog(disk.store, hash);
+    map.swing(131072, 3, 160);
+    for (let round = 0; log.fileSize <= 2 * log.liveSize + 2 ** 20 || round === 0; round++) {
+      for (let lba = 0; lba < 100_000; lba += 1000) map.swing(lba, 1000, 16 * (round * 100 + 1000));
+      checkpoint(log, maps, disk);
+    }
+    map.clear(131072, 3);
+    map.clear(0, 99_000);
+    const place = checkpoint(log, maps, disk);
+    expect(place.mapFile).toBe(2);
+    const into = new Uint32Array(4).fill(1);
+    log.readChecksums(7, 131072, 1, into);
+    expect([...into]).toEqual([0, 0, 0, 0]);
+    expect(log.liveSize).toBe(log.fileSize - 32 - 64);
+  });
+
   test('the maps change while a checkpoint is written: it holds what they were, the next one the rest', () => {
     const disk = makeDisk(2);
     const maps = makeMaps();
@@ -367,6 +387,20 @@ describe('damage', () => {
     const other = disk.store.open('map-2.log', true);
     other.write(bytes, 0, () => undefined);
     expect(refused({ mapFile: 2, mapEnd: place.mapEnd })).toContain('it says to be map file 1');
+  });
+
+  test('an older version of a page in the place of a newer one is refused, though its frame is valid', () => {
+    const disk = makeDisk(11);
+    const maps = makeMaps();
+    const log = new MapLog(disk.store, hash);
+    maps.get(0)!.swing(5, 3, 1600);
+    const first = checkpoint(log, maps, disk);
+    maps.get(0)!.swing(5, 3, 3200);
+    const place = checkpoint(log, maps, disk);
+    const bytes = disk.store.load('map-1.log')!;
+    const size = 32 + 3 * 16;
+    disk.store.open('map-1.log', false).write(bytes.slice(32, 32 + size), first.mapEnd, () => undefined);
+    expect(refusal(() => loaded(disk, place)).message).toContain('the check over its pages does not match');
   });
 
   test('what stands beyond the end is cut off', () => {

@@ -329,6 +329,14 @@ describe('block map', () => {
     expect(map.dirtyPages).toBe(0);
   });
 
+  test('drop: what stands before the position is in the image, what stands at it is not', () => {
+    const map = new BlockMap(100, new Liveness(SEGMENT_SIZE));
+    map.swing(5, 1, 160);
+    expect(map.drop(5, 160)).toBe(false);
+    expect(map.drop(5, 176)).toBe(true);
+    expect(map.lookup(5)).toBe(false);
+  });
+
   test('bad arguments are assertions', () => {
     const map = new BlockMap(100, new Liveness(SEGMENT_SIZE));
     expect(() => map.swing(99, 2, 16)).toThrow('assertion');

@@ -198,6 +198,16 @@ describe('superblock', () => {
     expect(new SuperblockFiles(store, hash).load()).toEqual(superblock(4));
   });
 
+  test('a save that failed is tried again in the same file, never over the good one', () => {
+    const { store, tasks } = memory();
+    const superblocks = new SuperblockFiles(store, hash);
+    saved(superblocks, tasks, superblock(1));
+    store.fail('sync', 'EIO', 3, 'superblock.b');
+    for (let i = 2; i <= 4; i++) expect(saved(superblocks, tasks, superblock(i))).not.toBe(null);
+    store.remove('superblock.b');
+    expect(new SuperblockFiles(store, hash).load()).toEqual(superblock(1));
+  });
+
   test('both damaged: refused; only a first save that did not finish, with nothing else there, is nothing', () => {
     const { a, b } = written(2);
     const cut = a.subarray(0, 100);
