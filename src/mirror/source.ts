@@ -57,8 +57,12 @@ export type SourceEvent =
    * The driver sent base records up to `next` (exclusive). With `last`, nothing is left, and the frame said BASE_END,
    * with `appended` as it was then: every base block was read before that, so what is appended by then makes the
    * fuzzy copy a consistent image.
+   *
+   * `readAt` is `appended` when the last of these blocks was read, and has to be durable here before they go: else a
+   * crash could take back records whose blocks the target has already, use their sequences for others, and leave
+   * the target with an image of a history that never was.
    */
-  | { kind: 'baseSent'; next: BasePosition; bytes: number; last: boolean }
+  | { kind: 'baseSent'; next: BasePosition; bytes: number; last: boolean; readAt: number }
   /** Lock-step only: an explicit scope was opened (`end` null) or closed, before its record is reported sealed. */
   | { kind: 'scope'; lock: number; end: number | null }
   | { kind: 'tick' };
@@ -247,7 +251,7 @@ export class SourceStream {
         this.#sentThrough(event.through, event.bytes);
         break;
       case 'baseSent':
-        this.#baseSent(event.next, event.bytes, event.last);
+        this.#baseSent(event.next, event.bytes, event.last, event.readAt);
         break;
       case 'scope':
         this.#scope(event.lock, event.end);
@@ -436,9 +440,10 @@ export class SourceStream {
     this.#sentBytes += bytes;
   }
 
-  #baseSent(next: BasePosition, bytes: number, last: boolean): void {
+  #baseSent(next: BasePosition, bytes: number, last: boolean, readAt: number): void {
     assert(this.#phase === 'base', `base sent while ${this.#phase}`);
     assert(!positionBefore(next, this.#base), 'the base copy only goes on');
+    assert(readAt <= this.#durable, `base records read at ${readAt} sent with only ${this.#durable} durable`);
     this.#base = { volume: next.volume, lba: next.lba };
     this.#sentBytes += bytes;
     if (!last) return;

@@ -151,20 +151,31 @@ test('base copy: base records, then the stream from its start; its cursors promi
   stream.step({ kind: 'connected', epoch: 1, ...at }, 0);
   stream.drain();
   expect(stream.want()).toMatchObject({ phase: 'base', from: 0, through: 0, volume: 0, lba: 3 });
-  stream.step({ kind: 'baseSent', next: { volume: 0, lba: 9 }, bytes: 100, last: false }, 0);
+  stream.step({ kind: 'baseSent', next: { volume: 0, lba: 9 }, bytes: 100, last: false, readAt: 7 }, 0);
   stream.step({ kind: 'moved', appended: 8, sealed: 8, durable: 7 }, 0);
   expect(stream.want()).toMatchObject({ phase: 'base', lba: 9, bytesMax: 900 });
-  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true }, 0);
+  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true, readAt: 7 }, 0);
   expect(stream.want()).toMatchObject({ phase: 'streaming', from: 8, through: 8 });
   expect(nak(stream, { sequence: 0, base: { volume: 0, lba: 5 } })[0]).toMatch(/^rewound attempt=1 from=0/);
   expect(stream.want()).toMatchObject({ phase: 'base', attempt: 1, lba: 5 });
-  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true }, 0);
+  stream.step({ kind: 'baseSent', next: { volume: 1, lba: 0 }, bytes: 100, last: true, readAt: 7 }, 0);
   sent(stream, 8);
   const whole = { received: 8, granted: 8, applied: 8, durable: 8 };
   expect(confirm(stream, { ...whole, attempt: 1, consistent: false })).toEqual(['progressed']);
   expect(stream.consistent).toBe(false);
   expect(confirm(stream, { ...whole, attempt: 1, consistent: true })).toEqual(['consistent']);
   expect(stream.consistent).toBe(true);
+});
+
+test('base records that were read before their content was durable must not go', () => {
+  // found by the simulator: the source crashed behind such a copy and used the sequences again
+  const stream = source(7);
+  const base = { volume: 0, lba: 0 };
+  const at = { received: 7, durable: 7, applied: 7, creditBytes: 1000, base, consistent: false };
+  stream.step({ kind: 'connected', epoch: 1, ...at }, 0);
+  stream.step({ kind: 'moved', appended: 9, sealed: 9, durable: 8 }, 0);
+  const next = { volume: 0, lba: 4 };
+  expect(() => stream.step({ kind: 'baseSent', next, bytes: 10, last: false, readAt: 9 }, 0)).toThrow(/only 8 durable/);
 });
 
 test('lock-step: the lock, wait for its grant, the rest, wait for it to be applied, the next scope', () => {

@@ -6,7 +6,6 @@
  * their own: the image of a prefix is computed from the history, locks are compared pair by pair.
  */
 import {
-  FLAG_READ_LOCK,
   TYPE_BASE,
   TYPE_BASE_ZERO,
   TYPE_FLUSH,
@@ -94,6 +93,15 @@ interface Pending {
   bytes: number;
 }
 
+/** Base records that were read and wait until what they were read from is durable. */
+interface BaseBatch {
+  lba: number;
+  attempt: number;
+  records: Rec[];
+  next: number;
+  readAt: number;
+}
+
 interface OpenScope {
   sequence: number;
   session: number;
@@ -157,6 +165,7 @@ export class World {
   pending: Pending[] = [];
   unconsumed = 0;
   duplicated = 0;
+  baseBatch: BaseBatch | null = null;
   returning: { sender: SourceStream; receiver: TargetStream } | null = null;
 
   constructor(random: () => number, options: WorldOptions, kernel: Kernel, tables: World['tables']) {
@@ -304,7 +313,6 @@ export class World {
   send(): void {
     if (!this.connected) return;
     const { sender } = this;
-    let current: number[] | null = null;
     const log = this.returning === null ? this.log : this.streamRecords();
     for (let count = 1 + this.below(4); count > 0; count -= 1) {
       const want = sender.want();
@@ -316,27 +324,18 @@ export class World {
       let baseEnd = false;
       let next = want.lba;
       const appended = sender.appended;
+      let readAt = 0;
       if (want.phase === 'base') {
-        current ??= this.imageAt(this.log.length);
-        for (; next < BLOCKS && fits(RECORD_SIZE); next += 1) {
-          const type = current[next] === 0 ? TYPE_BASE_ZERO : TYPE_BASE;
-          const id = this.#id();
-          const value = current[next];
-          records.push({
-            id,
-            type,
-            flags: 0,
-            lba: next,
-            blockCount: 1,
-            scope: 0,
-            sequence: 0,
-            value,
-            size: RECORD_SIZE,
-            inside: false,
-          });
-          bytes += RECORD_SIZE;
+        // read now, sent once what was read is durable
+        if (this.baseBatch === null || this.baseBatch.lba !== want.lba || this.baseBatch.attempt !== want.attempt) {
+          this.baseBatch = this.readBase(want.lba, want.attempt, want.bytesMax);
         }
+        if (this.baseBatch.readAt > sender.durable) return;
+        ({ next, readAt } = this.baseBatch);
+        records.push(...this.baseBatch.records);
+        bytes = records.length * RECORD_SIZE;
         baseEnd = next === BLOCKS;
+        this.baseBatch = null;
       } else {
         first = want.from;
         for (let at = want.from; at <= want.through && fits(log[at - 1].size); at += 1) {
@@ -363,7 +362,7 @@ export class World {
         bad: records.length > 0 && this.chance(this.options.bitFlip) ? this.below(records.length) : -1,
       };
       if (want.phase === 'base') {
-        sender.step({ kind: 'baseSent', next: { volume: 0, lba: next }, bytes, last: baseEnd }, this.now);
+        sender.step({ kind: 'baseSent', next: { volume: 0, lba: next }, bytes, last: baseEnd, readAt }, this.now);
       } else {
         sender.step({ kind: 'sent', through: first + records.length - 1, bytes }, this.now);
       }
@@ -375,6 +374,23 @@ export class World {
         this.duplicated += bytes;
       }
     }
+  }
+
+  readBase(lba: number, attempt: number, bytesMax: number): BaseBatch {
+    const image = this.imageAt(this.log.length);
+    const records: Rec[] = [];
+    let next = lba;
+    for (
+      ;
+      next < BLOCKS && (next === lba || (next - lba + 1) * RECORD_SIZE <= bytesMax) && next - lba < 12;
+      next += 1
+    ) {
+      const value = image[next];
+      const type = value === 0 ? TYPE_BASE_ZERO : TYPE_BASE;
+      const place = { lba: next, blockCount: 1, scope: 0, sequence: 0 };
+      records.push({ id: this.#id(), type, flags: 0, ...place, value, size: RECORD_SIZE, inside: false });
+    }
+    return { lba, attempt, records, next, readAt: this.log.length };
   }
 
   /** Without speculation nothing goes before its lock, and no scope before the one before it is applied. */
@@ -608,6 +624,7 @@ export class World {
     this.backward = new Channel();
     this.stream.step({ kind: 'disconnected' }, this.now);
     this.target.step({ kind: 'disconnected' });
+    this.baseBatch = null;
     this.pending = [];
     this.unconsumed = 0;
     this.duplicated = 0;
@@ -904,6 +921,3 @@ function write(image: number[], record: Rec): void {
   if (type === TYPE_LOCK || type === TYPE_UNLOCK || type === TYPE_FLUSH || type === -1) return;
   for (let index = lba; index < lba + blockCount; index += 1) image[index] = value;
 }
-
-/** Locks of readers appear in streams, too. */
-export const READ_LOCK = FLAG_READ_LOCK;
