@@ -32,6 +32,8 @@ export interface CleanerOwner {
   checkpointPosition(): number;
   /** Asks for a checkpoint soon: only it keeps segments from being freed. */
   wantCheckpoint(): void;
+  /** The peer is taking what it needs right now: waiting for it makes room. */
+  peerIsComing(): boolean;
   /** The limit is reached and only the peer's unconfirmed records are in the way: give them up, order is lost for it. */
   giveUpRetention(): void;
   /** The limit is reached and only pinned views are in the way: drop them. */
@@ -78,7 +80,11 @@ export class Cleaner {
     this.#liveness = liveness;
     this.#buffer = buffer;
     this.#owner = owner;
-    journal.canClean = () => this.#victim !== null || this.#pickVictim() !== null || this.#dead.size > 0;
+    journal.canClean = () =>
+      this.#victim !== null ||
+      this.#dead.size > 0 ||
+      this.#pickVictim() !== null ||
+      (this.#retains && owner.peerIsComing());
   }
 
   /** Keeps the segments with live blocks now until the handle is given back. */
@@ -114,6 +120,11 @@ export class Cleaner {
       this.#journal.segments.retain(segment);
     }
     this.#copyNext();
+  }
+
+  /** Whole segments are kept for nobody but the peer. */
+  get #retains(): boolean {
+    return this.#owner.retainFrom() < this.#journal.written - 2 * this.#journal.segmentSize;
   }
 
   #freeDead(): void {
@@ -195,7 +206,7 @@ export class Cleaner {
     if (this.#pinned.size > 0) {
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
-    } else if (this.#owner.retainFrom() < journal.written - journal.limit / 2) {
+    } else if (this.#retains && !this.#owner.peerIsComing()) {
       this.counters.retentionGivenUp += 1;
       this.#owner.giveUpRetention();
     }

@@ -34,8 +34,8 @@ import { GROUP_VOLUMES_MAX, SCOPES_MAX } from '../limits.js';
 import type { Store } from './store.js';
 
 export const SUPERBLOCK_FORMAT = 1;
-/** Both files are read whole at open; hundreds of volumes and generations fit. */
-export const SUPERBLOCK_SIZE_MAX = 64 * 1024;
+/** Both files are read whole at open; hundreds of volumes, generations and SCOPES_MAX open scopes each way fit. */
+export const SUPERBLOCK_SIZE_MAX = 1024 * 1024;
 /** Generations remembered: each is one failover. The eldest are dropped by who mints. */
 export const SUPERBLOCK_GENERATIONS_MAX = 64;
 

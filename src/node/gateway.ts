@@ -12,7 +12,7 @@ import { DiskStore } from '../journal/disk-store.js';
 import { createKernel } from '../kernel/create.js';
 import type { KernelName } from '../kernel/kernel.js';
 import { PiscinaPool } from '../kernel/pool.js';
-import { KIB } from '../limits.js';
+import { KIB, LOCK_WAIT_MS_MAX } from '../limits.js';
 import { LinkEndpoint } from '../link/endpoint.js';
 import { readKey } from '../link/key.js';
 import { FlatImage } from '../platter/flat.js';
@@ -29,8 +29,12 @@ import {
   volumesFromConfig,
 } from '../volume/group-state.js';
 import { type Adoption, Pair } from '../volume/pair.js';
+import { holdLock } from '../volume/scope.js';
 import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
+import type { GatewayOptions as Config } from './config.js';
+import type { GatewayStatus, LockHold, LockRequest } from './control.js';
+import { gatewayStatus } from './status.js';
 
 /** Batches of at least this many bytes are sealed by the pool: where a hand-off begins to pay (bench/kernels.js measures it). */
 export const POOL_SEAL_BYTES = 256 * KIB;
@@ -40,7 +44,8 @@ const TICK_MS = 50;
 export interface GroupOptions {
   /** @default 'main' */
   group: string;
-  role: Role;
+  /** Left out: as the state directory remembers; a new one is a standby if it has no volume, else primary. */
+  role?: Role | undefined;
   volumes: readonly VolumeConfig[];
   /** Where the peer connects to. */
   listen?: { host: string; port: number } | undefined;
@@ -69,13 +74,16 @@ export interface GatewayOptions {
   nbd: readonly NbdAddress[];
 }
 
-interface Member {
+/** One group of a gateway, with its link; `group` is null while an empty standby waits to be adopted. */
+export interface Member {
   options: GroupOptions;
   config: GroupConfig;
   pair: Pair;
   endpoint: LinkEndpoint | null;
   environment: StateEnvironment;
   group: Group | null;
+  /** Bytes passed to write calls on state files, by kind of file. */
+  bytesWritten(): object;
 }
 
 export class Gateway {
@@ -120,7 +128,7 @@ export class Gateway {
   }
 
   /** Groups with their links, also those that wait to be adopted. */
-  get members(): readonly { options: GroupOptions; pair: Pair; endpoint: LinkEndpoint | null; group: Group | null }[] {
+  get members(): readonly Member[] {
     return this.#members;
   }
 
@@ -132,6 +140,29 @@ export class Gateway {
   /** @throws ForelockError EINVAL */
   volume(name: string): Volume {
     return this.catalog.find(name);
+  }
+
+  status(): GatewayStatus {
+    return gatewayStatus(this);
+  }
+
+  /**
+   * Holds this site's range lock, as a backup job does before it reads: at a standby the mirror's writes to the extent
+   * wait for it, within a lease.
+   */
+  async lock(request: LockRequest): Promise<LockHold> {
+    const volume = this.volume(request.volume);
+    const waitMs = request.waitSeconds === null ? LOCK_WAIT_MS_MAX : request.waitSeconds * 1000;
+    const lock = await holdLock(volume, request.mode, { offset: request.offset, size: request.size }, waitMs);
+    const hold: LockHold = {
+      onLost: null,
+      release: () => {
+        volume.locks.release(lock);
+        volume.group.locksMoved();
+      },
+    };
+    lock.context = () => hold.onLost?.('its lease ended: the mirror needed the range');
+    return hold;
   }
 
   /** Compares a volume at both sites; at a standby the primary is asked to. */
@@ -150,6 +181,37 @@ export class Gateway {
     ) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
+  }
+
+  /** Opens what `forelock serve` was told (config.ts). */
+  static fromConfig(config: Config): Promise<Gateway> {
+    return Gateway.open({
+      state: config.state,
+      site: config.site,
+      nbd: [
+        ...(config.nbd === null ? [] : [config.nbd]),
+        ...(config.nbdUnix === null ? [] : [{ path: config.nbdUnix }]),
+      ],
+      groups: config.groups.map((group) => ({
+        group: group.name,
+        role: group.role ?? undefined,
+        volumes: group.volumes.map((volume) => ({
+          ...volume,
+          size: volume.size ?? undefined,
+          path: volume.path ?? undefined,
+        })),
+        listen: group.listen ?? undefined,
+        peer: group.peer ?? undefined,
+        key: group.key ?? undefined,
+        ack: group.ack,
+        speculation: group.speculation ? 'on' : 'off',
+        whenPeerAway: group.whenPeerAway,
+        kernel: group.kernel,
+        journal: group.journal ?? undefined,
+        ring: group.ring,
+        ...(group.linkRtt > 0 || group.linkRate > 0 ? { linkRttMs: group.linkRtt, linkRate: group.linkRate } : {}),
+      })),
+    });
   }
 
   /** A clean stop: refuses new requests, finishes what runs, makes all of it durable. */
@@ -181,6 +243,16 @@ export class Gateway {
   async #openMember(options: GroupOptions): Promise<void> {
     const directory = join(this.options.state, options.group);
     const store = new DiskStore(directory);
+    let loaded: ReturnType<typeof loadSuperblock>;
+    try {
+      loaded = loadSuperblock(store, this.#hash);
+    } catch (error) {
+      store.close();
+      throw error;
+    }
+    const { files, superblock } = loaded;
+    const remembered = superblock === null ? null : superblock.role === 'dual' ? 'primary' : superblock.role;
+    const role = options.role ?? remembered ?? (options.volumes.length === 0 ? 'standby' : 'primary');
     const environment: StateEnvironment = {
       store,
       hash: this.#hash,
@@ -189,21 +261,27 @@ export class Gateway {
       openImage: (path, size) => new FlatImage(path, size),
       clockMicros: () => Date.now() * 1000,
       defer: (task) => void setImmediate(task),
-      poolSealBytes: options.role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
+      poolSealBytes: role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
       closed: () => store.close(),
     };
     const config: GroupConfig = {
       group: options.group,
       site: this.options.site,
-      role: options.role,
+      role,
       volumes: options.volumes,
       journalSize: options.journal,
       ringSize: options.ring,
     };
     let group: Group | null = null;
-    const member = { options, config, environment, endpoint: null, group } as unknown as Member;
+    const member = {
+      options,
+      config,
+      environment,
+      endpoint: null,
+      group,
+      bytesWritten: () => store.bytesWritten,
+    } as unknown as Member;
     try {
-      const { files, superblock } = loadSuperblock(store, this.#hash);
       if (superblock !== null) group = await this.#openGroup(member, files, superblock);
       else if (options.role === 'primary')
         group = await this.#openGroup(member, files, newSuperblock(config, volumesFromConfig(config), null));

@@ -103,6 +103,7 @@ export class Group {
         retainFrom: () => this.mirror.retainFrom,
         checkpointPosition: () => this.checkpointer.position,
         wantCheckpoint: () => this.checkpointer.request(),
+        peerIsComing: () => this.mirror.linked,
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();

@@ -2,8 +2,10 @@
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 
 export interface MirrorEnd {
-  /** A link is up and the stream runs. */
+  /** A link is up and the stream runs; for a source also: the peer's image is whole, so its cursors promise something. */
   readonly connected: boolean;
+  /** A link is up. */
+  readonly linked: boolean;
   /** The peer's cursors, for promises; they count only while its image is consistent. */
   readonly peerReceived: number;
   readonly peerDurable: number;

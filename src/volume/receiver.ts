@@ -51,6 +51,8 @@ export class Receiver implements MirrorEnd {
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
+  /** When the image last showed everything that the source had announced, ms. */
+  appliedAllAt = 0;
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
   readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
@@ -103,6 +105,9 @@ export class Receiver implements MirrorEnd {
     return this.#target;
   }
   get connected(): boolean {
+    return this.#link !== null;
+  }
+  get linked(): boolean {
     return this.#link !== null;
   }
   readonly peerReceived = 0;
@@ -338,7 +343,8 @@ export class Receiver implements MirrorEnd {
     this.applyReceived();
   }
 
-  tick(_nowMs: number): void {
+  tick(nowMs: number): void {
+    if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.#queueConfirm();
   }

@@ -387,7 +387,8 @@ export class Sender implements MirrorEnd {
     }
     if (volume === null) {
       this.#baseBuffers.push(region);
-      this.#sendBase({ volume: number, lba: from }, null, 0, 0, true);
+      const readAt = this.#group.journal.own.durable;
+      this.#sendBase({ volume: number, lba: from }, null, 0, 0, true, readAt);
       return;
     }
     const pieces = this.#planBase(volume, from, region);
@@ -413,8 +414,17 @@ export class Sender implements MirrorEnd {
       this.#baseFailed = null;
       const size = this.#encodeBase(wanted, pieces, region);
       journal.kernel.seal(region.at, size);
-      this.#sendBase(next, region, size, pieces.length, false);
-      this.pump();
+      const readAt = journal.own.appended;
+      this.#basePreparing = true;
+      this.#whenOwnDurable(readAt, () => {
+        this.#basePreparing = false;
+        if (this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null) {
+          this.#baseBuffers.push(region);
+          return;
+        }
+        this.#sendBase(next, region, size, pieces.length, false, readAt);
+        this.pump();
+      });
     };
     for (const piece of pieces) {
       if (!piece.data) continue;
@@ -486,7 +496,22 @@ export class Sender implements MirrorEnd {
     return to - region.at;
   }
 
-  #sendBase(next: BasePosition, region: Region | null, size: number, count: number, last: boolean): void {
+  /** The target must never have blocks of records that a crash here could still take back. */
+  #whenOwnDurable(sequence: number, then: () => void): void {
+    const { journal } = this.#group;
+    if (journal.own.durable >= sequence || journal.failed !== null) return then();
+    journal.sync();
+    this.#group.whenDurable(() => this.#whenOwnDurable(sequence, then));
+  }
+
+  #sendBase(
+    next: BasePosition,
+    region: Region | null,
+    size: number,
+    count: number,
+    last: boolean,
+    readAt: number,
+  ): void {
     const { journal } = this.#group;
     const link = this.#link!;
     const header = this.#encoder.data({
@@ -501,7 +526,7 @@ export class Sender implements MirrorEnd {
       returned: false,
       baseEnd: last,
     });
-    this.#source.step({ kind: 'baseSent', next, bytes: size, last }, 0);
+    this.#source.step({ kind: 'baseSent', next, bytes: size, last, readAt }, 0);
     this.counters.bytesSent += size;
     if (region === null) link.send(header, null, null);
     else {

@@ -1,0 +1,180 @@
+/** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
+import { VERSION } from '../paths.js';
+import { Receiver } from '../volume/receiver.js';
+import { Sender } from '../volume/sender.js';
+import type { GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
+import { STATUS_SCHEMA } from './control.js';
+import type { Gateway, Member } from './gateway.js';
+
+export function gatewayStatus(gateway: Gateway): GatewayStatus {
+  return {
+    schema: STATUS_SCHEMA,
+    version: VERSION,
+    site: gateway.options.site,
+    uptimeSeconds: Math.max(0, (Date.now() - gateway.startedAt) / 1000),
+    nbdUris: gateway.nbdUris(),
+    groups: gateway.members.map((member) => groupStatus(gateway, member)),
+  };
+}
+
+function groupStatus(gateway: Gateway, member: Member): GroupStatus {
+  const { options, pair, endpoint, group } = member;
+  const policy = { ack: options.ack, speculation: options.speculation === 'on', kernel: options.kernel };
+  const link = linkStatus(member);
+  if (group === null) {
+    return {
+      name: options.group,
+      id: '',
+      role: member.config.role,
+      generation: '',
+      siteNumber: 0,
+      consistency: 'inconsistent',
+      volumes: [],
+      link,
+      cursors: { own: noCursors(), peer: { received: 0, granted: 0, applied: 0, durable: 0 } },
+      lag: { bytes: 0, records: 0, ageMs: 0 },
+      ...policy,
+      degradedSince: null,
+      journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
+      counters: {},
+    };
+  }
+  const { journal, mirror } = group;
+  const { superblock } = group.state;
+  const own = {
+    ...noCursors(),
+    appended: journal.own.appended,
+    sealed: journal.own.sealed,
+    durable: journal.own.durable,
+  };
+  const peer = { received: 0, granted: 0, applied: 0, durable: 0 };
+  const lag = { bytes: 0, records: 0, ageMs: 0 };
+  if (mirror instanceof Sender) {
+    const { source } = mirror;
+    Object.assign(own, {
+      sent: source.sent,
+      received: source.received,
+      granted: source.granted,
+      applied: source.applied,
+      peerDurable: source.peerDurable,
+      trimmed: source.trimmed,
+    });
+    const { bytes, oldestAt } = mirror.backlog;
+    lag.records = Math.max(0, source.appended - source.applied);
+    if (lag.records > 0) {
+      lag.bytes = bytes;
+      lag.ageMs = oldestAt === null ? 0 : Math.max(0, group.nowMs() - oldestAt);
+    }
+  } else {
+    const { target, announced } = mirror;
+    Object.assign(peer, {
+      received: target.received,
+      granted: target.granted,
+      applied: target.applied,
+      durable: target.durable,
+    });
+    lag.records = Math.max(0, announced.appended - target.applied);
+    if (lag.records > 0) lag.ageMs = Math.max(0, group.nowMs() - mirror.appliedAllAt);
+  }
+  return {
+    name: group.name,
+    id: superblock.groupId,
+    role: group.role,
+    generation: superblock.generations[superblock.generations.length - 1]!.id,
+    siteNumber: superblock.site.number,
+    consistency: mirror.imageConsistent ? 'consistent' : 'inconsistent',
+    volumes: [...group.volumes.values()].map((volume) => ({
+      name: volume.name,
+      size: volume.size,
+      blockSize: volume.blockSize,
+      platter: volume.platter,
+      mappedBytes: volume.map.mappedCount * volume.blockSize,
+    })),
+    link,
+    cursors: { own, peer },
+    lag,
+    ...policy,
+    degradedSince: superblock.degradedSince,
+    journal: {
+      usedBytes: journal.segments.used,
+      limitBytes: journal.limit,
+      segments: journal.segments.count,
+      ringSize: journal.ringSize,
+      checkpointPosition: group.checkpointer.position,
+      position: journal.head,
+    },
+    counters: {
+      ...prefixed('journal', journal.counters),
+      ...prefixed('read', group.reader.counters),
+      ...prefixed('cleaner', group.cleaner.counters),
+      ...prefixed('checkpoint', group.checkpointer.counters),
+      ...prefixed('writeback', group.writeback.counters),
+      ...prefixed('group', group.counters),
+      ...prefixed('mirror', mirror.counters),
+      ...(mirror instanceof Sender ? prefixed('sendFrom', mirror.readerCounters) : {}),
+      ...prefixed('volume', sum([...group.volumes.values()].map((volume) => volume.counters))),
+      ...prefixed('nbd', gateway.nbd.counters as unknown as Record<string, number>),
+      ...prefixed('stateBytes', member.bytesWritten()),
+      linkFailures: endpoint?.status().failures ?? 0,
+      linkRefusals: endpoint?.status().refusals ?? 0,
+      linkProtocolErrors: pair.counters.protocolErrors,
+      tailRecordsReturned: pair.counters.tailRecordsReturned,
+      tailRecordsRecovered: pair.counters.tailRecordsRecovered,
+      generationsMinted: pair.counters.minted,
+      recoveryRecords: group.state.recovery.recordsReplayed,
+      recoveryTornBytes: group.state.recovery.tornBytes,
+    },
+  };
+}
+
+function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
+  const status = endpoint?.status() ?? null;
+  const mirror = group?.mirror ?? null;
+  const state: LinkState = pair.state === 'away' && status?.state === 'refused' ? 'refused' : pair.state;
+  const machine = mirror instanceof Sender ? mirror.source : mirror instanceof Receiver ? mirror.target : null;
+  return {
+    state,
+    reason:
+      state === 'streaming'
+        ? ''
+        : (pair.refusal ??
+          (pair.link === null ? (status?.reason ?? 'no peer is configured') : (mirror?.describe() ?? ''))),
+    peerSite: pair.peerSite ?? status?.peerSite ?? null,
+    url: status?.url ?? null,
+    epoch: pair.epoch,
+    attempt: machine?.attempt ?? 0,
+    connects: status?.connects ?? 0,
+    roundTripMs: status?.roundTripMs ?? 0,
+    bytesSent: status?.bytesSent ?? 0,
+    bytesReceived: status?.bytesReceived ?? 0,
+  };
+}
+
+function noCursors(): OwnCursors {
+  return {
+    appended: 0,
+    sealed: 0,
+    sent: 0,
+    received: 0,
+    granted: 0,
+    applied: 0,
+    durable: 0,
+    peerDurable: 0,
+    trimmed: 0,
+  };
+}
+
+function prefixed(prefix: string, counters: object): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(counters)
+      .filter(([, value]) => typeof value === 'number')
+      .map(([key, value]) => [`${prefix}${key[0]!.toUpperCase()}${key.slice(1)}`, value as number]),
+  );
+}
+
+function sum(all: Record<string, number>[]): Record<string, number> {
+  const total: Record<string, number> = {};
+  for (const counters of all)
+    for (const [key, value] of Object.entries(counters)) total[key] = (total[key] ?? 0) + value;
+  return total;
+}
