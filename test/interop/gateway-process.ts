@@ -1,0 +1,287 @@
+/**
+ * Gateways as processes: started, asked over their control API, killed.
+ *
+ *     const target = await GatewayProcess.start({ state, site: 'b', role: 'standby', listen: port });
+ *     const source = await GatewayProcess.start({ state, site: 'a', volumes: [{ name: 'vm', size }], peer: url });
+ *     await source.untilApplied();
+ *     await source.kill(); await target.stop();
+ *
+ * They run from what `npm run build` made.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ControlClient, type GroupStatus, type VerifyReport } from '../../src/node/control.js';
+import type { GroupOptions } from '../../src/node/gateway.js';
+import type { VolumeConfig } from '../../src/volume/group-state.js';
+import { DelayProxy } from './delay-proxy.js';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const MAIN = fileURLToPath(new URL('gateway-main.js', import.meta.url));
+/** The build under test; FORELOCK_DIST names another one. */
+export const DIST = process.env.FORELOCK_DIST ?? join(ROOT, 'dist');
+/** Full length instead of a few seconds: FORELOCK_LONG=1. */
+export const LONG = process.env.FORELOCK_LONG === '1';
+
+const START_MS_MAX = 30_000;
+const STOP_MS_MAX = 60_000;
+const WAIT_MS_MAX = LONG ? 600_000 : 60_000;
+
+export interface ProcessOptions extends Partial<Omit<GroupOptions, 'listen' | 'volumes'>> {
+  state: string;
+  site: string;
+  volumes?: VolumeConfig[];
+  /** Port on loopback; 0: any free one. */
+  listen?: number;
+}
+
+export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Polls until `what` is given, for as long as a loaded machine may need. */
+export async function until<T>(what: string, look: () => Promise<T | null | false> | T | null | false): Promise<T> {
+  const end = Date.now() + WAIT_MS_MAX;
+  for (;;) {
+    const found = await look();
+    if (found !== null && found !== false) return found;
+    if (Date.now() > end) throw new Error(`waited ${WAIT_MS_MAX / 1000} s in vain: ${what}`);
+    await sleep(20);
+  }
+}
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+/** Everything that a test starts and must not leave behind. */
+export class Room {
+  readonly directory: string;
+  readonly #closers: (() => unknown)[] = [];
+
+  private constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  static async open(): Promise<Room> {
+    return new Room(await mkdtemp(join(tmpdir(), 'forelock-proof-')));
+  }
+
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  /** To be closed at the end, last first. */
+  keep<T extends { stop(): unknown }>(one: T): T {
+    this.#closers.push(() => one.stop());
+    return one;
+  }
+
+  onClose(close: () => unknown): void {
+    this.#closers.push(close);
+  }
+
+  async start(options: Omit<ProcessOptions, 'state'> & { state?: string }): Promise<GatewayProcess> {
+    const gateway = await GatewayProcess.start({ state: this.path(options.site), ...options });
+    this.#closers.push(() => gateway.kill());
+    return gateway;
+  }
+
+  /** Starts one that ended again on the same state, by default with the same options. */
+  again(ended: GatewayProcess, changed: Partial<ProcessOptions> = {}): Promise<GatewayProcess> {
+    return this.start({ ...ended.options, ...changed });
+  }
+
+  /** Target `b` and source `a` with volume `vm`, a delay proxy between them. */
+  async pair(options: PairOptions): Promise<PairOfGateways> {
+    const port = await freePort();
+    const both = { ring: options.ring, journal: options.journal, kernel: options.kernel };
+    const target = await this.start({ site: 'b', role: 'standby', listen: port, ...both, ...options.target });
+    const proxy = this.keep(
+      await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: (options.roundTripMs ?? 0) / 2 }),
+    );
+    const source = await this.start({
+      site: 'a',
+      volumes: [{ name: 'vm', size: options.size }],
+      peer: `ws://127.0.0.1:${proxy.port}`,
+      ...both,
+      ...options.source,
+    });
+    await source.untilStreaming();
+    await target.untilConsistent();
+    return { source, target, proxy, port };
+  }
+
+  async close(): Promise<void> {
+    for (const close of this.#closers.splice(0).reverse()) await close();
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+export interface PairOptions {
+  /** Bytes of volume `vm`. */
+  size: number;
+  roundTripMs?: number;
+  ring?: number;
+  journal?: number;
+  kernel?: GroupOptions['kernel'];
+  source?: Partial<ProcessOptions>;
+  target?: Partial<ProcessOptions>;
+}
+
+export interface PairOfGateways {
+  source: GatewayProcess;
+  target: GatewayProcess;
+  proxy: DelayProxy;
+  /** Where the target listens. */
+  port: number;
+}
+
+/** A gateway that did not start: what it said, and its exit code. */
+export class StartError extends Error {
+  readonly status: number | null;
+  constructor(status: number | null, said: string) {
+    super(`the gateway ended with ${status}: ${said}`);
+    this.status = status;
+  }
+}
+
+export class GatewayProcess {
+  readonly options: ProcessOptions;
+  readonly child: ChildProcess;
+  readonly control: ControlClient;
+  nbdUris: string[] = [];
+  #said = '';
+  #ending: 'kill' | 'stop' | null = null;
+
+  private constructor(options: ProcessOptions) {
+    this.options = options;
+    mkdirSync(options.state, { recursive: true });
+    rmSync(join(options.state, 'admin.sock'), { force: true }); // a killed one left it: do not take it for the new one's
+    const { state, site, listen, ...group } = options;
+    const nbd = [{ host: '127.0.0.1', port: 0 }];
+    const whole = {
+      group: 'main',
+      role: 'primary',
+      volumes: [],
+      ack: 'local',
+      speculation: 'on',
+      whenPeerAway: 'degrade',
+      kernel: 'wasm',
+      ...Object.fromEntries(Object.entries(group).filter(([, value]) => value !== undefined)),
+      ...(listen === undefined ? {} : { listen: { host: '127.0.0.1', port: listen } }),
+    };
+    const json = JSON.stringify({ state, site, nbd, groups: [whole] });
+    this.child = spawn(process.execPath, [MAIN, DIST, json], { stdio: ['ignore', 'pipe', 'pipe'] });
+    for (const stream of [this.child.stdout!, this.child.stderr!]) {
+      stream.on('data', (chunk) => {
+        this.#said = (this.#said + chunk).slice(-10_000);
+      });
+    }
+    this.child.on('exit', (code, signal) => {
+      if (this.#ending === null && code !== 78) {
+        process.stderr.write(`gateway ${site} ended by itself (${code ?? signal}): ${this.#said}\n`);
+      }
+    });
+    this.control = new ControlClient({ state });
+  }
+
+  /**
+   * Resolves when its control API answers; a primary may still wait for its peer.
+   * @throws StartError when it ends instead
+   */
+  static async start(options: ProcessOptions): Promise<GatewayProcess> {
+    if (!existsSync(join(DIST, 'src/node/gateway.js'))) throw new Error(`nothing is built in ${DIST}: npm run build`);
+    const gateway = new GatewayProcess(options);
+    const end = Date.now() + START_MS_MAX;
+    for (;;) {
+      if (!gateway.running) throw new StartError(gateway.child.exitCode, gateway.#said);
+      const status = await gateway.control.status().catch(() => null);
+      if (status !== null) {
+        gateway.nbdUris = status.nbdUris;
+        return gateway;
+      }
+      if (Date.now() > end) {
+        await gateway.kill();
+        throw new Error(`gateway ${options.site} does not answer: ${gateway.#said}`);
+      }
+      await sleep(20);
+    }
+  }
+
+  get running(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
+  }
+  get pid(): number {
+    return this.child.pid!;
+  }
+  /** What it printed. */
+  get said(): string {
+    return this.#said;
+  }
+
+  async uri(exportName: string): Promise<string> {
+    const [volume] = exportName.split('@');
+    const found = await until(`an NBD address for ${exportName}`, async () => {
+      const { nbdUris } = await this.control.status();
+      return nbdUris.find((uri) => uri.endsWith(`/${volume}`)) ?? null;
+    });
+    return `${found.slice(0, -volume!.length)}${exportName}`;
+  }
+
+  /** Of its one group. */
+  async status(): Promise<GroupStatus> {
+    const { groups } = await this.control.status();
+    return groups[0]!;
+  }
+
+  verify(volume = 'vm', maps = false): Promise<VerifyReport> {
+    return this.control.verify(volume, { maps });
+  }
+
+  async untilStreaming(): Promise<void> {
+    await until(`site ${this.options.site} streaming`, async () => (await this.status()).link.state === 'streaming');
+  }
+
+  async untilConsistent(): Promise<void> {
+    await until(`site ${this.options.site} consistent`, async () => (await this.status()).consistency === 'consistent');
+  }
+
+  /** Of a source: the target has applied, and has durably, all that is appended now. */
+  async untilApplied(): Promise<number> {
+    let { appended } = (await this.status()).cursors.own;
+    await until(`the target having applied ${appended}`, async () => {
+      const { own, peer } = (await this.status()).cursors;
+      appended = own.appended;
+      return peer.applied >= own.appended;
+    });
+    return appended;
+  }
+
+  /** kill -9. */
+  async kill(): Promise<void> {
+    this.#ending ??= 'kill';
+    if (!this.running) return;
+    this.child.kill('SIGKILL');
+    await once(this.child, 'exit');
+  }
+
+  /** A clean stop. @returns the exit code */
+  async stop(): Promise<number | null> {
+    this.#ending ??= 'stop';
+    if (!this.running) return this.child.exitCode;
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), STOP_MS_MAX);
+    this.child.kill('SIGTERM');
+    await once(this.child, 'exit');
+    clearTimeout(timer);
+    return this.child.exitCode;
+  }
+}
