@@ -58,7 +58,11 @@ export interface TargetBase {
   start: number;
   /** Next base record expected; what lies before it was verified and is in the journal. */
   next: BasePosition;
-  /** The image is consistent once this is applied; null until the base copy is whole and verified. */
+  /**
+   * The image is consistent once this is applied; null until the base copy is whole and verified. The driver notes it
+   * in the journal before it journals the first record of the stream behind the copy: after a crash, an unfinished
+   * copy with records behind it could neither be resumed nor begun anew.
+   */
   end: number | null;
 }
 

@@ -478,12 +478,21 @@ export class World {
   /** A verified record goes into the receiving site's journal. */
   receive(record: Rec): void {
     if (this.returning === null) {
+      if (record.sequence > 0) this.noteBase();
       this.journal.push(record);
       return;
     }
     assert(record.sequence === this.log.length + 1, `returned ${record.sequence} after ${this.log.length}`);
     assert(record === this.history[record.sequence - 1], 'what is returned is what was written');
     this.log.push(record);
+  }
+
+  /** The journal's own note that the base copy is whole: behind all of it, before the first record of the stream. */
+  noteBase(): void {
+    const end = this.target.base?.end ?? null;
+    if (end === null || this.journal.some((record) => record.type === -1)) return;
+    const place = { lba: 0, blockCount: 0, scope: 0, sequence: -1 };
+    this.journal.push({ id: 0, type: -1, flags: 0, ...place, value: end, size: 0, inside: false });
   }
 
   onTarget(effect: ReturnType<TargetStream['drain']>[number]): void {
@@ -504,24 +513,7 @@ export class World {
       receiver.step({ kind: 'durable', through: receiver.received });
       return;
     }
-    const base = this.target.base;
-    const end = base === null ? null : base.end;
-    // the journal's own note that the base copy is whole, behind everything that belongs to it
-    if (end !== null && !this.journal.some((record) => record.type === -1)) {
-      const note = {
-        id: 0,
-        type: -1,
-        flags: 0,
-        lba: 0,
-        blockCount: 0,
-        scope: 0,
-        sequence: -1,
-        value: end,
-        size: 0,
-        inside: false,
-      };
-      this.journal.push(note);
-    }
+    this.noteBase();
     if (this.chance(0.2)) this.syncTarget();
     for (const effect of this.target.drain()) this.onTarget(effect);
   }
@@ -718,8 +710,8 @@ export class World {
     // what is said in a HELLO is synced first
     this.syncTarget();
     if (this.serving) {
-      this.sourceDurable = this.stream.sealed;
       const sealed = this.log.length;
+      this.sourceDurable = sealed;
       this.stream.step({ kind: 'moved', appended: sealed, sealed, durable: this.sourceDurable }, this.now);
     }
     const [mine, theirs] = [this.sourceState(), this.targetState()];
