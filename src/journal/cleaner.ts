@@ -226,8 +226,8 @@ export class Cleaner {
     const size = Math.min(this.#buffer.size, left);
     const offset = victim.position % journal.segmentSize;
     this.#offload.load(victim.segment.file.fd, offset, size, this.#buffer.at, (error, bytes) => {
-      const good = error === null ? journal.kernel.verify(this.#buffer.at, bytes) : 0;
-      this.#move(0, good, bytes);
+      if (error !== null || bytes === 0) return this.#move(0, 0, bytes);
+      this.#offload.verify(this.#buffer.at, bytes, (failed, good) => this.#move(0, failed === null ? good : 0, bytes));
     });
   }
 

@@ -2,7 +2,7 @@
  * Reads blocks of a volume (or of a pinned view) from where the map says they are: copied out of the ring on this
  * thread, or read from segments in batches by the pool, which checks every block against its checksum.
  */
-import { AT_CHECKSUMS } from '../../assembly/layout.js';
+import { AT_BLOCK_COUNT, AT_CHECKSUMS } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD, type ReadRun } from '../kernel/offload.js';
@@ -109,7 +109,7 @@ export class BlockReader {
       const size = count << blockShift;
       if (journal.inRing(position)) {
         const record = journal.address(position);
-        const total = journal.memory.view.getUint32(record + 64, true);
+        const total = journal.memory.view.getUint32(record + AT_BLOCK_COUNT, true);
         const payload = record + AT_CHECKSUMS + 8 * total + (index << blockShift);
         into.set(journal.memory.bytes.subarray(payload, payload + size), target);
         this.counters.blocksFromRing += count;

@@ -27,6 +27,7 @@ import {
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
 import { type Journal, parseSegmentHead } from './journal.js';
+import type { Liveness } from './liveness.js';
 import { RecordHeader } from './record.js';
 import { Segments, segmentName } from './segments.js';
 import type { Store } from './store.js';
@@ -60,6 +61,7 @@ export function recover(
   store: Store,
   from: ReplayFrom,
   groupId: string,
+  liveness: Liveness,
   table: Region,
   onRecord: ReplayListener,
 ): RecoveryReport {
@@ -146,6 +148,14 @@ export function recover(
         '(start it as an empty standby) or from a backup',
     );
   }
+  for (const number of liveness.segments()) {
+    const there = journal.segments.get(number);
+    if (there === undefined || number * size >= end) {
+      throw corrupt(number, 0, 'it is missing or cut off, but blocks of the volumes stand in it');
+    }
+  }
+  // looking behind the end went through the ring's memory
+  if (last > Math.floor(end / size)) ringFrom = end;
   report.tornBytes = cutTail(journal, numbers, end);
   journal.peerApplied = applied;
   journal.restore(Math.max(ringFrom, 0), end);

@@ -273,6 +273,7 @@ export async function openState(
       peerApplied: Math.max(checkpoint.peer.applied, streamStart),
     },
     superblock.groupId,
+    liveness,
     regions.cleaner,
     (header) => {
       const open = header.site === superblock.site.number ? ownScopes : scopes;

@@ -382,8 +382,10 @@ export class Sender implements MirrorEnd {
     if (volume === null || from * volume.blockSize >= volume.size) {
       const next = numbers.find((each) => each > number);
       volume = next === undefined ? null : this.#group.volumes.get(next)!;
-      number = next ?? number;
-      from = 0;
+      if (next !== undefined) {
+        number = next;
+        from = 0;
+      }
     }
     if (volume === null) {
       this.#baseBuffers.push(region);

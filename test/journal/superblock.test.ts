@@ -268,8 +268,8 @@ describe('superblock', () => {
     const { store } = memory();
     const superblocks = new SuperblockFiles(store, hash);
     const large = superblock(1);
-    for (let i = 2; i < 20; i++) {
-      large.volumes.push({ ...large.volumes[1], number: i, path: `/${'x'.repeat(4000)}` });
+    for (let i = 2; i < 256; i++) {
+      large.volumes.push({ ...large.volumes[1], number: i, path: `/${'x'.repeat(4095)}` });
     }
     const error = await new Promise((resolve) => superblocks.save(large, resolve));
     expect((error as ForelockError).code).toBe('CONFIG');
