@@ -37,12 +37,11 @@ const WAIT_SECONDS_MAX = 3600;
 /** Locks held over the API at once; each holds a connection. */
 const API_LOCKS_MAX = 256;
 
-/** Sequences of one stream; own: this site's end of it, peer: as far as the peer told. All 0 while nothing is known. */
+/** Sequences of this site's stream: its way here, and at the peer as far as it told (received to applied, peerDurable). */
 export interface OwnCursors {
   appended: number;
   sealed: number;
   sent: number;
-  /** Of the peer's stream, received here. */
   received: number;
   granted: number;
   applied: number;
@@ -51,6 +50,7 @@ export interface OwnCursors {
   trimmed: number;
 }
 
+/** Sequences of the peer's stream, here. All 0 at a source. */
 export interface PeerCursors {
   received: number;
   granted: number;

@@ -1,0 +1,180 @@
+/** A gateway's status for people: aligned, one screen a group, colours only where a terminal shows them. */
+import { formatSize } from '../units.js';
+import type { GatewayStatus, GroupStatus, LinkStatus } from './control.js';
+
+export interface Paint {
+  good(text: string): string;
+  warn(text: string): string;
+  bad(text: string): string;
+  bold(text: string): string;
+  dim(text: string): string;
+}
+
+const same = (text: string): string => text;
+const sgr =
+  (code: number) =>
+  (text: string): string =>
+    `\x1b[${code}m${text}\x1b[0m`;
+
+export const PLAIN: Paint = { good: same, warn: same, bad: same, bold: same, dim: same };
+export const COLOURS: Paint = { good: sgr(32), warn: sgr(33), bad: sgr(31), bold: sgr(1), dim: sgr(2) };
+
+/** Colours on a terminal, unless NO_COLOR says otherwise. */
+export function paintFor(stream: { isTTY?: boolean }): Paint {
+  return stream.isTTY === true && !process.env.NO_COLOR ? COLOURS : PLAIN;
+}
+
+/** Milliseconds for people: `51 ms`, `3.2 s`, `5 min`, `2 h 10 min`, `3 d 4 h`. */
+export function formatDuration(ms: number): string {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = ms / 1000;
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return minutes % 60 === 0 ? `${hours} h` : `${hours} h ${minutes % 60} min`;
+  return hours % 24 === 0 ? `${Math.floor(hours / 24)} d` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
+}
+
+export function formatStatus(status: GatewayStatus, paint: Paint): string {
+  const uptime = formatDuration(status.uptimeSeconds * 1000);
+  const lines = [`${paint.bold(`site ${status.site}`)}  ${paint.dim(`forelock ${status.version}, up ${uptime}`)}`];
+  for (const uri of status.nbdUris) lines.push(`  ${uri}`);
+  for (const group of status.groups) lines.push('', ...formatGroup(group, paint));
+  return `${lines.join('\n')}\n`;
+}
+
+function formatGroup(group: GroupStatus, paint: Paint): string[] {
+  const { link, journal, cursors } = group;
+  const role = group.role === 'primary' ? paint.good('primary') : 'standby';
+  const consistency =
+    group.consistency === 'consistent' ? '' : `  ${paint.bad('inconsistent: a first copy is unfinished')}`;
+  const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, kernel ${group.kernel}`;
+  const lines = [`${paint.bold(`group ${group.name}`)}  ${role}${consistency}  ${paint.dim(policy)}`];
+  const add = (label: string, text: string): void => {
+    lines.push(`  ${label.padEnd(10)} ${text}`);
+  };
+
+  add('link', formatLink(link, paint));
+  if (link.connects > 0) {
+    const traffic = `sent ${formatSize(link.bytesSent)}, received ${formatSize(link.bytesReceived)}`;
+    add(
+      '',
+      paint.dim(
+        `round trip ${link.roundTripMs.toFixed(1)} ms, ${traffic}, ${link.connects} connects, epoch ${link.epoch}.${link.attempt}`,
+      ),
+    );
+  }
+  if (group.degradedSince !== null) {
+    add('degraded', paint.bad(`answers were given by this site alone since sequence ${group.degradedSince}`));
+  }
+  add('lag', formatLag(group, paint));
+  add('journal', formatJournal(journal));
+  lines.push('');
+  lines.push(
+    ...table(
+      ['volume', 'size', 'mapped', 'block', 'platter'],
+      group.volumes.map(({ name, size, mappedBytes, blockSize, platter }) => [
+        name,
+        formatSize(size),
+        formatSize(mappedBytes),
+        String(blockSize),
+        platter,
+      ]),
+    ),
+  );
+  lines.push('');
+  const { own, peer } = cursors;
+  const ownNames = [
+    'appended',
+    'sealed',
+    'sent',
+    'received',
+    'granted',
+    'applied',
+    'durable',
+    'peerDurable',
+    'trimmed',
+  ] as const;
+  const peerNames = ['received', 'granted', 'applied', 'durable'] as const;
+  lines.push(
+    ...table(
+      ['stream', ...ownNames],
+      [
+        ['own', ...ownNames.map((name) => String(own[name]))],
+        [
+          "peer's",
+          ...ownNames.map((name) =>
+            (peerNames as readonly string[]).includes(name) ? String(peer[name as 'received']) : '-',
+          ),
+        ],
+      ],
+    ),
+  );
+  const counters = Object.entries(group.counters).filter(([, count]) => count !== 0);
+  if (counters.length > 0) {
+    lines.push('');
+    lines.push(...columns(counters.map(([name, count]) => `${name} ${count}`)).map((line) => `  ${paint.dim(line)}`));
+  }
+  return lines;
+}
+
+function formatLink(link: LinkStatus, paint: Paint): string {
+  if (link.url === null) return paint.dim('no peer configured');
+  const peer = link.peerSite === null ? link.url : `site ${link.peerSite} at ${link.url}`;
+  const state = {
+    streaming: paint.good,
+    'base copy': paint.warn,
+    'returning the tail': paint.warn,
+    handshaking: paint.warn,
+    away: paint.bad,
+    refused: paint.bad,
+  }[link.state](link.state);
+  return `${state}  ${peer}${link.reason === '' ? '' : `: ${link.reason}`}`;
+}
+
+function formatLag({ lag }: GroupStatus, paint: Paint): string {
+  const bytes = Math.max(0, lag.bytes);
+  const records = Math.max(0, lag.records);
+  if (records === 0 && bytes === 0) return paint.good('none');
+  return `${formatSize(bytes)}, ${records} records, oldest ${formatDuration(Math.max(0, lag.ageMs))}`;
+}
+
+function formatJournal({
+  usedBytes,
+  limitBytes,
+  segments,
+  ringSize,
+  position,
+  checkpointPosition,
+}: GroupStatus['journal']): string {
+  const share = limitBytes > 0 ? ` (${Math.round((100 * usedBytes) / limitBytes)} %)` : '';
+  const replay = formatSize(Math.max(0, position - checkpointPosition));
+  return `${formatSize(usedBytes)} of ${formatSize(limitBytes)}${share}, ${segments} segments, ring ${formatSize(ringSize)}, ${replay} since the checkpoint`;
+}
+
+/** Left-aligned first column, right-aligned others, two spaces between. */
+function table(heads: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const all = [heads, ...rows];
+  const widths = heads.map((_, column) => Math.max(...all.map((row) => row[column]!.length)));
+  return all.map((row) =>
+    `  ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  ')}`.trimEnd(),
+  );
+}
+
+/** Short texts side by side, as many as fit 100 characters. */
+function columns(texts: readonly string[]): string[] {
+  const width = Math.max(...texts.map((text) => text.length)) + 2;
+  const perLine = Math.max(1, Math.floor(100 / width));
+  const lines: string[] = [];
+  for (let at = 0; at < texts.length; at += perLine) {
+    lines.push(
+      texts
+        .slice(at, at + perLine)
+        .map((text) => text.padEnd(width))
+        .join('')
+        .trimEnd(),
+    );
+  }
+  return lines;
+}
