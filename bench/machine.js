@@ -1,0 +1,61 @@
+/** What a figure is worth nothing without: the machine, the versions, the commit. And which foreign programs are here. */
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { cpus, release, totalmem, type } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Foreign programs, how each says its version, and what for. */
+const PROGRAMS = {
+  fio: { version: ['--version'], use: 'the load: without it volume and mirror are not measured' },
+  nbdkit: { version: ['--version'], use: 'peer' },
+  'qemu-nbd': { version: ['--version'], use: 'peer' },
+  'nbd-server': { version: ['--version'], use: 'peer' },
+  gcc: { version: ['-dumpfullversion'], use: 'compiles the delay proxy: without it mirror is not measured' },
+};
+
+export const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+function outputOf(program, args) {
+  try {
+    return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], cwd: ROOT }).trim();
+  } catch (error) {
+    return `${error.stdout ?? ''}${error.stderr ?? ''}`.trim(); // some say their version and exit with 1
+  }
+}
+
+function isInstalled(program) {
+  return (process.env.PATH ?? '').split(delimiter).some((directory) => {
+    try {
+      accessSync(join(directory, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+/** @returns { found: { name: version }, missing: { name: what it would be for } } */
+export function findPrograms() {
+  const found = {};
+  const missing = {};
+  for (const [name, { version, use }] of Object.entries(PROGRAMS)) {
+    if (isInstalled(name)) found[name] = /\d+(\.\d+)+/.exec(outputOf(name, version))?.[0] ?? 'unknown version';
+    else missing[name] = use;
+  }
+  return { found, missing };
+}
+
+export function describeMachine() {
+  const [cpu] = cpus();
+  return {
+    cpu: cpu.model,
+    cores: cpus().length,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    kernel: `${type()} ${release()}`,
+    node: process.version,
+    forelock: JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).version,
+    commit: outputOf('git', ['describe', '--always', '--dirty']) || 'no repository',
+    date: new Date().toISOString(),
+  };
+}
