@@ -48,6 +48,7 @@ export class FlipRelay {
   readonly #options: FlipRelayOptions;
   readonly #sockets = new Set<WebSocket>();
   #random: number;
+  #flipNext = false;
 
   private constructor(server: WebSocketServer, options: FlipRelayOptions) {
     this.#server = server;
@@ -65,6 +66,11 @@ export class FlipRelay {
 
   get url(): string {
     return `ws://127.0.0.1:${(this.#server.address() as { port: number }).port}`;
+  }
+
+  /** Damages the next large message, whatever `every` says. */
+  flipNext(): void {
+    this.#flipNext = true;
   }
 
   /** Ends every connection without a word. */
@@ -108,7 +114,8 @@ export class FlipRelay {
   #damage(bytes: Buffer): void {
     if (bytes.length < (this.#options.sizeMin ?? 4096)) return;
     this.large += 1;
-    if (this.every === 0 || this.large % this.every !== 0) return;
+    if (!this.#flipNext && (this.every === 0 || this.large % this.every !== 0)) return;
+    this.#flipNext = false;
     const bit = Math.floor(this.#next() * bytes.length * 8);
     bytes[bit >> 3] = bytes[bit >> 3]! ^ (1 << (bit & 7));
     this.flips += 1;

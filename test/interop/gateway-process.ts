@@ -255,15 +255,12 @@ export class GatewayProcess {
     await until(`site ${this.options.site} consistent`, async () => (await this.status()).consistency === 'consistent');
   }
 
-  /** Of a source: the target has applied, and has durably, all that is appended now. */
-  async untilApplied(): Promise<number> {
-    let { appended } = (await this.status()).cursors.own;
-    await until(`the target having applied ${appended}`, async () => {
-      const { own, peer } = (await this.status()).cursors;
-      appended = own.appended;
-      return peer.applied >= own.appended;
+  /** Of a source: the target has applied all that is appended by then. @returns the sequence */
+  untilApplied(): Promise<number> {
+    return until('the target having applied everything', async () => {
+      const { appended, applied } = (await this.status()).cursors.own;
+      return applied >= appended ? applied : null;
     });
-    return appended;
   }
 
   /** kill -9. */
