@@ -17,6 +17,8 @@ export interface CheckpointCursors {
   peerApplied: number;
   /** Explicit scopes of the peer that are open at `peerApplied`. */
   openScopes: OpenScope[];
+  /** Progress of an unfinished first copy: true once everything up to the head is durable. */
+  base: { next: { volume: number; lba: number }; end: number | null } | null;
   /** And of this site's own stream. */
   ownScopes: OpenScope[];
 }
@@ -120,6 +122,10 @@ export class Checkpointer {
           ownScopes: cursors.ownScopes,
           clock: stamp,
         };
+        if (cursors.base !== null && superblock.inconsistent !== null) {
+          superblock.inconsistent.base = cursors.base.next;
+          superblock.inconsistent.untilSequence = cursors.base.end;
+        }
         if (clean) superblock.clean = true;
         this.#state.save((saveError) => {
           if (saveError === null) {

@@ -285,6 +285,11 @@ export async function openState(
   );
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
+  // what was found may stand in the page cache only: from here on it counts as durable
+  for (const segment of journal.segments.all()) {
+    if ((segment.number + 1) * superblock.segmentSize <= checkpoint.position) continue;
+    await new Promise<void>((resolve, reject) => segment.file.sync((error) => (error ? reject(error) : resolve())));
+  }
   if (config.role === 'primary' && superblock.role === 'standby') promote(superblock, journal);
   superblock.incarnation += 1;
   superblock.clean = false;

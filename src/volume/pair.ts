@@ -602,7 +602,7 @@ export class Pair {
       from = (own ? segments[i]!.ownBefore : segments[i]!.peerBefore) + 1;
     }
     const mirror = this.group!.mirror;
-    if (own && mirror instanceof Sender && mirror.retentionGivenUp) from = Math.max(from, journal.own.appended + 1);
+    if (own && mirror instanceof Sender) from = Math.max(from, mirror.retentionGivenUp ? journal.own.appended + 1 : mirror.journalFrom);
     return from;
   }
 

@@ -48,6 +48,7 @@ export class Receiver implements MirrorEnd {
   /** Position of the first record of the commit log. */
   #applyAt: number;
   #confirmQueued = false;
+  #notingBaseEnd = false;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -183,7 +184,7 @@ export class Receiver implements MirrorEnd {
       this.#frames.push({ data, stretch });
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
     }
-    this.#saveBaseEnd();
+    this.#noteBaseEnd();
     this.#queueConfirm();
     return true;
   }
@@ -193,7 +194,7 @@ export class Receiver implements MirrorEnd {
   /** @returns false when the ring has no room for the next frame */
   #take(): boolean {
     const { journal } = this.#group;
-    while (this.#frames.length > 0) {
+    while (this.#frames.length > 0 && !this.#notingBaseEnd) {
       const { data, stretch } = this.#frames[0]!;
       if (!this.#target.current(data.epoch, data.attempt)) {
         this.#frames.shift();
@@ -358,13 +359,10 @@ export class Receiver implements MirrorEnd {
   loweredThrough(): void {}
 
   checkpointCursors(): CheckpointCursors {
-    const { journal, state } = this.#group;
-    const base = this.#target.base;
-    if (base !== null && state.superblock.inconsistent !== null) {
-      state.superblock.inconsistent.base = { ...base.next };
-      state.superblock.inconsistent.untilSequence = base.end;
-    }
+    const { journal } = this.#group;
+    const { base } = this.#target;
     return {
+      base: base === null ? null : { next: { ...base.next }, end: base.end },
       position: Math.min(this.#applyAt, journal.head),
       peerReceived: journal.peer.appended,
       peerApplied: journal.peerApplied,
@@ -423,14 +421,33 @@ export class Receiver implements MirrorEnd {
     }
   }
 
-  /** When the base copy is whole, its end must outlive a crash. */
-  #saveBaseEnd(): void {
-    const { superblock } = this.#group.state;
-    const base = this.#target.base;
-    if (base === null || superblock.inconsistent === null || base.end === superblock.inconsistent.untilSequence) return;
-    superblock.inconsistent.untilSequence = base.end;
-    superblock.inconsistent.base = { ...base.next };
-    this.#group.state.save(() => {});
+  /**
+   * The base copy is whole: that is written down, once its records are durable, before any record of the stream behind
+   * it is taken. Else a crash could leave stream records of a copy that does not know its end.
+   */
+  #noteBaseEnd(): void {
+    const { journal, state } = this.#group;
+    const { inconsistent } = state.superblock;
+    const { base } = this.#target;
+    if (this.#notingBaseEnd || base === null || inconsistent === null || base.end === inconsistent.untilSequence) return;
+    this.#notingBaseEnd = true;
+    const { head } = journal;
+    const next = { ...base.next };
+    const { end } = base;
+    const note = (): void => {
+      if (journal.durable < head && journal.failed === null) {
+        journal.sync();
+        this.#group.whenDurable(note);
+        return;
+      }
+      inconsistent.base = next;
+      inconsistent.untilSequence = end;
+      state.save(() => {
+        this.#notingBaseEnd = false;
+        if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      });
+    };
+    note();
   }
 
   /** At most one confirm per turn. */

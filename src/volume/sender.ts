@@ -233,6 +233,7 @@ export class Sender implements MirrorEnd {
       position: journal.head,
       peerReceived: journal.peer.appended,
       peerApplied: journal.peerApplied,
+      base: null,
       openScopes: [],
       ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
         sequence,
