@@ -1,0 +1,256 @@
+/** The command as its users meet it: a child process, its streams and its exit code. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { ForelockError } from '../../src/errors.js';
+import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
+import { built, VERSION } from '../../src/paths.js';
+import { FakeGateway } from './fake-gateway.js';
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'forelock-cli-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const children: ChildProcess[] = [];
+let server: ControlServer | null = null;
+afterEach(async () => {
+  for (const child of children.splice(0)) {
+    if (child.exitCode !== null || child.signalCode !== null) continue;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+  await server?.close();
+  server = null;
+});
+
+interface Run {
+  child: ChildProcess;
+  out: string;
+  err: string;
+  ended: Promise<number>;
+}
+
+function start(...args: string[]): Run {
+  const child = spawn(process.execPath, [built('src/node/cli.js'), ...args], {
+    cwd: folder,
+    env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  children.push(child);
+  const run: Run = { child, out: '', err: '', ended: once(child, 'close').then(([code]) => code as number) };
+  child.stdout!.on('data', (data) => {
+    run.out += data;
+  });
+  child.stderr!.on('data', (data) => {
+    run.err += data;
+  });
+  return run;
+}
+
+async function forelock(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const run = start(...args);
+  return { code: await run.ended, out: run.out, err: run.err };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+async function fakeGateway(): Promise<FakeGateway> {
+  const gateway = new FakeGateway();
+  server = await ControlServer.open({ control: gateway, socket: join(folder, ADMIN_SOCKET), admin: null });
+  return gateway;
+}
+
+test('the command is built', () => {
+  expect(existsSync(built('src/node/cli.js')), 'npm run build').toBe(true);
+});
+
+test('--version and --help', async () => {
+  expect(await forelock('--version')).toEqual({ code: 0, out: `${VERSION}\n`, err: '' });
+  const help = await forelock('--help');
+  expect(help.code).toBe(0);
+  for (const command of ['serve', 'status', 'verify', 'lock', 'log', 'demo'])
+    expect(help.out).toMatch(new RegExp(`^  ${command} `, 'm'));
+  for (const command of ['serve', 'status', 'verify', 'lock', 'log']) {
+    const { code, out } = await forelock(command, '--help');
+    expect(code).toBe(0);
+    expect(out).toMatch(/Example|A pair on one machine/);
+  }
+});
+
+test.each<[string, string[], number, string]>([
+  ['nothing', [], 2, 'Usage: forelock'],
+  ['an unknown command', ['sevre'], 2, "unknown command 'sevre'"],
+  ['an unknown option', ['serve', '--colour', 'red'], 2, "unknown option '--colour'"],
+  ['serve without a state', ['serve'], 2, '--state DIR'],
+  [
+    'serve with a bad value',
+    ['serve', '--state', 's', '--ring', '1'],
+    2,
+    'forelock: --ring: 1 is not between 4 MiB and 1 GiB',
+  ],
+  [
+    'serve with both ends',
+    ['serve', '--state', 's', '--peer', 'ws://x:1', '--listen', '127.0.0.1:1'],
+    2,
+    'of a pair one end',
+  ],
+  ['serve with a missing file', ['serve', '--config', 'none.yaml'], 78, 'none.yaml cannot be read'],
+  [
+    'serve with a missing key',
+    ['serve', '--state', 's', '--volume', 'd:1M', '--key', 'nokey'],
+    78,
+    'does not exist; make one with',
+  ],
+  ['status of nobody', ['status'], 2, 'which gateway?'],
+  ['status of two', ['status', '--state', 'a', '--admin', 'http://127.0.0.1:1'], 2, 'not both'],
+  ['status of a gateway that is away', ['status', '--state', 'a'], 3, 'start it with: forelock serve'],
+  ['status of an address that is away', ['status', '--admin', 'http://127.0.0.1:1'], 3, 'is it running, with --admin?'],
+  ['verify of a bad name', ['verify', '../x', '--state', 'a'], 2, 'is not a name'],
+  ['lock without an extent', ['lock', 'disk', '--state', 'a'], 2, "required option '--at <offset>'"],
+  [
+    'lock with a bad mode',
+    ['lock', 'd', '--at', '0', '--size', '1', '--mode', 'x'],
+    2,
+    'Allowed choices are read, write',
+  ],
+  [
+    'lock with a bad time',
+    ['lock', 'd', '--state', 'a', '--at', '0', '--size', '1', '--hold', 'x'],
+    2,
+    '--hold "x" is not a number',
+  ],
+  ['log of nothing', ['log', '.'], 2, 'holds no journal'],
+  ['log from nowhere', ['log', '.', '--from', 'x'], 2, 'is not a sequence'],
+])('%s: the exit code and the reason', async (_, args, code, message) => {
+  const result = await forelock(...args);
+  expect(result.err).toContain(message);
+  expect(result.code).toBe(code);
+  expect(result.out).toBe('');
+});
+
+test('a bad configuration names line and key', async () => {
+  writeFileSync(join(folder, 'bad.yaml'), 'state: s\nrign: 64M\n');
+  const { code, err } = await forelock('serve', '--config', 'bad.yaml');
+  expect(code).toBe(78);
+  expect(err).toBe('forelock: bad.yaml:2:1: rign: unknown key; did you mean "ring"?\n');
+});
+
+test('status, as text, as JSON, watched', async () => {
+  const gateway = await fakeGateway();
+  const text = await forelock('status', '--state', '.');
+  expect(text.code).toBe(0);
+  expect(text.out).toContain('site a');
+  expect(text.out).toMatch(/lag +5 MiB, 120 records, oldest 51 ms/);
+  expect(text.out).not.toContain('\x1b');
+  expect(JSON.parse((await forelock('status', '--json')).out)).toEqual(gateway.status()); // the current directory
+  const watched = start('status', '--json', '--watch');
+  await until(() => watched.out.split('\n').length > 2);
+  watched.child.kill('SIGINT');
+  expect(await watched.ended).toBe(0);
+});
+
+test('verify tells equal, different and unknown apart', async () => {
+  const gateway = await fakeGateway();
+  const equal = await forelock('verify', 'disk', '--state', '.');
+  expect(equal).toMatchObject({
+    code: 0,
+    out: expect.stringContaining('equal    disk: 262144 blocks at sequence 1000 of a and b'),
+  });
+  expect((await forelock('verify', 'disk', '--state', '.', '--maps')).out).toContain('only the checksums stored');
+  const report = await gateway.verify('disk', { maps: false });
+  gateway.verify = async () => ({ ...report, equal: false, differences: [{ offset: 8192, size: 4096 }] });
+  const differs = await forelock('verify', 'disk', '--state', '.');
+  expect(differs.code).toBe(1);
+  expect(differs.out).toContain('differs  offset 8192 size 4096 (4 KiB)');
+  gateway.verify = () => Promise.reject(new ForelockError('AWAY', 'the peer is away'));
+  expect(await forelock('verify', 'disk', '--state', '.')).toMatchObject({
+    code: 3,
+    err: 'forelock: the peer is away\n',
+  });
+});
+
+test('lock holds for its time, or until interrupted, and tells when it was lost', async () => {
+  const gateway = await fakeGateway();
+  const timed = await forelock(
+    'lock',
+    'disk',
+    '--state',
+    '.',
+    '--at',
+    '1M',
+    '--size',
+    '4K',
+    '--mode',
+    'read',
+    '--hold',
+    '0.01',
+  );
+  expect(timed).toMatchObject({ code: 0, out: expect.stringContaining('released: held for 0.01 s') });
+  expect(gateway.locks[0]).toMatchObject({ offset: 2 ** 20, size: 4096, mode: 'read', released: true });
+  const interrupted = start('lock', 'disk', '--state', '.', '--at', '0', '--size', '4K');
+  await until(() => interrupted.out.includes('held write lock'));
+  interrupted.child.kill('SIGINT');
+  expect(await interrupted.ended).toBe(0);
+  await until(() => gateway.locks[1]!.released);
+  const lost = start('lock', 'disk', '--state', '.', '--at', '0', '--size', '4K');
+  await until(() => lost.out.includes('held write lock'));
+  gateway.lose('the lease ended');
+  expect(await lost.ended).toBe(1);
+  expect(lost.out).toContain('LOST: the lease ended');
+});
+
+test('log tells whole from damaged', async () => {
+  const state = join(folder, 'logged');
+  mkdirSync(join(state, 'main'), { recursive: true });
+  writeFileSync(join(state, 'main', 'superblock.a'), 'rubbish');
+  writeFileSync(join(state, 'main', 'superblock.b'), 'rubbish');
+  const { code, out } = await forelock('log', state, '--json');
+  expect(code).toBe(1);
+  const events = out
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  expect(events.map(({ kind }) => kind)).toEqual(['journal', 'problem', 'end']);
+});
+
+test('serve says what it offers, answers status, and stops cleanly; its journal is whole', async () => {
+  const state = join(folder, 'served');
+  const run = start(
+    'serve',
+    '--state',
+    state,
+    '--volume',
+    'disk:64M',
+    '--nbd',
+    '127.0.0.1:0',
+    '--admin',
+    '127.0.0.1:0',
+  );
+  await until(() => run.out.includes('ready\n') || run.child.exitCode !== null);
+  expect(run.err).toBe('');
+  expect(run.out).toMatch(/^nbd:\/\/127\.0\.0\.1:\d+\/disk$/m);
+  const admin = /^control (http:\S+)$/m.exec(run.out)![1]!;
+  const status = JSON.parse((await forelock('status', '--admin', admin, '--json')).out);
+  expect(status).toMatchObject({
+    schema: 1,
+    site: 'served',
+    groups: [{ name: 'main', role: 'primary', volumes: [{ name: 'disk' }] }],
+  });
+  expect((await forelock('status', '--state', state)).code).toBe(0);
+  const second = await forelock('serve', '--state', state, '--volume', 'disk', '--nbd', '127.0.0.1:0');
+  expect(second.code).toBe(78);
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toBe(0);
+  expect(run.out).toMatch(/stopped\n$/);
+  expect((await forelock('status', '--state', state)).code).toBe(3);
+  expect((await forelock('log', state)).code).toBe(0);
+  const wrong = await forelock('serve', '--state', state, '--volume', 'disk:128M', '--nbd', '127.0.0.1:0');
+  expect(wrong.code).toBe(78);
+});

@@ -1,0 +1,73 @@
+import { expect, test } from 'vitest';
+import { COLOURS, formatDuration, formatStatus, PLAIN } from '../../src/node/format-status.js';
+import { FakeGateway, groupStatus } from './fake-gateway.js';
+
+test('a status reads as a page', () => {
+  expect(formatStatus(new FakeGateway().status(), PLAIN)).toBe(`site a  forelock 0.1.0, up 12 s
+  nbd://127.0.0.1:10809/disk
+
+group main  primary  ack local, speculation on, kernel wasm
+  link       streaming  site b at ws://127.0.0.1:10900
+             round trip 50.3 ms, sent 3 GiB, received 12.1 KiB, 3 connects, epoch 3.1
+  lag        5 MiB, 120 records, oldest 51 ms
+  journal    512 MiB of 2 GiB (25 %), 8 segments, ring 64 MiB, 333 B since the checkpoint
+
+  volume   size   mapped  block  platter
+  disk    1 GiB  300 MiB   4096  journal
+
+  stream  appended  sealed  sent  received  granted  applied  durable  peerDurable  trimmed
+  own         1000    1000   990         0        0        0      950          800      800
+  peer's         -       -     -       900      890      880      800            -        -
+
+  batchesSealedInline 12  batchesSealedInPool 3
+`);
+});
+
+test('what is wrong stands out, and nothing is negative', () => {
+  const status = new FakeGateway().status();
+  const link = {
+    ...status.groups[0]!.link,
+    state: 'refused' as const,
+    reason: 'the shared keys of the two ends differ',
+  };
+  status.groups = [
+    groupStatus({
+      role: 'standby',
+      consistency: 'inconsistent',
+      degradedSince: 77,
+      link,
+      lag: { bytes: -1, records: 3, ageMs: -5 },
+    }),
+    groupStatus({
+      name: 'alone',
+      link: { ...link, url: null, connects: 0 },
+      lag: { bytes: 0, records: 0, ageMs: 0 },
+      counters: {},
+    }),
+  ];
+  const text = formatStatus(status, COLOURS);
+  expect(text).toContain(
+    '\x1b[31mrefused\x1b[0m  site b at ws://127.0.0.1:10900: the shared keys of the two ends differ',
+  );
+  expect(text).toContain('\x1b[31minconsistent: a first copy is unfinished\x1b[0m');
+  expect(text).toContain('alone since sequence 77');
+  expect(text).toContain('0 B, 3 records, oldest 0 ms');
+  expect(text).toContain('no peer configured');
+  expect(text).toContain('\x1b[32mnone\x1b[0m');
+});
+
+test('durations', () => {
+  const cases = [0, 51.4, 999, 3210, 59_000, 61_000, 3_600_000, 7_800_000, 86_400_000, 273_600_000];
+  expect(cases.map(formatDuration)).toEqual([
+    '0 ms',
+    '51 ms',
+    '999 ms',
+    '3.2 s',
+    '59 s',
+    '1 min',
+    '1 h',
+    '2 h 10 min',
+    '1 d',
+    '3 d 4 h',
+  ]);
+});
