@@ -228,6 +228,8 @@ test('serve says what it offers, answers status, and stops cleanly; its journal 
     state,
     '--volume',
     'disk:64M',
+    '--role',
+    'primary',
     '--nbd',
     '127.0.0.1:0',
     '--admin',
