@@ -283,7 +283,7 @@ export class Gateway {
     } as unknown as Member;
     try {
       if (superblock !== null) group = await this.#openGroup(member, files, superblock);
-      else if (options.role === 'primary')
+      else if (role === 'primary')
         group = await this.#openGroup(member, files, newSuperblock(config, volumesFromConfig(config), null));
       else if (options.peer === undefined && options.listen === undefined) {
         throw new ForelockError(

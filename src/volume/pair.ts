@@ -11,6 +11,7 @@
  * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed; then it mints a generation first.
  */
 import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { RecordHeader } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
@@ -275,7 +276,8 @@ export class Pair {
 
   /** This end holds the stream: it begins. */
   #start(link: Link, decision: Decision, theirs: SiteState): void {
-    const group = this.group!;
+    const { group } = this;
+    assert(group !== null, 'only a site with a history is a source');
     const { superblock } = group.state;
     if (decision.action === 'returnTail') return this.#returnTail(link, decision);
     const taken = superblock.sites.find((site) => site.number === theirs.site.number);
