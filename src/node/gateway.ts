@@ -9,6 +9,7 @@ import { ForelockError } from '../errors.js';
 import { formatNbdUri, type NbdAddress } from '../frontend/nbd/address.js';
 import { NbdServer } from '../frontend/nbd/server.js';
 import { DiskStore } from '../journal/disk-store.js';
+import type { Superblock, SuperblockFiles } from '../journal/superblock.js';
 import { createKernel } from '../kernel/create.js';
 import type { KernelName } from '../kernel/kernel.js';
 import { PiscinaPool } from '../kernel/pool.js';
@@ -273,45 +274,45 @@ export class Gateway {
       ringSize: options.ring,
     };
     let group: Group | null = null;
-    const member = {
-      options,
-      config,
-      environment,
-      endpoint: null,
-      group,
-      bytesWritten: () => store.bytesWritten,
-    } as unknown as Member;
     try {
-      if (superblock !== null) group = await this.#openGroup(member, files, superblock);
-      else if (role === 'primary')
-        group = await this.#openGroup(member, files, newSuperblock(config, volumesFromConfig(config), null));
-      else if (options.peer === undefined && options.listen === undefined) {
+      if (superblock !== null || role === 'primary') {
+        const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
+        group = await this.#openGroup(options, config, environment, files, opened);
+      } else if (options.peer === undefined && options.listen === undefined) {
         throw new ForelockError(
           'CONFIG',
           `group ${options.group}: a new standby needs its primary: give --peer or --listen`,
         );
       }
     } catch (error) {
-      if (group === null) environment.closed();
+      environment.closed();
       throw error;
     }
-    member.group = group;
-    member.pair = new Pair(group, {
+    const pair = new Pair(group, {
       config,
       platform: { nowMs: () => performance.now(), defer: environment.defer },
       adopt: (adoption) => this.#adopt(member, adoption),
-      onServing: () => {},
       onAsk: (method, params) => this.#answer(member, method, params),
     });
+    const member: Member = {
+      options,
+      config,
+      environment,
+      endpoint: null,
+      group,
+      pair,
+      bytesWritten: () => store.bytesWritten,
+    };
     this.#members.push(member);
   }
 
   async #openGroup(
-    member: Member,
-    files: ReturnType<typeof loadSuperblock>['files'],
-    superblock: Parameters<typeof openState>[2],
+    options: GroupOptions,
+    config: GroupConfig,
+    environment: StateEnvironment,
+    files: SuperblockFiles,
+    superblock: Superblock,
   ): Promise<Group> {
-    const { options, config, environment } = member;
     const state = await openState(config, files, superblock, environment);
     if (state.warning !== null) this.warnings.push(state.warning);
     const group = new Group(
@@ -331,7 +332,8 @@ export class Gateway {
   /** An empty standby takes over the group it meets, with the volumes it was told to hold (or all of them). */
   async #adopt(member: Member, adoption: Adoption): Promise<Group> {
     const { files } = loadSuperblock(member.environment.store, this.#hash);
-    member.group = await this.#openGroup(member, files, newSuperblock(member.config, adoption.volumes, adoption));
+    const opened = newSuperblock(member.config, adoption.volumes, adoption);
+    member.group = await this.#openGroup(member.options, member.config, member.environment, files, opened);
     return member.group;
   }
 

@@ -51,8 +51,6 @@ export interface PairOptions {
   platform: Platform;
   /** Creates the group's state when an empty standby is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
-  /** Hosts may come. */
-  onServing(): void;
   /** Answers what the peer asks (verify). */
   onAsk(method: string, params: Record<string, unknown>): Promise<unknown>;
 }
@@ -250,7 +248,6 @@ export class Pair {
     this.#lostTail = null;
     if (group.serving) return;
     group.startServing();
-    this.#options.onServing();
   }
 
   /** Nobody answered: what is recovered here is the truth from now on, under a new generation. */
@@ -604,7 +601,8 @@ export class Pair {
       from = (own ? segments[i]!.ownBefore : segments[i]!.peerBefore) + 1;
     }
     const mirror = this.group!.mirror;
-    if (own && mirror instanceof Sender) from = Math.max(from, mirror.retentionGivenUp ? journal.own.appended + 1 : mirror.journalFrom);
+    if (own && mirror instanceof Sender)
+      from = Math.max(from, mirror.retentionGivenUp ? journal.own.appended + 1 : mirror.journalFrom);
     return from;
   }
 

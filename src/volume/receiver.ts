@@ -429,7 +429,8 @@ export class Receiver implements MirrorEnd {
     const { journal, state } = this.#group;
     const { inconsistent } = state.superblock;
     const { base } = this.#target;
-    if (this.#notingBaseEnd || base === null || inconsistent === null || base.end === inconsistent.untilSequence) return;
+    if (this.#notingBaseEnd || base === null || inconsistent === null || base.end === inconsistent.untilSequence)
+      return;
     this.#notingBaseEnd = true;
     const { head } = journal;
     const next = { ...base.next };
