@@ -248,7 +248,15 @@ export class GatewayProcess {
   }
 
   async untilStreaming(): Promise<void> {
-    await until(`site ${this.options.site} streaming`, async () => (await this.status()).link.state === 'streaming');
+    let shown = '';
+    const look = async () => {
+      const { state, reason } = (await this.status()).link;
+      shown = `${state} ${reason}`;
+      return state === 'streaming';
+    };
+    await until(`site ${this.options.site} streaming`, look).catch((error: Error) => {
+      throw new Error(`${error.message}: it says ${shown}`);
+    });
   }
 
   async untilConsistent(): Promise<void> {
