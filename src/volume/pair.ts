@@ -51,6 +51,8 @@ export interface PairOptions {
   platform: Platform;
   /** Creates the group's state when an empty standby is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
+  /** Hosts may come: told once. */
+  onServing?: () => void;
   /** Answers what the peer asks (verify). */
   onAsk(method: string, params: Record<string, unknown>): Promise<unknown>;
 }
@@ -248,6 +250,7 @@ export class Pair {
     this.#lostTail = null;
     if (group.serving) return;
     group.startServing();
+    this.#options.onServing?.();
   }
 
   /** Nobody answered: what is recovered here is the truth from now on, under a new generation. */

@@ -350,7 +350,10 @@ export class Sender implements MirrorEnd {
       if (this.#retainFrom !== Number.POSITIVE_INFINITY) this.#retainFrom = this.#frames[this.#frameHead]!.end;
       this.#frameHead += 1;
     }
-    if (this.#frameHead > 1024) this.#frames.splice(0, this.#frameHead), (this.#frameHead = 0);
+    if (this.#frameHead > 1024) {
+      this.#frames.splice(0, this.#frameHead);
+      this.#frameHead = 0;
+    }
     while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= granted)
       this.#grantWaiters.shift()!.resolve();
     this.#group.state.rememberPeerDurable(this.peerDurable);
