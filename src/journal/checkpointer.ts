@@ -26,6 +26,9 @@ export interface CheckpointCursors {
 export class Checkpointer {
   /** Replay begins here. */
   position: number;
+  /** Checkpoints begun, and the last one of them that is on disk. */
+  #begun = 0;
+  #done = 0;
   readonly counters = { checkpoints: 0, failures: 0 };
   readonly #state: OpenedState;
   readonly #cursors: () => CheckpointCursors;
@@ -49,6 +52,11 @@ export class Checkpointer {
     this.#defer = defer;
     this.position = state.superblock.checkpoint.position;
     this.#begunAt = state.journal.head;
+  }
+
+  /** The number of the last checkpoint that is on disk, and of the next one to begin. */
+  get number(): { done: number; next: number } {
+    return { done: this.#done, next: this.#begun + 1 };
   }
 
   get running(): boolean {
@@ -96,6 +104,8 @@ export class Checkpointer {
     }
     this.#running = true;
     this.#wanted = false;
+    this.#begun += 1;
+    const number = this.#begun;
     const { head } = journal;
     this.#begunAt = head;
     const cursors = this.#cursors();
@@ -131,6 +141,7 @@ export class Checkpointer {
           if (saveError === null) {
             mapLog.removeOthers(place.mapFile);
             this.position = cursors.position;
+            this.#done = number;
           }
           end(saveError);
         });

@@ -5,6 +5,8 @@
  * A segment may be removed when
  *   - no block of the current map points into it (Liveness), and what took their place is durable,
  *   - replay begins behind it (the last checkpoint),
+ *   - in a group with flat platters: the last checkpoint does not point into it either. A block that went into the
+ *     image leaves the map without a record, so replay would not mend an old pointer,
  *   - every record of this site's stream in it is confirmed and durable at the peer (`retainFrom`),
  *   - no pinned view had live blocks in it when it was pinned.
  *
@@ -30,6 +32,8 @@ export interface CleanerOwner {
   retainFrom(): number;
   /** Replay begins here. */
   checkpointPosition(): number;
+  /** The number of the last checkpoint that is on disk, and of the next one to begin. */
+  checkpointNumber(): { done: number; next: number };
   /** Asks for a checkpoint soon: only it keeps segments from being freed. */
   wantCheckpoint(): void;
   /** The peer is taking what it needs right now: waiting for it makes room. */
@@ -48,8 +52,8 @@ export class Cleaner {
   readonly #buffer: Region;
   /** Segments with live blocks of each pinned view. */
   readonly #pinned = new Set<ReadonlySet<number>>();
-  /** Segments found without live blocks, and the head when that was seen. */
-  readonly #dead = new Map<number, number>();
+  /** Segments found without live blocks; the head when that was seen, and the first checkpoint that knows of it. */
+  readonly #dead = new Map<number, { head: number; checkpoint: number }>();
   #victim: { segment: Segment; position: number; end: number } | null = null;
   #busy = false;
   /** Segments that could not be read back in full: never chosen again. */
@@ -133,6 +137,9 @@ export class Cleaner {
     const current = segments.numberOf(journal.written);
     const retain = this.#owner.retainFrom();
     const checkpoint = this.#owner.checkpointPosition();
+    const checkpointNumber = this.#owner.checkpointNumber();
+    let flat = false;
+    for (const volume of journal.volumes.values()) flat ||= volume.flat;
     let freed = false;
     let heldByCheckpoint = 0;
     for (const segment of segments.all()) {
@@ -144,12 +151,12 @@ export class Cleaner {
       }
       const since = this.#dead.get(number);
       if (since === undefined) {
-        this.#dead.set(number, journal.head);
+        this.#dead.set(number, { head: journal.head, checkpoint: checkpointNumber.next });
         continue;
       }
       const end = (number + 1) * journal.segmentSize;
-      if (journal.durable < since) continue;
-      if (end > checkpoint) {
+      if (journal.durable < since.head) continue;
+      if (end > checkpoint || (flat && checkpointNumber.done < since.checkpoint)) {
         heldByCheckpoint += 1;
         continue;
       }

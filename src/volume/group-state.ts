@@ -290,6 +290,7 @@ export async function openState(
     if ((segment.number + 1) * superblock.segmentSize <= checkpoint.position) continue;
     await new Promise<void>((resolve, reject) => segment.file.sync((error) => (error ? reject(error) : resolve())));
   }
+  await new Promise<void>((resolve, reject) => store.syncDirectory((error) => (error ? reject(error) : resolve())));
   if (config.role === 'primary' && superblock.role === 'standby') promote(superblock, journal);
   superblock.incarnation += 1;
   superblock.clean = false;

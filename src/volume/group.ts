@@ -102,6 +102,7 @@ export class Group {
       {
         retainFrom: () => this.mirror.retainFrom,
         checkpointPosition: () => this.checkpointer.position,
+        checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
         peerIsComing: () => this.mirror.linked,
         giveUpRetention: () => this.mirror.giveUpRetention(),

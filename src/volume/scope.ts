@@ -23,8 +23,6 @@ export interface ScopeOptions {
   waitMsMax?: number;
 }
 
-let openScopes = 0;
-
 /**
  * Locks an extent for writing and opens a scope over it.
  *
@@ -34,19 +32,23 @@ export async function openScope(volume: Volume, extent: ExtentBytes, options: Sc
   checkExtent(volume, extent.offset, extent.size);
   const refused = volume.group.refuseWrite();
   if (refused !== null) throw refused;
-  if (openScopes >= SCOPES_MAX)
+  if (volume.group.ownScopes.size >= SCOPES_MAX)
     throw new ForelockError('ETIMEDOUT', `${SCOPES_MAX} scopes are open already: unlock some`);
   const lba = extent.offset / volume.blockSize;
   const blockCount = extent.size / volume.blockSize;
   const lock = await acquire(volume, 'write', lba, blockCount, options.waitMsMax ?? LOCK_WAIT_MS_MAX);
-  const sequence = await append(volume, () =>
-    volume.appendScoped(TYPE_LOCK, 0, lock.session, 0, lba, blockCount, null),
-  ).catch((error) => {
+  const sequence = await append(volume, () => {
+    const late = volume.group.refuseWrite();
+    if (late !== null) return late;
+    const appended = volume.appendScoped(TYPE_LOCK, 0, lock.session, 0, lba, blockCount, null);
+    // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
+    if (appended > 0) volume.group.scopeOpened(appended, volume.number);
+    return appended;
+  }).catch((error) => {
     volume.locks.release(lock);
     volume.group.locksMoved();
     throw error;
   });
-  volume.group.scopeOpened(sequence, volume.number);
   return new Scope(volume, lock, sequence);
 }
 
@@ -77,7 +79,6 @@ export class Scope {
     this.volume = volume;
     this.#lock = lock;
     this.sequence = sequence;
-    openScopes += 1;
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
   }
@@ -86,13 +87,17 @@ export class Scope {
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
     const { volume } = this;
-    const { blockSize } = volume;
+    const { group, blockSize } = volume;
     const pieceMax = Math.min(1024 * blockSize, 1048576);
-    let sequence = 0;
+    let promised: Promise<void> | null = null;
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
-      sequence = await append(volume, () =>
-        volume.appendScoped(
+      const last = at + piece.length === bytes.length;
+      await append(volume, () => {
+        // a stop ends all scopes: what came behind its UNLOCK would belong to none
+        const late = group.refuseWrite() ?? this.#ended();
+        if (late !== null) return late;
+        const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
           this.#lock.session,
@@ -100,15 +105,13 @@ export class Scope {
           (offset + at) / blockSize,
           piece.length / blockSize,
           piece,
-        ),
-      );
-    }
-    if (volume.group.ack === 'local') return;
-    await new Promise<void>((resolve, reject) => {
-      volume.group.promise(sequence, ackLevel(volume.group.ack, false), {
-        settle: (error) => (error ? reject(error) : resolve()),
+        );
+        // in the same turn: promises are made in the order of the stream
+        if (sequence > 0 && last && group.ack !== 'local') promised = promise(volume, sequence);
+        return sequence;
       });
-    });
+    }
+    await promised;
   }
 
   /** Reads within the volume; the scope's own writes are seen at once. */
@@ -122,18 +125,33 @@ export class Scope {
     });
   }
 
-  /** Ends the scope: others may lock the extent. Calling it again does nothing. */
+  /**
+   * Ends the scope: others may lock the extent. Calling it again does nothing.
+   *
+   * @throws ForelockError ENOSPC the scope is still open: try again
+   */
   async unlock(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
-    openScopes -= 1;
     const { volume } = this;
-    const sequence = await append(volume, () =>
-      volume.appendScoped(TYPE_UNLOCK, 0, this.#lock.session, this.sequence, 0, 0, null),
-    );
-    volume.group.scopeClosed(this.sequence, sequence);
+    const { group } = volume;
+    await append(volume, () => {
+      if (this.#ended() !== null) return 0;
+      const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.#lock.session, this.sequence, 0, 0, null);
+      if (sequence > 0) group.scopeClosed(this.sequence, sequence);
+      return sequence;
+    }).catch((error) => {
+      this.#open = true;
+      throw error;
+    });
     volume.locks.release(this.#lock);
-    volume.group.locksMoved();
+    group.locksMoved();
+  }
+
+  /** The group has ended the scope, because it stops. */
+  #ended(): ForelockError | null {
+    if (this.volume.group.ownScopes.has(this.sequence)) return null;
+    return new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended');
   }
 
   #check(offset: number, size: number): void {
@@ -197,18 +215,25 @@ function acquire(
   });
 }
 
-/** Appends as soon as there is room. */
-function append(volume: Volume, attempt: () => number): Promise<number> {
-  const sequence = volume.group.roomIsWaitedFor ? RING_FULL : attempt();
-  if (sequence > 0) return Promise.resolve(sequence);
+/** A write's answer, as the group's ack says. */
+function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    const settle = (result: number): boolean => {
+    volume.group.promise(sequence, ackLevel(volume.group.ack, false), {
+      settle: (error) => (error ? reject(error) : resolve()),
+    });
+  });
+}
+
+/** Appends as soon as there is room. @param attempt a sequence (0: nothing to append any more), RING_FULL, NO_SPACE or a refusal */
+function append(volume: Volume, attempt: () => number | ForelockError): Promise<number> {
+  return new Promise((resolve, reject) => {
+    volume.group.whenRoom(() => {
+      const result = attempt();
       if (result === RING_FULL) return false;
-      if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
+      if (result instanceof ForelockError) reject(result);
+      else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
       else resolve(result);
       return true;
-    };
-    if (sequence === NO_SPACE) settle(sequence);
-    else volume.group.whenRoom(() => settle(attempt()));
+    });
   });
 }

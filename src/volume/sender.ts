@@ -68,18 +68,21 @@ export class Sender implements MirrorEnd {
   constructor(group: Group, confirmed: number) {
     this.#group = group;
     const { own } = group.journal;
+    // which of the records before a restart were answered alone is not known: any of them may have been
+    if (group.state.superblock.degradedSince !== null) this.#loweredThrough = own.appended;
     this.#source = new SourceStream({
       speculation: group.policy.speculation,
       appended: own.appended,
       sealed: own.sealed,
       durable: own.durable,
-      trimmed: Math.max(0, confirmed),
+      // the peer may hold more than a crash has left here: that is the lost tail, and it comes back
+      trimmed: Math.min(Math.max(0, confirmed), own.appended),
     });
     this.#baseBuffers = [...group.state.regions.base];
     this.#reader = new StreamReader(group.journal, group.state.offload, own.site, group.state.regions.readBack, () =>
       this.pump(),
     );
-    const position = confirmed < 0 ? -1 : this.#reader.find(confirmed + 1);
+    const position = confirmed < 0 ? -1 : this.#reader.find(this.#source.trimmed + 1);
     this.#retainFrom = confirmed < 0 ? Number.POSITIVE_INFINITY : position < 0 ? group.journal.head : position;
   }
 
