@@ -29,7 +29,7 @@ describe.skipIf(!requireTools(['fio', 'gcc']))('a bad link', () => {
     const target = await room.start({ site: 'b', role: 'standby', listen: port });
     const proxy = room.keep(await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: 10 }));
     const relay = room.keep(await FlipRelay.start({ target: `ws://127.0.0.1:${proxy.port}`, every: 0, seed: 7 }));
-    const source = await room.start({ site: 'a', volumes: [{ name: 'vm', size: SIZE }], peer: relay.url });
+    const source = await room.start({ site: 'a', volumes: [`vm:${SIZE}`], peer: relay.url });
     await source.untilStreaming();
     await target.untilConsistent();
 

@@ -16,28 +16,49 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { EXIT_CONFIG } from '../../src/node/cli.js';
 import { ControlClient, type GroupStatus, type VerifyReport } from '../../src/node/control.js';
-import type { GroupOptions } from '../../src/node/gateway.js';
-import type { VolumeConfig } from '../../src/volume/group-state.js';
 import { DelayProxy } from './delay-proxy.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const MAIN = fileURLToPath(new URL('gateway-main.js', import.meta.url));
 /** The build under test; FORELOCK_DIST names another one. */
 export const DIST = process.env.FORELOCK_DIST ?? join(ROOT, 'dist');
 /** Full length instead of a few seconds: FORELOCK_LONG=1. */
 export const LONG = process.env.FORELOCK_LONG === '1';
 
+const CLI = join(DIST, 'src/node/cli.js');
 const START_MS_MAX = 30_000;
 const STOP_MS_MAX = 60_000;
 const WAIT_MS_MAX = LONG ? 600_000 : 60_000;
 
-export interface ProcessOptions extends Partial<Omit<GroupOptions, 'listen' | 'volumes'>> {
+/** What `forelock serve` is told, under its flags' names. */
+export interface ProcessOptions {
   state: string;
   site: string;
-  volumes?: VolumeConfig[];
-  /** Port on loopback; 0: any free one. */
+  /** As --volume: NAME:SIZE[,platter=flat,path=FILE]. */
+  volumes?: string[];
+  role?: 'primary' | 'standby';
+  /** Port on loopback. */
   listen?: number;
+  /** ws:// URL. */
+  peer?: string;
+  /** Path. */
+  key?: string;
+  ack?: 'local' | 'received' | 'applied';
+  speculation?: 'on' | 'off';
+  'when-peer-away'?: 'degrade' | 'block' | 'fail';
+  kernel?: 'wasm' | 'reference' | 'compare';
+  /** Bytes. */
+  journal?: number;
+  ring?: number;
+}
+
+function argumentsOf({ volumes = [], listen, ...flags }: ProcessOptions): string[] {
+  const args = ['serve', '--nbd', '127.0.0.1:0'];
+  for (const volume of volumes) args.push('--volume', volume);
+  if (listen !== undefined) args.push('--listen', `127.0.0.1:${listen}`);
+  for (const [flag, value] of Object.entries(flags)) if (value !== undefined) args.push(`--${flag}`, `${value}`);
+  return args;
 }
 
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -103,17 +124,15 @@ export class Room {
   /** Target `b` and source `a` with volume `vm`, a delay proxy between them. */
   async pair(options: PairOptions): Promise<PairOfGateways> {
     const port = await freePort();
-    const both = { ring: options.ring, journal: options.journal, kernel: options.kernel };
-    const target = await this.start({ site: 'b', role: 'standby', listen: port, ...both, ...options.target });
-    const proxy = this.keep(
-      await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: (options.roundTripMs ?? 0) / 2 }),
-    );
+    const { size, roundTripMs = 0, source: atSource, target: atTarget, ...both } = options;
+    const target = await this.start({ site: 'b', role: 'standby', listen: port, ...both, ...atTarget });
+    const proxy = this.keep(await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: roundTripMs / 2 }));
     const source = await this.start({
       site: 'a',
-      volumes: [{ name: 'vm', size: options.size }],
+      volumes: [`vm:${size}`],
       peer: `ws://127.0.0.1:${proxy.port}`,
       ...both,
-      ...options.source,
+      ...atSource,
     });
     await source.untilStreaming();
     await target.untilConsistent();
@@ -126,13 +145,10 @@ export class Room {
   }
 }
 
-export interface PairOptions {
+export interface PairOptions extends Pick<ProcessOptions, 'ring' | 'journal' | 'kernel' | 'key'> {
   /** Bytes of volume `vm`. */
   size: number;
   roundTripMs?: number;
-  ring?: number;
-  journal?: number;
-  kernel?: GroupOptions['kernel'];
   source?: Partial<ProcessOptions>;
   target?: Partial<ProcessOptions>;
 }
@@ -166,32 +182,18 @@ export class GatewayProcess {
     this.options = options;
     mkdirSync(options.state, { recursive: true });
     rmSync(join(options.state, 'admin.sock'), { force: true }); // a killed one left it: do not take it for the new one's
-    const { state, site, listen, ...group } = options;
-    const nbd = [{ host: '127.0.0.1', port: 0 }];
-    const whole = {
-      group: 'main',
-      role: 'primary',
-      volumes: [],
-      ack: 'local',
-      speculation: 'on',
-      whenPeerAway: 'degrade',
-      kernel: 'wasm',
-      ...Object.fromEntries(Object.entries(group).filter(([, value]) => value !== undefined)),
-      ...(listen === undefined ? {} : { listen: { host: '127.0.0.1', port: listen } }),
-    };
-    const json = JSON.stringify({ state, site, nbd, groups: [whole] });
-    this.child = spawn(process.execPath, [MAIN, DIST, json], { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.child = spawn(process.execPath, [CLI, ...argumentsOf(options)], { stdio: ['ignore', 'pipe', 'pipe'] });
     for (const stream of [this.child.stdout!, this.child.stderr!]) {
       stream.on('data', (chunk) => {
         this.#said = (this.#said + chunk).slice(-10_000);
       });
     }
     this.child.on('exit', (code, signal) => {
-      if (this.#ending === null && code !== 78) {
-        process.stderr.write(`gateway ${site} ended by itself (${code ?? signal}): ${this.#said}\n`);
+      if (this.#ending === null && code !== EXIT_CONFIG) {
+        process.stderr.write(`gateway ${options.site} ended by itself (${code ?? signal}): ${this.#said}\n`);
       }
     });
-    this.control = new ControlClient({ state });
+    this.control = new ControlClient({ state: options.state });
   }
 
   /**
@@ -199,7 +201,7 @@ export class GatewayProcess {
    * @throws StartError when it ends instead
    */
   static async start(options: ProcessOptions): Promise<GatewayProcess> {
-    if (!existsSync(join(DIST, 'src/node/gateway.js'))) throw new Error(`nothing is built in ${DIST}: npm run build`);
+    if (!existsSync(CLI)) throw new Error(`nothing is built in ${DIST}: npm run build`);
     const gateway = new GatewayProcess(options);
     const end = Date.now() + START_MS_MAX;
     for (;;) {

@@ -31,7 +31,7 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
     test(`--ack ${ack}`, { timeout: LONG ? 1200_000 : 120_000 }, async () => {
       const random = randomFrom(seed);
       const options = { ring: 8 * MIB, journal: 4 * GIB, roundTripMs: 6 };
-      const pair = await room.pair({ size: SIZE, ...options, source: { ack, whenPeerAway: 'block' } });
+      const pair = await room.pair({ size: SIZE, ...options, source: { ack, 'when-peer-away': 'block' } });
       let { source, target } = pair;
       const history = new History(SIZE, seed);
       let client: NbdClient;
