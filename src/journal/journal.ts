@@ -333,7 +333,7 @@ export class Journal {
         part = wholeRecords(stretch, taken, rest);
         if (part === 0) {
           const size = recordBytesAt(stretch, taken);
-          if (size === 0) return taken; // not a record at all
+          if (size === 0) break; // not a record at all
           this.#turnSegment(size);
           this.#sealInline(this.head);
           continue;
@@ -348,11 +348,11 @@ export class Journal {
       }
       this.head += kept;
       this.sealed = this.head;
+      this.peer.sealed = this.peer.appended;
+      this.own.sealed = this.own.appended; // a lost tail that comes back is this site's own stream
       taken += kept;
       if (kept < part) break;
     }
-    this.peer.sealed = this.peer.appended;
-    this.own.sealed = this.own.appended; // a lost tail that comes back is this site's own stream
     this.#pushSealMark();
     this.#queuePump();
     return taken;
