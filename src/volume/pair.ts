@@ -290,7 +290,24 @@ export class Pair {
       });
     }
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
-    const from = decision.action === 'base' && decision.row !== 3 ? group.journal.own.sealed : decision.from;
+    const begins = decision.action === 'base' && decision.row !== 3;
+    const from = begins ? group.journal.own.sealed : decision.from;
+    if (begins) return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
+    this.#sendStart(link, decision, theirs, from);
+  }
+
+  /** The target must never begin behind what a crash here could still take back. */
+  #whenDurable(link: Link, sequence: number, then: () => void): void {
+    const { journal } = this.group!;
+    if (this.#link !== link) return;
+    if (journal.own.durable >= sequence) return then();
+    journal.sync();
+    this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
+  }
+
+  #sendStart(link: Link, decision: Decision, theirs: SiteState, from: number): void {
+    const group = this.group!;
+    const { superblock } = group.state;
     this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
     const start: Start = {
       epoch: decision.epoch,

@@ -83,7 +83,9 @@ export class Sender implements MirrorEnd {
       this.pump(),
     );
     const position = confirmed < 0 ? -1 : this.#reader.find(this.#source.trimmed + 1);
-    this.#retainFrom = confirmed < 0 ? Number.POSITIVE_INFINITY : position < 0 ? group.journal.head : position;
+    // what is gone was freed because the peer had it, though that is noted lazily: all that is left is still needed
+    const oldest = (group.journal.segments.all()[0]?.number ?? 0) * group.journal.segmentSize;
+    this.#retainFrom = confirmed < 0 ? Number.POSITIVE_INFINITY : position < 0 ? oldest : position;
   }
 
   get source(): SourceStream {
