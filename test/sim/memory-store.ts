@@ -225,6 +225,8 @@ export class MemoryStore implements Store {
   kill(): void {
     this.#life++;
     this.#open.clear();
+    // what had reached the page cache is there, whoever asked for it: the next sync covers it
+    for (const file of this.#cached.values()) for (const write of file.pending) write.answered = true;
   }
 
   #draw(file: MemoryFile): void {
