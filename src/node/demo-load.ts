@@ -95,23 +95,24 @@ export async function writeOverNbd(
   });
   const flushes = flushBeside(() => client.flush(), meter);
   await Promise.all(lanes);
+  flushes.stop();
   if (failed !== null) throw failed as NbdError;
-  await flushes.end();
+  await flushes.last();
 }
 
-/** A flush every FLUSH_EVERY_MS beside the load; never two at once. `end` waits for the last one and asks for a final one. */
-function flushBeside(flush: () => Promise<void>, meter: Meter): { end(): Promise<void> } {
+/** A flush every FLUSH_EVERY_MS beside the load, never two at once, until `stop`. `last` waits for it, and asks for a final one. */
+function flushBeside(flush: () => Promise<void>, meter: Meter): { stop(): void; last(): Promise<void> } {
   let running: Promise<void> | null = null;
   const timer = setInterval(() => {
     running ??= flush().then(() => {
       meter.flushes += 1;
       running = null;
     });
-    running.catch(() => {}); // told by `end`: a failed flush stays in `running`
+    running.catch(() => {}); // a flush that failed stays in `running`, and `last` tells
   }, FLUSH_EVERY_MS);
   return {
-    async end() {
-      clearInterval(timer);
+    stop: () => clearInterval(timer),
+    async last() {
       await running;
       await flush();
     },
@@ -135,27 +136,31 @@ export async function scopesInLibrary(
   const unconfirmed: Promise<void>[] = [];
   const flushes = flushBeside(() => volume.flush(), meter);
   let turnAt = performance.now();
-  while (!stop.aborted) {
-    const begun = performance.now();
-    const offset = (random() % places) * size;
-    const scope = await volume.lock({ offset, size });
-    const writes: Promise<void>[] = [];
-    for (let at = 0; at < size; at += BLOCK) {
-      bytes.writeUInt32LE(random(), 0);
-      writes.push(scope.write(offset + at, bytes));
+  try {
+    while (!stop.aborted) {
+      const begun = performance.now();
+      const offset = (random() % places) * size;
+      const scope = await volume.lock({ offset, size });
+      const writes: Promise<void>[] = [];
+      for (let at = 0; at < size; at += BLOCK) {
+        bytes.writeUInt32LE(random(), 0);
+        writes.push(scope.write(offset + at, bytes));
+      }
+      writes.push(scope.unlock());
+      await Promise.all(writes);
+      const now = performance.now();
+      if (!stop.aborted) meter.done(now - begun);
+      unconfirmed.push(scope.confirmed);
+      if (unconfirmed.length >= SCOPES_UNCONFIRMED_MAX) await unconfirmed.shift();
+      // a scope that waits for nothing takes no turn of the event loop, and the link needs some
+      if (now - turnAt >= 1) {
+        turnAt = now;
+        await nextTurn();
+      }
     }
-    writes.push(scope.unlock());
-    await Promise.all(writes);
-    const now = performance.now();
-    if (!stop.aborted) meter.done(now - begun);
-    unconfirmed.push(scope.confirmed);
-    if (unconfirmed.length >= SCOPES_UNCONFIRMED_MAX) await unconfirmed.shift();
-    // a scope that waits for nothing takes no turn of the event loop, and the link needs some
-    if (now - turnAt >= 1) {
-      turnAt = now;
-      await nextTurn();
-    }
+  } finally {
+    flushes.stop();
   }
   await Promise.all(unconfirmed);
-  await flushes.end();
+  await flushes.last();
 }
