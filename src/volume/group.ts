@@ -104,7 +104,7 @@ export class Group {
         checkpointPosition: () => this.checkpointer.position,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
-        peerIsComing: () => this.mirror.linked,
+        peerIsComing: () => this.role === 'primary' && this.mirror.linked,
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -384,14 +384,16 @@ export class Group {
     this.mirror.close();
     const { journal } = this;
     if (journal.failed === null && !journal.diskFull) {
-      if (this.role === 'primary') this.#endDeadScopes();
+      // who has not got its lost tail back may not write a record in its place
+      if (this.#serving) this.#endDeadScopes();
       await this.#until(() => {
         if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
         journal.sync();
         return false;
       });
       await this.writeback.drain();
-      await this.checkpointer.finish(true);
+      // nor may it forget that a tail is missing
+      await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
     this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
     journal.close();

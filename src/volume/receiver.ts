@@ -49,6 +49,9 @@ export class Receiver implements MirrorEnd {
   #applyAt: number;
   #confirmQueued = false;
   #notingBaseEnd = false;
+  /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
+  readonly #tailMarks: { through: number; position: number }[] = [];
+  #tailFrom = 0;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -100,6 +103,7 @@ export class Receiver implements MirrorEnd {
       );
     }
     this.#applyAt = journal.head;
+    if (journal.peer.appended > 0) this.#tailMarks.push({ through: journal.peer.appended, position: journal.head });
   }
 
   get target(): TargetStream {
@@ -114,7 +118,16 @@ export class Receiver implements MirrorEnd {
   readonly peerReceived = 0;
   readonly peerDurable = 0;
   readonly peerApplied = 0;
-  readonly retainFrom = Number.POSITIVE_INFINITY;
+  get retainFrom(): number {
+    const marks = this.#tailMarks;
+    let count = 0;
+    while (count < marks.length && marks[count]!.through <= this.announced.durable) count += 1;
+    if (count > 0) {
+      this.#tailFrom = marks[count - 1]!.position;
+      marks.splice(0, count);
+    }
+    return marks.length === 0 ? Number.POSITIVE_INFINITY : this.#tailFrom;
+  }
   get imageConsistent(): boolean {
     return this.#target.consistent;
   }
@@ -228,7 +241,10 @@ export class Receiver implements MirrorEnd {
           this.#target.step({ kind: 'baseVerified', epoch, attempt, count: kept, next });
           this.#baseMarks.push({ position: journal.head, next });
         }
-      } else if (kept > 0) this.#target.step({ kind: 'verified', epoch, attempt, through: sequence });
+      } else if (kept > 0) {
+        this.#target.step({ kind: 'verified', epoch, attempt, through: sequence });
+        this.#tailMarks.push({ through: sequence, position: journal.head });
+      }
       this.#target.step({ kind: 'consumed', bytes: data.size });
       if (wrong !== null) {
         this.counters.protocolErrors += 1;
@@ -355,7 +371,11 @@ export class Receiver implements MirrorEnd {
   whenGranted(): Promise<void> {
     return Promise.resolve();
   }
-  giveUpRetention(): void {}
+  /** A full journal is worse than a lost tail that cannot be given back. */
+  giveUpRetention(): void {
+    this.#tailMarks.length = 0;
+    this.#tailFrom = this.#group.journal.head;
+  }
   loweredThrough(): void {}
 
   checkpointCursors(): CheckpointCursors {

@@ -216,6 +216,12 @@ export class Sender implements MirrorEnd {
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
   }
 
+  /** The peer will ask for the stream from this sequence on: it stays from now on. */
+  keepFrom(sequence: number): void {
+    const position = this.#reader.find(sequence);
+    if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);
+  }
+
   giveUpRetention(): void {
     this.#retainFrom = Number.POSITIVE_INFINITY;
     this.#link?.close(

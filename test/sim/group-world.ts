@@ -627,7 +627,9 @@ export class GroupWorld {
       if (closed === null || closed.code !== 4001) continue;
       end.closedWith = null;
       this.note(`link closed: ${closed.reason}`);
-      const fine = /both ends must decide the same|the journal is full/.test(closed.reason);
+      const fine = /both ends must decide the same|the journal is full|the returned tail is damaged/.test(
+        closed.reason,
+      );
       this.met(fine ? 'closed' : `closed: ${closed.reason.replace(/\d+/g, 'N')}`);
       if (!fine) this.fail(new Error(`the link was closed: ${closed.reason}: ${this.describe()}`));
     }
@@ -658,7 +660,8 @@ export class GroupWorld {
     }
     if (target.refusedSince < 0) target.refusedSince = scheduler.now;
     if (scheduler.now - target.refusedSince < 1000) return;
-    const gone = this.#retentionGivenUp || (source.group?.cleaner.counters.retentionGivenUp ?? 0) > 0 || target.orphan;
+    const given = [source, target].some((site) => (site.group?.cleaner.counters.retentionGivenUp ?? 0) > 0);
+    const gone = this.#retentionGivenUp || given || target.orphan;
     if (!gone) throw new Error(`refused without a reason: ${refusal}: ${this.describe()}`);
     this.met('target emptied');
     this.note(`target emptied: ${refusal}`);
@@ -685,7 +688,10 @@ export class GroupWorld {
       };
       this.#after(-Math.log(1 - this.random()) * mean + 1, again);
     };
-    const back = (site: Site): void => this.#after(1 + this.random() ** 3 * options.downMs, () => this.#open(site));
+    const back = (site: Site): void =>
+      this.#after(1 + this.random() ** 3 * options.downMs, () => {
+        if (this.#faults) this.#open(site);
+      });
     const crash = (site: Site): void => {
       if (site === this.target && site.opens === 0) return;
       this.#crash(site, this.random() >= options.kill);
@@ -1069,19 +1075,23 @@ export class GroupWorld {
     const size = Math.min(units - unit, (1 + Math.floor(random() * most)) * step) * UNIT;
     const offset = unit * UNIT;
     const { journal } = group;
-    let edge = 0;
-    if (draw < (edge += options.flush)) {
+    let left = draw;
+    const isDrawn = (chance: number): boolean => {
+      left -= chance;
+      return left < 0;
+    };
+    if (isDrawn(options.flush)) {
       const sequence = journal.own.appended;
       volume.flush({ settle: (error) => answer('flush', error, () => this.#flushed(sequence)) });
-    } else if (draw < (edge += options.trim)) {
+    } else if (isDrawn(options.trim)) {
       volume.trim(session, offset, size, false, { settle: (error) => answer('trim', error, () => {}) });
-    } else if (draw < (edge += options.zero)) {
+    } else if (isDrawn(options.zero)) {
       volume.zero(session, offset, size, random() < options.fua, {
         settle: (error) => answer('zero', error, () => {}),
       });
-    } else if (draw < (edge += options.read)) {
+    } else if (isDrawn(options.read)) {
       this.#read(session, volume, journal, offset, size, answer);
-    } else if (draw < (edge += options.scope)) {
+    } else if (isDrawn(options.scope)) {
       const lba = Math.floor(unit / per);
       const blockCount = Math.max(1, Math.min(volume.size / blockSize - lba, Math.ceil(size / blockSize)));
       this.#scope(volume, lba, blockCount).then(
