@@ -291,7 +291,8 @@ export async function openState(
     await new Promise<void>((resolve, reject) => segment.file.sync((error) => (error ? reject(error) : resolve())));
   }
   await new Promise<void>((resolve, reject) => store.syncDirectory((error) => (error ? reject(error) : resolve())));
-  if (config.role === 'primary' && superblock.role === 'standby') promote(superblock, journal);
+  const promoted = config.role === 'primary' && superblock.role === 'standby';
+  if (promoted) promote(superblock, journal);
   superblock.incarnation += 1;
   superblock.clean = false;
   superblock.role = config.role;
@@ -309,7 +310,8 @@ export async function openState(
     volumes,
     images,
     role: config.role,
-    recovery: { ...report, clean: wasClean || created },
+    // promoted: it serves under a generation of its own, so nothing of the peer's has to be waited for
+    recovery: { ...report, clean: wasClean || created || promoted },
     openScopes: [...scopes.values()],
     ownScopes: [...ownScopes.values()],
     warning: files.warning,
