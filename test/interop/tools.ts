@@ -1,6 +1,6 @@
 /** Foreign programs that interop tests run. */
 import { type SpawnOptions, spawn } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
 const SYSTEM_DIRECTORIES = ['/usr/sbin', '/sbin', '/usr/local/sbin'];
@@ -28,6 +28,13 @@ export function requireTools(tools: readonly string[]): boolean {
   const message = `interop tests need ${missing.join(', ')}, which ${missing.length === 1 ? 'is' : 'are'} not installed`;
   if (process.env.CI) throw new Error(message);
   process.stderr.write(`skipped: ${message}\n`);
+  return false;
+}
+
+/** Loop devices and mounts need root and a kernel that gives them, which a container's may not. */
+export function canUseLoopDevices(): boolean {
+  if (process.getuid?.() === 0 && existsSync('/dev/loop-control') && requireTools(['losetup'])) return true;
+  process.stderr.write('skipped: tests on loop devices need root and /dev/loop-control\n');
   return false;
 }
 
