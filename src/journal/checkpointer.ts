@@ -127,7 +127,7 @@ export class Checkpointer {
           mapEnd: place.mapEnd,
           position: cursors.position,
           own,
-          peer: { received: cursors.peerReceived, applied: cursors.peerApplied },
+          peer: { site: journal.peer.site, received: cursors.peerReceived, applied: cursors.peerApplied },
           openScopes: cursors.openScopes,
           ownScopes: cursors.ownScopes,
           clock: stamp,

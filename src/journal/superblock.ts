@@ -120,7 +120,8 @@ const schema = z.strictObject({
     position: count,
     /** Cursors at that position. */
     own: count,
-    peer: z.strictObject({ received: count, applied: count }),
+    /** `site` is the number of the stream's author, 0 where there is none. */
+    peer: z.strictObject({ site: count, received: count, applied: count }),
     /** Explicit scopes that were open then, of the peer's stream and of this site's. */
     openScopes: openScopes.default([]),
     ownScopes: openScopes.default([]),

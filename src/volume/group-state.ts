@@ -149,7 +149,7 @@ export function newSuperblock(
       mapEnd: 0,
       position: 0,
       own: 0,
-      peer: { received: 0, applied: 0 },
+      peer: { site: 0, received: 0, applied: 0 },
       openScopes: [],
       ownScopes: [],
       clock: 0,
@@ -261,6 +261,7 @@ export async function openState(
   if (checkpoint.mapFile > 0) mapLog.load({ mapFile: checkpoint.mapFile, mapEnd: checkpoint.mapEnd }, maps);
   // a base copy begins the stream at its start: nothing before it will ever come
   const { streamStart } = superblock;
+  journal.peer.site = checkpoint.peer.site;
   const ownScopes = new Map(checkpoint.ownScopes.map((scope) => [scope.sequence, scope]));
   const scopes = new Map(checkpoint.openScopes.map((scope) => [scope.sequence, scope]));
   const report = recover(

@@ -43,7 +43,7 @@ const superblock = (incarnation: number): Superblock => ({
     mapEnd: 4096,
     position: 80,
     own: 1,
-    peer: { received: 2, applied: 1 },
+    peer: { site: 2, received: 2, applied: 1 },
     openScopes: [{ sequence: 1, flags: 1, volume: 0, lba: 17, blockCount: 8 }],
     ownScopes: [],
     clock: 1.7e15,
