@@ -74,6 +74,7 @@ export class Group {
   #lastFlush = 0;
   #serving = false;
   #stopping = false;
+  #closed = false;
   #degrading = false;
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
@@ -131,6 +132,7 @@ export class Group {
       room: () => this.#pumpRoom(),
       failed: (error) => {
         this.#gate.failAll(error as ForelockError);
+        this.#pumpRoom();
         for (const resolve of this.#durableWaiters.splice(0)) resolve();
       },
     });
@@ -168,6 +170,11 @@ export class Group {
     if (!this.#serving)
       return new ForelockError('EPERM', `group ${this.name} does not serve yet: ${this.mirror.describe()}`);
     return null;
+  }
+
+  /** Nothing can be appended any more: why, for those who still wait for room. */
+  get ended(): ForelockError | null {
+    return this.journal.failed ?? (this.#closed ? new ForelockError('ESHUTDOWN', 'the gateway is stopping') : null);
   }
 
   refuseWrite(): ForelockError | null {
@@ -252,6 +259,8 @@ export class Group {
   #endDeadScopes(): void {
     for (const [lock, number] of [...this.ownScopes]) {
       this.whenRoom(() => {
+        // its holder may have ended it while this waited
+        if (this.ended !== null || !this.ownScopes.has(lock)) return true;
         const end = this.volumes.get(number)!.appendScoped(TYPE_UNLOCK, 0, 0, lock, 0, 0, null);
         if (end < 0) return end === NO_SPACE;
         this.scopeClosed(lock, end);
@@ -381,6 +390,7 @@ export class Group {
     this.#stopping = true;
     for (const view of [...this.#views]) view.drop();
     for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
+    this.#endLockWaits();
     this.mirror.close();
     const { journal } = this;
     if (journal.failed === null && !journal.diskFull) {
@@ -391,13 +401,35 @@ export class Group {
         journal.sync();
         return false;
       });
+      this.#endRoomWaits();
       await this.writeback.drain();
       // nor may it forget that a tail is missing
       await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
+    this.#endRoomWaits();
     this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
+    // first the threads: they may be reading files of the journal
+    await this.state.offload.close();
     journal.close();
     await this.state.close();
+  }
+
+  /** Nothing is appended any more: what still waits for room is refused. */
+  #endRoomWaits(): void {
+    this.#closed = true;
+    this.#pumpRoom();
+  }
+
+  /** Who waits for a lock is told now: those who hold it may be gone. */
+  #endLockWaits(): void {
+    for (const volume of this.volumes.values()) {
+      for (const request of volume.locks.list()) {
+        if (request.state !== 'waiting') continue;
+        volume.locks.release(request);
+        (request.context as ((request: LockRequest) => void) | null)?.(request);
+      }
+    }
+    this.wakeLockWaiters();
   }
 
   async #until(done: () => boolean): Promise<void> {

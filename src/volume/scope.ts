@@ -136,7 +136,7 @@ export class Scope {
     const { volume } = this;
     const { group } = volume;
     await append(volume, () => {
-      if (this.#ended() !== null) return 0;
+      if (this.#ended() !== null || group.ended !== null) return 0;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.#lock.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;

@@ -435,7 +435,9 @@ export class Sender implements MirrorEnd {
       this.#basePreparing = true;
       this.#whenOwnDurable(readAt, () => {
         this.#basePreparing = false;
-        if (this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null) {
+        const stale = this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null;
+        if (stale || journal.failed !== null) {
+          this.#baseFailed = journal.failed?.message ?? null;
           this.#baseBuffers.push(region);
           return;
         }

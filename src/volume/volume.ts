@@ -129,6 +129,11 @@ export class Volume {
     if (refused !== null) return this.group.settleSoon(completion, refused);
     this.counters.flushes += 1;
     this.group.whenRoom(() => {
+      const { ended } = this.group;
+      if (ended !== null) {
+        this.group.settleSoon(completion, ended);
+        return true;
+      }
       const sequence = this.group.appendFlush();
       if (sequence === RING_FULL) return false;
       if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
@@ -273,7 +278,11 @@ export class Volume {
     completion: Completion,
   ): number {
     const { group } = this;
-    const { journal } = group;
+    const { journal, ended } = group;
+    if (ended !== null) {
+      group.settleSoon(completion, ended);
+      return -1;
+    }
     const max = payload === null ? BARE_BLOCKS_MAX : this.#payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;
@@ -373,6 +382,8 @@ export class Volume {
   }
 
   #lockError(request: LockRequest, lba: number): ForelockError {
+    const refused = this.group.refuseRead();
+    if (refused !== null) return refused;
     this.counters.lockTimeouts += 1;
     return new ForelockError(
       'ETIMEDOUT',

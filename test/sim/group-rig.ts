@@ -90,6 +90,7 @@ export class SimOffload implements Offload {
   readonly #memory: GroupMemory;
   readonly #kernel: Kernel;
   readonly #slowest: number;
+  #closed = false;
 
   constructor(
     chance: Chance,
@@ -141,17 +142,19 @@ export class SimOffload implements Offload {
     );
   }
 
+  /** Work that is not done yet is never done, and never answered. */
   close(): Promise<void> {
+    this.#closed = true;
     return Promise.resolve();
   }
 
   #run<T>(work: () => T, then: (result: T) => void): void {
     const { random, scheduler } = this.#chance;
     scheduler.schedule(() => {
-      if (this.#life.over) return;
+      if (this.#life.over || this.#closed) return;
       const result = work();
       scheduler.schedule(() => {
-        if (!this.#life.over) then(result);
+        if (!this.#life.over && !this.#closed) then(result);
       }, random() * this.#slowest);
     }, random() * this.#slowest);
   }

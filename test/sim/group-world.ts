@@ -72,6 +72,7 @@ export interface GroupWorldOptions {
   cutMs: number;
   pauseMs: number;
   diskFullMs: number;
+  badDiskMs: number;
   holdMs: number;
   /** Share of crashes that are of the process only. */
   kill: number;
@@ -153,6 +154,8 @@ export class GroupWorld {
   readonly #header = new RecordHeader();
   #operations = 0;
   #outstanding = 0;
+  /** Of these, the ones that are the gateway's to answer: all but open scopes. */
+  #asked = 0;
   #stopHosts = false;
   #hostLife = 0;
   readonly #holds = new Set<{ request: LockRequest; volume: number; lba: number; blockCount: number }>();
@@ -333,7 +336,11 @@ export class GroupWorld {
     site.opens += 1;
     site.skew = Math.floor((this.random() - 0.5) * 20_000_000);
     this.#start(site, life).catch((error) => {
-      if (!life.over) this.fail(error);
+      if (life.over) return;
+      if (error.code !== 'EIO' && error.code !== 'ENOSPC') return this.fail(error);
+      this.met('disk failed while opening');
+      this.#crash(site, true);
+      this.#after(20, () => this.#open(site));
     });
   }
 
@@ -514,6 +521,7 @@ export class GroupWorld {
     if (site === this.source) {
       this.#hostLife += 1;
       this.#outstanding = 0;
+      this.#asked = 0;
     } else this.#holds.clear();
   }
 
@@ -555,11 +563,17 @@ export class GroupWorld {
     if (this.#link !== null) this.#link[site === this.source ? 0 : 1].close(1001, 'stopping');
     if (site === this.target) this.#holds.clear();
     const done = (group === null ? Promise.resolve() : group.close()).then(() => {
-      if (life.over) return;
-      this.note(`${site.name} stopped`);
-      this.#dead(site);
-      site.store.kill();
-      site.images.kill();
+      // what was answered last goes out, then the process ends
+      this.#after(2, () => {
+        if (life.over) return;
+        this.note(`${site.name} stopped`);
+        if (site === this.source && this.#asked > 0) {
+          this.#violation('the gateway stopped and left operations without an answer');
+        }
+        this.#dead(site);
+        site.store.kill();
+        site.images.kill();
+      });
     });
     done.catch((error) => {
       if (!life.over) this.fail(error);
@@ -689,7 +703,7 @@ export class GroupWorld {
       this.#after(-Math.log(1 - this.random()) * mean + 1, again);
     };
     const back = (site: Site): void =>
-      this.#after(1 + this.random() ** 3 * options.downMs, () => {
+      this.#after(3 + this.random() ** 3 * options.downMs, () => {
         if (this.#faults) this.#open(site);
       });
     const crash = (site: Site): void => {
@@ -739,6 +753,21 @@ export class GroupWorld {
       });
     });
     fault(options.holdMs, () => this.#hold());
+    fault(options.badDiskMs, () => {
+      // a write or a sync fails for good: the site serves no more, and is started again
+      const site = this.random() < 0.5 ? this.source : this.target;
+      const { life } = site;
+      if (site.state !== 'up' || site.group === null) return;
+      site.store.fail(this.random() < 0.5 ? 'sync' : 'write', 'EIO', 1, /^segment/);
+      this.met(`${site.name} bad disk`);
+      this.note(`${site.name} bad disk`);
+      this.#after(this.random() * 1500, () => {
+        if (life.over) return;
+        if (site.group!.journal.failed !== null) this.met(`${site.name} journal failed`);
+        this.#crash(site, true);
+        back(site);
+      });
+    });
   }
 
   #hold(): void {
@@ -787,6 +816,10 @@ export class GroupWorld {
     const { source, target } = this;
     if (source.state === 'off') this.#open(source);
     if (target.state === 'off') this.#open(target);
+    for (const site of [source, target]) {
+      // a journal that failed is of no use until the gateway is started again
+      if (site.group !== null && site.group.journal.failed !== null) this.#crash(site, true);
+    }
     if (this.#outstanding > 0 || source.state !== 'up' || target.state !== 'up') return false;
     if (source.group === null || target.group === null || !source.group.serving) return false;
     const { mirror } = source.group;
@@ -1031,9 +1064,12 @@ export class GroupWorld {
     this.#outstanding += 1;
     const life = this.#hostLife;
     let answered = false;
+    let scoped = false;
+    this.#asked += 1;
     const done = (): void => {
       if (life !== this.#hostLife) return this.#after(1, next);
       this.#outstanding -= 1;
+      if (!scoped) this.#asked -= 1;
       next();
     };
     // a host whose gateway died starts again
@@ -1054,6 +1090,7 @@ export class GroupWorld {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           this.met(`${what}: ${code}`);
+          if (code === 'EIO' && group.journal.failed !== null) return done();
           if (!['ESHUTDOWN', 'EPERM', 'PEER_AWAY', 'ENOSPC', 'ETIMEDOUT'].includes(code)) throw error;
         }
       } catch (violation) {
@@ -1094,6 +1131,8 @@ export class GroupWorld {
     } else if (isDrawn(options.scope)) {
       const lba = Math.floor(unit / per);
       const blockCount = Math.max(1, Math.min(volume.size / blockSize - lba, Math.ceil(size / blockSize)));
+      scoped = true;
+      this.#asked -= 1;
       this.#scope(volume, lba, blockCount).then(
         () => answer('scope', null, () => {}),
         (error) => answer('scope', error, () => {}),

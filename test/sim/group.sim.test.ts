@@ -19,6 +19,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   SYNC_BYTES_MAX: 256 * 1024,
   CREDIT_BYTES: 192 * 1024,
   LOCK_WAIT_MS_MAX: 3000,
+  LOST_TAIL_WAIT_MS: 700,
 }));
 
 import { GroupWorld, type GroupWorldOptions } from './group-world.js';
@@ -67,6 +68,7 @@ function draw(seed: number, random: () => number): GroupWorldOptions {
     cutMs: mean(0.5, 50, 2000),
     pauseMs: mean(0.3, 100, 1000),
     diskFullMs: mean(0.2, 200, 3000),
+    badDiskMs: mean(0.15, 300, 3000),
     holdMs: mean(0.4, 20, 500),
     kill: pick(0, 0.5, 1),
     downMs: pick(100, 1000, 15_000),
