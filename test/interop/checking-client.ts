@@ -11,6 +11,7 @@ import { NbdClient, type NbdError } from '../../src/frontend/nbd/client.js';
 
 export const BLOCK_SIZE = 4096;
 const PIECE_BLOCKS_MAX = 8;
+const FUA_EVERY = 61;
 
 interface Operation {
   kind: 'write' | 'zero' | 'trim';
@@ -39,6 +40,7 @@ export class History {
   readonly #operations: Operation[] = [];
   /** Every image from now on must show at least the first so many operations: what flushes have promised. */
   promised = 0;
+  /** Flushes, and writes with FUA, that were answered. */
   flushes = 0;
 
   constructor(size: number, seed: number) {
@@ -163,10 +165,16 @@ export class Load {
     this.#inFlight += 1;
     const offset = operation.lba * BLOCK_SIZE;
     const size = operation.blockCount * BLOCK_SIZE;
-    const settle = (error: NbdError | null) => this.#settled(operation, error);
-    if (bytes !== null) this.#client.submitWrite(offset, bytes, false, settle);
+    const fua = number % FUA_EVERY === 0;
+    const settle = (error: NbdError | null) => {
+      if (fua && error === null) this.#promised(number);
+      this.#settled(operation, error);
+    };
+    if (bytes !== null) this.#client.submitWrite(offset, bytes, fua, settle);
     else {
-      const done = operation.kind === 'zero' ? this.#client.zero(offset, size) : this.#client.trim(offset, size);
+      const { kind } = operation;
+      const done =
+        kind === 'zero' ? this.#client.zero(offset, size, { fua }) : this.#client.trim(offset, size, { fua });
       done.then(() => settle(null), settle);
     }
     if (number % this.#flushEvery === 0) this.#flush();
@@ -180,13 +188,15 @@ export class Load {
     });
     this.#inFlight += 1;
     const settle = (error: NbdError | null) => {
-      if (error === null) {
-        this.#history.promised = Math.max(this.#history.promised, promised);
-        this.#history.flushes += 1;
-      }
+      if (error === null) this.#promised(promised);
       this.#settled(null, error);
     };
     this.#client.flush().then(() => settle(null), settle);
+  }
+
+  #promised(number: number): void {
+    this.#history.promised = Math.max(this.#history.promised, number);
+    this.#history.flushes += 1;
   }
 
   #settled(operation: Operation | null, error: NbdError | null): void {

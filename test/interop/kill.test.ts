@@ -9,7 +9,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { GIB, MIB } from '../../src/limits.js';
 import { BLOCK_SIZE, History, type Load, randomFrom, readImage } from './checking-client.js';
-import { type GatewayProcess, LONG, Room, sleep, until } from './gateway-process.js';
+import { DelayProxy } from './delay-proxy.js';
+import { freePort, type GatewayProcess, LONG, Room, sleep, until } from './gateway-process.js';
 import { requireTools } from './tools.js';
 
 const KILLS = LONG ? 50 : 6;
@@ -88,6 +89,69 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
       await client!.close();
     });
   }
+
+  test('during the first copy: it goes on where it was, and ends at a moment of the history', {
+    timeout: LONG ? 1200_000 : 120_000,
+  }, async () => {
+    const random = randomFrom(seed);
+    const port = await freePort();
+    const proxy = room.keep(
+      await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: 3, megabytesPerSecond: 4 }),
+    );
+    const options = { ring: 8 * MIB, journal: 4 * GIB };
+    const image = room.path('disk.img'); // it holds what no stream wrote: the target needs a copy
+    let source = await room.start({
+      site: 'a',
+      volumes: [`vm:${SIZE},platter=flat,path=${image}`],
+      peer: `ws://127.0.0.1:${proxy.port}`,
+      ...options,
+    });
+    const history = new History(SIZE, seed);
+    let client = await NbdClient.connect(await source.uri('vm'));
+    let load = history.load(client, 1, FLUSH_EVERY);
+    await sleep(1500);
+    await load.stop();
+
+    let target = await room.start({ site: 'b', role: 'standby', listen: port, ...options });
+    const copying = () => until('the first copy', async () => (await target.status()).link.state === 'base copy');
+    const kills = LONG ? 16 : 3;
+    for (let round = 0; round < kills; round += 1) {
+      await copying();
+      load = history.load(client, 1, FLUSH_EVERY);
+      await sleep(50 + random() * 400);
+      expect((await target.status()).consistency).toBe('inconsistent');
+      const victim = VICTIMS[round % VICTIMS.length]!;
+      if (victim !== 'target') {
+        await Promise.all([source.kill(), victim === 'both' ? target.kill() : null]);
+        await load.ended;
+        if (victim === 'both') target = await room.again(target);
+        source = await room.again(source);
+        await serving(source);
+        const shown = await readImage(await source.uri('vm'));
+        history.cutBehind(history.momentOf(shown, `round ${round}: the source`, history.promised));
+        client = await NbdClient.connect(await source.uri('vm'));
+      } else {
+        await target.kill();
+        await load.stop();
+        target = await room.again(target);
+      }
+    }
+    await copying();
+    load = history.load(client, 1, FLUSH_EVERY);
+    await proxy.rate(0);
+    await target.untilConsistent();
+    const atTarget = await readImage(await target.uri('vm@applied'));
+    const moment = history.momentOf(atTarget, 'the target, just consistent');
+    expect(await load.stop()).toBeNull();
+    await source.untilApplied();
+    expect(await source.verify()).toMatchObject({ equal: true });
+    const { counters } = await source.status();
+    process.stderr.write(
+      `kill: first copy: ${kills} kills, consistent at operation ${moment} of ${history.length}, ` +
+        `${counters.mirrorBaseBlocksSent} blocks sent in the last life\n`,
+    );
+    await client.close();
+  });
 });
 
 /** A restarted source asks its peer for what it lost before it lets anybody in. */
