@@ -36,6 +36,8 @@ export class Checkpointer {
   readonly #defer: (task: () => void) => void;
   #running = false;
   #wanted = false;
+  /** The last one was begun. */
+  #finished = false;
   /** Head when the last checkpoint was begun: one is due when the journal has grown enough since. */
   #begunAt: number;
   #waiting: { position: number; then: () => void } | null = null;
@@ -82,26 +84,32 @@ export class Checkpointer {
       this.#waiting = null;
       waiting.then();
     }
-    if (this.#running || journal.failed !== null || journal.diskFull) return;
+    if (this.#running || this.#finished || journal.failed !== null || journal.diskFull) return;
     if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
-    this.#begin(false, () => {});
+    // a batch may be with the pool, and its checksums belong to the pages: then a little later
+    if (this.#isSealed()) this.#begin(false, () => {});
+    else this.#wanted = true;
+  }
+
+  #isSealed(): boolean {
+    const { journal } = this.#state;
+    journal.sealNow();
+    return journal.sealed === journal.head;
   }
 
   /** The last checkpoint of a clean stop, when nothing is appended any more. */
   async finish(clean: boolean): Promise<void> {
-    while (this.#running) await new Promise<void>((resolve) => this.#defer(resolve));
+    const { journal } = this.#state;
+    while (this.#running || !this.#isSealed()) {
+      if (journal.failed !== null) return;
+      await new Promise<void>((resolve) => this.#defer(resolve));
+    }
+    this.#finished = true;
     await new Promise<void>((resolve) => this.#begin(clean, resolve));
   }
 
   #begin(clean: boolean, done: () => void): void {
     const { journal, mapLog, superblock } = this.#state;
-    journal.sealNow();
-    if (journal.sealed !== journal.head) {
-      // a batch is with the pool, and its checksums belong to the pages: a little later
-      this.#wanted = true;
-      if (clean) this.#defer(() => this.#begin(clean, done));
-      return;
-    }
     this.#running = true;
     this.#wanted = false;
     this.#begun += 1;

@@ -667,6 +667,10 @@ export class Journal {
     if (this.written < this.#syncWanted && !this.#diskFull) return;
     const covered = this.written;
     if (covered <= this.durable || this.#sealMarks.length === 0 || this.#sealMarks[0]!.position > covered) return;
+    if (this.#unsynced.size === 0 && !this.#directoryDirty) {
+      this.#durableTo(covered); // nothing but a PAD's body, which is never written
+      return;
+    }
     this.#syncing = true;
     const segments = [...this.#unsynced];
     this.#unsynced.clear();

@@ -209,8 +209,9 @@ export class Pair {
   }
 
   tick(nowMs: number): void {
-    if (this.#lostTail !== null && nowMs >= this.#lostTail.until && this.#decision?.action !== 'returnTail')
-      this.#serveAlone();
+    if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
+    // not while a peer is about to answer: it would follow a history that does not know of the new generation
+    if (this.#decision === null || this.#decision.action === 'refuse') this.#serveAlone();
   }
 
   /**

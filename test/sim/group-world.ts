@@ -641,9 +641,10 @@ export class GroupWorld {
       if (closed === null || closed.code !== 4001) continue;
       end.closedWith = null;
       this.note(`link closed: ${closed.reason}`);
-      const fine = /both ends must decide the same|the journal is full|the returned tail is damaged/.test(
-        closed.reason,
-      );
+      const fine =
+        /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
+          closed.reason,
+        );
       this.met(fine ? 'closed' : `closed: ${closed.reason.replace(/\d+/g, 'N')}`);
       if (!fine) this.fail(new Error(`the link was closed: ${closed.reason}: ${this.describe()}`));
     }
