@@ -3,7 +3,8 @@
  *
  *     processes   [{ name, pid }] whose CPU time is counted
  *     prepare()   before every measurement: the same state of the page cache each time
- *     settle()    after it: resolves when nothing is under way any more, so that nobody's leftovers burden the next
+ *     drain()     after it: resolves when all that was answered is durable and, if mirrored, applied at the target
+ *     rest()      then: resolves when the processes are idle, so that nobody's leftovers burden the next
  */
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { createConnection } from 'node:net';
@@ -13,7 +14,7 @@ import { converse, cpuSeconds, freePort, run, sleep, start, stop } from './proce
 
 const START_MS_MAX = 20_000;
 const SETTLE_MS_MAX = 120_000;
-const IDLE_SHARE = 0.05; // of a core; timers take about one percent
+const IDLE_SHARE = 0.05; // of a core, for each process: timers take about one percent, more under a profiler
 
 /** Waits until the processes are as good as idle. */
 async function untilIdle(processes) {
@@ -21,7 +22,7 @@ async function untilIdle(processes) {
   for (let before = used(), waited = 0; waited < SETTLE_MS_MAX; waited += 400) {
     await sleep(400);
     const now = used();
-    if ((now - before) / 0.4 <= IDLE_SHARE) return;
+    if ((now - before) / 0.4 <= IDLE_SHARE * processes.length) return;
     before = now;
   }
 }
@@ -75,14 +76,14 @@ export async function startVolume(context) {
     processes,
     status: async () => ({ source: await talk.ask() }),
     prepare: async () => {},
-    settle: async () => {
+    drain: async () => {
       for (let waited = 0; waited < SETTLE_MS_MAX; waited += 50) {
         const { own } = (await talk.ask()).groups[0].cursors;
         if (own.durable >= own.appended) break;
         await sleep(50);
       }
-      await untilIdle(processes);
     },
+    rest: () => untilIdle(processes),
     stop: async () => {
       await stop(child);
       rmSync(state, { recursive: true, force: true });
@@ -129,14 +130,14 @@ export async function startPair(context, roundTripMs) {
     /** How far the target has come: its own word, not what the source has heard of it. */
     applied: async () => (await target.talk.ask()).groups[0].cursors.peer.applied,
     prepare: streaming,
-    settle: async () => {
+    drain: async () => {
       for (let waited = 0; waited < SETTLE_MS_MAX; waited += 50) {
         const { own } = (await source.talk.ask()).groups[0].cursors;
         if (Math.min(own.durable, own.applied, own.peerDurable) >= own.appended) break;
         await sleep(50);
       }
-      await untilIdle(processes);
     },
+    rest: () => untilIdle(processes),
     stop: async () => {
       await stop(source.child);
       await stop(target.child);
@@ -181,11 +182,6 @@ const PEERS = {
     ],
     uri: (port) => `nbd://127.0.0.1:${port}/disk`,
   },
-  'nbd-server': {
-    name: 'nbd-server',
-    command: (port, image) => ['nbd-server', [`127.0.0.1:${port}`, image, '-d', '-C', '/dev/null']],
-    uri: (port) => `nbd://127.0.0.1:${port}/`,
-  },
 };
 export const PEER_NAMES = Object.keys(PEERS);
 
@@ -222,10 +218,8 @@ export async function startPeer({ scratch, size }, peer) {
       await writeBack();
       await run('dd', [`if=${image}`, 'iflag=nocache', 'count=0', 'status=none']);
     },
-    settle: async () => {
-      await writeBack();
-      await untilIdle(processes);
-    },
+    drain: writeBack,
+    rest: () => untilIdle(processes),
     stop: async () => {
       await stop(child);
       rmSync(directory, { recursive: true, force: true });

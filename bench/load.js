@@ -27,8 +27,10 @@ async function fio(uri, size, { rw, bs, depth, more = [] }, limits) {
 }
 
 /** Writes every block once, in random order: the same history for every contender. */
-export function fill(contender, size) {
-  return fio(contender.uri, size, { rw: 'randwrite', bs: '4k', depth: 32 }, ['--randseed=1', '--end_fsync=1']);
+export async function fill(contender, size) {
+  await fio(contender.uri, size, { rw: 'randwrite', bs: '4k', depth: 32 }, ['--randseed=1', '--end_fsync=1']);
+  await contender.drain();
+  await contender.rest();
 }
 
 /** One measurement: throughput, latency, and CPU time of every process until all that it left behind is done too. */
@@ -42,8 +44,9 @@ async function once(contender, job, { size, seconds }) {
   const { job: result, side } = await fio(contender.uri, size, job, limits);
   const appliedAfter = await contender.applied?.();
   const elapsed = (performance.now() - started) / 1000;
-  await contender.settle();
+  await contender.drain();
   const drained = (performance.now() - started) / 1000;
+  await contender.rest();
   const cpuUs = Object.fromEntries(
     contender.processes.map(({ name, pid }, i) => [name, ((cpuSeconds(pid) - cpuBefore[i]) * 1e6) / side.total_ios]),
   );

@@ -10,7 +10,6 @@ const PROGRAMS = {
   fio: { version: ['--version'], use: 'the load: without it volume and mirror are not measured' },
   nbdkit: { version: ['--version'], use: 'peer' },
   'qemu-nbd': { version: ['--version'], use: 'peer' },
-  'nbd-server': { version: ['--version'], use: 'peer' },
   gcc: { version: ['-dumpfullversion'], use: 'compiles the delay proxy: without it mirror is not measured' },
 };
 

@@ -43,7 +43,7 @@ export async function run(program, args) {
   const code = await child.ended;
   const output = Buffer.concat(chunks).toString();
   if (code !== 0)
-    throw new Error(`${program} ${args.join(' ')}: exit ${code}\n${child.complaints}${output.slice(-1000)}`);
+    throw new Error(`${program} ${args.join(' ')}: exit ${code}\n${child.complaints}${output.slice(0, 500)}`);
   return output;
 }
 

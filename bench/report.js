@@ -15,14 +15,14 @@ function spread(values) {
   return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
 }
 
-/** Of every result to the last one (the peer), and those that a goal asks for. */
+/** Of ours to every peer, and those that a goal asks for. */
 export function ratiosOf({ results, goals }) {
   const valuesOf = (who) => results.find((result) => result.who === who)?.rounds.map(({ value }) => value);
   const asked = [...goals];
-  const base = results.at(-1).who;
-  if (results[0].rounds[0].cpuUs !== undefined) {
-    for (const { who } of results) {
-      if (who !== base && !goals.some(({ of, to }) => of === who && to === base)) asked.push({ of: who, to: base });
+  const names = results.map(({ who }) => who);
+  for (const of of names.filter((who) => who.startsWith('forelock'))) {
+    for (const to of names.filter((who) => !who.startsWith('forelock'))) {
+      if (!goals.some((goal) => goal.of === of && goal.to === to)) asked.push({ of, to });
     }
   }
   return asked.flatMap(({ of, to, atLeast }) => {

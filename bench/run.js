@@ -61,7 +61,7 @@ const settings = {
   jobs: options.jobs === undefined ? null : list(options.jobs, Object.keys(JOBS), 'job'),
   seconds: number(options.seconds ?? (quick ? 1 : 3), '--seconds'),
   runs: Math.max(1, number(options.runs ?? (quick ? 1 : 3), '--runs')),
-  size: number(options.size ?? (quick ? 256 : 1024), '--size') * 2 ** 20,
+  size: number(options.size ?? (quick ? 512 : 1024), '--size') * 2 ** 20,
   roundTrips: (options['round-trips'] ?? '0,100').split(',').map((text) => number(text, '--round-trips')),
 };
 const scratch = mkdtempSync(join(tmpdir(), 'forelock-bench-'));

@@ -11,7 +11,6 @@ export async function run(context) {
     for (const pair of contenders) {
       context.say(`mirror: filling: ${pair.name}`);
       await fill(pair, context.size);
-      await pair.settle();
     }
     const pairs = [...contenders];
     for (const peer of context.peers) contenders.push(await startPeer(context, peer));

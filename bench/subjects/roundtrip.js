@@ -1,12 +1,9 @@
 /** Rates against the round trip, by the target's applied cursor over a steady state: bench/roundtrip.js. */
-import { existsSync } from 'node:fs';
+import { run as measure } from '../roundtrip.js';
 
-const script = new URL('../roundtrip.js', import.meta.url);
+export const needs = ['fio', 'gcc'];
 
-export const needs = ['gcc'];
-
-export async function run(context) {
-  if (!existsSync(script)) return [];
-  const { run: measure } = await import(script.href);
-  return measure(context);
+/** A steady state is longer than one round of the other subjects: how long is the script's to say. */
+export function run({ quick, roundTrips, scratch, say }) {
+  return measure({ quick, roundTrips, scratch, say });
 }

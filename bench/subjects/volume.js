@@ -11,7 +11,6 @@ export async function run(context) {
     for (const peer of context.peers) contenders.push(await startPeer(context, peer));
     context.say('volume: filling');
     await fill(contenders[0], context.size);
-    await contenders[0].settle();
     const jobs = context.jobs ?? ['rw1', 'rw32', 'rw32f', 'rr32', 'sw128', 'sr128'];
     const rows = await compare(context, 'volume', contenders, jobs, {});
     rows.push({ subject: 'volume', status: await contenders[0].status() });
