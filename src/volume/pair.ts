@@ -391,6 +391,10 @@ export class Pair {
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
       );
     }
+    if (start.generations.at(-1)?.id !== this.#peer?.generations.at(-1)?.id) {
+      // it may have minted while its HELLO was under way: what was decided here was about the older history
+      throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
+    }
     if (decision.action === 'returnTail') {
       this.#running = true;
       this.#mustEndWith = decision.through;
