@@ -32,6 +32,8 @@ export interface CleanerOwner {
   retainFrom(): number;
   /** Replay begins here. */
   checkpointPosition(): number;
+  /** Where it would begin if a checkpoint were made now: what lies behind cannot be freed yet. */
+  replayFrom(): number;
   /** The number of the last checkpoint that is on disk, and of the next one to begin. */
   checkpointNumber(): { done: number; next: number };
   /** Asks for a checkpoint soon: only it keeps segments from being freed. */
@@ -178,7 +180,8 @@ export class Cleaner {
   /** The emptiest segment that could be freed once it is empty. */
   #pickVictim(): Segment | null {
     const journal = this.#journal;
-    const retain = this.#owner.retainFrom();
+    // emptying what may not be freed afterwards would only make the journal longer
+    const retain = Math.min(this.#owner.retainFrom(), this.#owner.replayFrom());
     const current = journal.segments.numberOf(journal.written);
     const blockBytes = this.#smallestBlock();
     let best: Segment | null = null;

@@ -331,7 +331,8 @@ function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
     // an empty standby takes over the primary's volumes; what it was told of them must not contradict (size 0: not told)
     for (const told of s.volumes) {
       const volume = p.volumes.find((each) => each.name === told.name);
-      if (volume === undefined) return `${b} was told of volume ${told.name}, which ${a} does not have: correct one configuration`;
+      if (volume === undefined)
+        return `${b} was told of volume ${told.name}, which ${a} does not have: correct one configuration`;
       if (told.size !== 0 && told.size !== volume.size) {
         return `volume ${told.name} has ${volume.size} bytes at ${a}, ${told.size} at ${b}: make them equal`;
       }

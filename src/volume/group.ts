@@ -103,6 +103,7 @@ export class Group {
       {
         retainFrom: () => this.mirror.retainFrom,
         checkpointPosition: () => this.checkpointer.position,
+        replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
         peerIsComing: () => this.role === 'primary' && this.mirror.linked,

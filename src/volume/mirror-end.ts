@@ -12,6 +12,8 @@ export interface MirrorEnd {
   readonly peerApplied: number;
   /** Journal from this position on is still needed for the peer; Infinity when nothing is. */
   readonly retainFrom: number;
+  /** Where replay would begin if a checkpoint were made now: the first record that the maps do not show. */
+  readonly replayFrom: number;
   /** False while a first copy is unfinished: there is no image to show. */
   readonly imageConsistent: boolean;
   /** One line for people: what this end is doing. */

@@ -118,6 +118,9 @@ export class Receiver implements MirrorEnd {
   readonly peerReceived = 0;
   readonly peerDurable = 0;
   readonly peerApplied = 0;
+  get replayFrom(): number {
+    return Math.min(this.#applyAt, this.#group.journal.head);
+  }
   get retainFrom(): number {
     const marks = this.#tailMarks;
     let count = 0;
@@ -383,7 +386,7 @@ export class Receiver implements MirrorEnd {
     const { base } = this.#target;
     return {
       base: base === null ? null : { next: { ...base.next }, end: base.end },
-      position: Math.min(this.#applyAt, journal.head),
+      position: this.replayFrom,
       peerReceived: journal.peer.appended,
       peerApplied: journal.peerApplied,
       openScopes: this.#target.openScopes(),

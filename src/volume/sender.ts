@@ -106,6 +106,9 @@ export class Sender implements MirrorEnd {
   get peerApplied(): number {
     return this.#source.consistent ? this.#source.applied : 0;
   }
+  get replayFrom(): number {
+    return this.#group.journal.head;
+  }
   get retainFrom(): number {
     return this.#retainFrom;
   }
@@ -114,15 +117,20 @@ export class Sender implements MirrorEnd {
     return this.#reader.counters;
   }
 
-  /** Bytes of journal between the rollback log's begin and the head, and when its oldest frame was sent (ms), or null. */
+  /**
+   * How far the target's image is behind: bytes of journal after the last applied record, and when the oldest frame
+   * with such a record was sent (ms; null when none was sent yet). For status: walks the frames in flight.
+   */
   get backlog(): { bytes: number; oldestAt: number | null } {
-    const { head } = this.#group.journal;
-    const frame = this.#frames[this.#frameHead];
-    const bytes =
-      Number.isFinite(this.#retainFrom) && this.#source.trimmed < this.#source.appended
-        ? Math.max(0, head - this.#retainFrom)
-        : 0;
-    return { bytes, oldestAt: frame?.at ?? null };
+    const { applied, appended } = this.#source;
+    if (applied === appended) return { bytes: 0, oldestAt: null };
+    let from = this.#retainFrom;
+    for (let index = this.#frameHead; index < this.#frames.length; index += 1) {
+      const frame = this.#frames[index]!;
+      if (frame.through > applied) return { bytes: Math.max(0, this.#group.journal.head - from), oldestAt: frame.at };
+      from = frame.end;
+    }
+    return { bytes: Number.isFinite(from) ? Math.max(0, this.#group.journal.head - from) : 0, oldestAt: null };
   }
 
   describe(): string {
@@ -241,7 +249,7 @@ export class Sender implements MirrorEnd {
   checkpointCursors(): CheckpointCursors {
     const { journal } = this.#group;
     return {
-      position: journal.head,
+      position: this.replayFrom,
       peerReceived: journal.peer.appended,
       peerApplied: journal.peerApplied,
       base: null,
