@@ -228,6 +228,17 @@ export async function readImage(uri: string): Promise<Buffer> {
   }
 }
 
+/** One write and a flush, over a connection of their own. */
+export async function writeBytes(uri: string, offset: number, bytes: Uint8Array): Promise<void> {
+  const client = await NbdClient.connect(uri);
+  try {
+    await client.write(offset, bytes);
+    await client.flush();
+  } finally {
+    await client.close();
+  }
+}
+
 function fillBlock(bytes: Buffer, at: number, number: number, lba: number): void {
   const words = new Float64Array(bytes.buffer, bytes.byteOffset + at, BLOCK_SIZE / 8);
   for (let i = 0; i < words.length; i += 2) {

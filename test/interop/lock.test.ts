@@ -23,7 +23,7 @@ beforeEach(async () => {
 });
 afterEach(() => room.close());
 
-describe.skipIf(!requireTools(['gcc']))('a lock at the target', () => {
+describe.skipIf(!requireTools(['gcc']))('a lock at the target', { timeout: 120_000 }, () => {
   test('held 5 s over written blocks, with eight others queueing in a loop', async () => {
     const { source, target } = await room.pair({ size: SIZE, roundTripMs: 20 });
     const client = await NbdClient.connect(await source.uri('vm'));
