@@ -19,6 +19,7 @@ import { fileURLToPath } from 'node:url';
 import { EXIT_CONFIG } from '../../src/node/cli.js';
 import { ControlClient, type GroupStatus, type VerifyReport } from '../../src/node/control.js';
 import { DelayProxy } from './delay-proxy.js';
+import { runTool, type ToolResult } from './tools.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** The build under test; FORELOCK_DIST names another one. */
@@ -81,6 +82,11 @@ export async function freePort(): Promise<number> {
   server.close();
   await once(server, 'close');
   return port;
+}
+
+/** Any other `forelock` command. */
+export function forelock(...args: string[]): Promise<ToolResult> {
+  return runTool(process.execPath, [CLI, ...args], { timeout: 300_000 });
 }
 
 /** Everything that a test starts and must not leave behind. */
