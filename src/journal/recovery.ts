@@ -45,8 +45,6 @@ export interface RecoveryReport {
   recordsReplayed: number;
   bytesReplayed: number;
   tornBytes: number;
-  /** Known to be on disk: everything before this position. What was found behind it may stand in the page cache only. */
-  marked: number;
   /** Position of the first peer record not covered by `peerApplied`. */
   base: { volume: number; lba: number } | null;
 }
@@ -67,7 +65,7 @@ export function recover(
   table: Region,
   onRecord: ReplayListener,
 ): RecoveryReport {
-  const report: RecoveryReport = { recordsReplayed: 0, bytesReplayed: 0, tornBytes: 0, marked: 0, base: null };
+  const report: RecoveryReport = { recordsReplayed: 0, bytesReplayed: 0, tornBytes: 0, base: null };
   const size = journal.segmentSize;
   const view = journal.memory.view;
   const header = new RecordHeader();
@@ -158,7 +156,6 @@ export function recover(
   }
   // looking behind the end went through the ring's memory
   if (last > Math.floor(end / size)) ringFrom = end;
-  report.marked = Math.min(marked, end);
   report.tornBytes = cutTail(journal, numbers, end);
   journal.peerApplied = applied;
   journal.restore(Math.max(ringFrom, 0), end);

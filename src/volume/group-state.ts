@@ -286,7 +286,11 @@ export async function openState(
   );
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
-  await settleTail(journal, checkpoint.position, report.marked, memory, regions.cleaner);
+  // what was found may stand in the page cache only: from here on it counts as durable
+  for (const segment of journal.segments.all()) {
+    if ((segment.number + 1) * superblock.segmentSize <= checkpoint.position) continue;
+    await new Promise<void>((resolve, reject) => segment.file.sync((error) => (error ? reject(error) : resolve())));
+  }
   await new Promise<void>((resolve, reject) => store.syncDirectory((error) => (error ? reject(error) : resolve())));
   const promoted = config.role === 'primary' && superblock.role === 'standby';
   if (promoted) promote(superblock, journal);
@@ -322,35 +326,6 @@ export async function openState(
       environment.closed();
     },
   };
-}
-
-/**
- * What recovery found behind the last durable mark may stand in the page cache only, and after a sync that failed the
- * kernel holds such pages to be clean: a new sync would cover nothing. So it is written again, and from then on counts
- * as durable.
- */
-async function settleTail(
-  journal: Journal,
-  from: number,
-  marked: number,
-  memory: GroupMemory,
-  buffer: Region,
-): Promise<void> {
-  const { segmentSize } = journal;
-  const call = (start: (done: (error: Error | null) => void) => void): Promise<void> =>
-    new Promise((resolve, reject) => start((error) => (error ? reject(error) : resolve())));
-  for (const { number, file, size } of journal.segments.all()) {
-    if ((number + 1) * segmentSize <= from) continue;
-    for (let at = Math.max(0, marked - number * segmentSize); at < size; ) {
-      const bytes = memory.bytes.subarray(buffer.at, buffer.at + Math.min(buffer.size, size - at));
-      const found = file.read(bytes, at);
-      if (found === 0) break;
-      const position = at;
-      await call((done) => file.write(bytes.subarray(0, found), position, done));
-      at += found;
-    }
-    await call((done) => file.sync(done));
-  }
 }
 
 /** A standby becomes primary: its image goes on under a generation of its own. Durable with the save that follows. */

@@ -104,6 +104,8 @@ class Site {
   group: Group | null = null;
   /** Microseconds that its clock is off. */
   skew = 0;
+  /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
+  suspect = false;
   opens = 0;
   /** The target has records that the source dropped when it went on alone. */
   orphan = false;
@@ -495,7 +497,9 @@ export class GroupWorld {
       if (!site.group.mirror.imageConsistent) this.met('target crash in the first copy');
     }
     this.#dead(site);
-    if (power) {
+    // after a failed sync only a start of the machine tells what is really there
+    if (power || site.suspect) {
+      site.suspect = false;
       site.store.crash();
       site.images.crash();
     } else {
@@ -759,6 +763,7 @@ export class GroupWorld {
       const site = this.random() < 0.5 ? this.source : this.target;
       const { life } = site;
       if (site.state !== 'up' || site.group === null) return;
+      site.suspect = true;
       site.store.fail(this.random() < 0.5 ? 'sync' : 'write', 'EIO', 1, /^segment/);
       this.met(`${site.name} bad disk`);
       this.note(`${site.name} bad disk`);
