@@ -166,9 +166,10 @@ class DiskFile implements StoreFile {
     fs.ftruncateSync(this.fd, size);
   }
 
+  /** Off the main thread: the last close of a removed segment gives its blocks back, which takes milliseconds. */
   close(): void {
     this.#closed();
-    fs.closeSync(this.fd);
+    fs.close(this.fd, () => {});
   }
 }
 
