@@ -293,10 +293,8 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     const from = begins ? group.journal.own.sealed : decision.from;
-    if (begins) {
-      (group.mirror as Sender).keepFrom(from + 1);
-      return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
-    }
+    (group.mirror as Sender).keepFrom(from + 1);
+    if (begins) return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
     this.#sendStart(link, decision, theirs, from);
   }
 

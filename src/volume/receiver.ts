@@ -430,8 +430,7 @@ export class Receiver implements MirrorEnd {
         this.counters.rejections += 1;
         break;
       case 'consistent':
-        this.#group.state.superblock.inconsistent = null;
-        this.#group.state.save(() => {});
+        this.#noteConsistent();
         break;
       case 'broken':
         this.counters.protocolErrors += 1;
@@ -459,19 +458,41 @@ export class Receiver implements MirrorEnd {
     const next = { ...base.next };
     const { end } = base;
     const note = (): void => {
-      if (journal.durable < head && journal.failed === null) {
+      if (journal.failed !== null) return; // it never becomes durable here: nothing behind it is taken any more
+      if (journal.durable < head) {
         journal.sync();
         this.#group.whenDurable(note);
         return;
       }
       inconsistent.base = next;
       inconsistent.untilSequence = end;
-      state.save(() => {
-        this.#notingBaseEnd = false;
-        if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      this.#saveBaseEnd(() => {
+        inconsistent.untilSequence = null;
       });
     };
     note();
+  }
+
+  #noteConsistent(): void {
+    const { superblock } = this.#group.state;
+    const { inconsistent } = superblock;
+    superblock.inconsistent = null;
+    this.#saveBaseEnd(() => {
+      superblock.inconsistent = inconsistent;
+    });
+  }
+
+  /** The stream behind the base copy is taken once the state on disk knows where the copy ends. */
+  #saveBaseEnd(failed: () => void): void {
+    const link = this.#link;
+    this.#notingBaseEnd = true;
+    this.#group.state.save((error) => {
+      this.#notingBaseEnd = false;
+      if (error !== null) {
+        failed();
+        link?.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
+      } else if (!this.#waitingForRoom && !this.#take()) this.#stall();
+    });
   }
 
   /** At most one confirm per turn. */
