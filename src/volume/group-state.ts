@@ -12,7 +12,12 @@ import { BlockMap } from '../journal/map.js';
 import { MapLog } from '../journal/map-log.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
-import { SUPERBLOCK_GENERATIONS_MAX, type Superblock, SuperblockFiles } from '../journal/superblock.js';
+import {
+  SUPERBLOCK_GENERATIONS_MAX,
+  SUPERBLOCK_NAMES,
+  type Superblock,
+  SuperblockFiles,
+} from '../journal/superblock.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
@@ -287,11 +292,20 @@ export async function openState(
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
   // what was found may stand in the page cache only: from here on it counts as durable
+  const call = (start: (done: (error: Error | null) => void) => void): Promise<void> =>
+    new Promise((resolve, reject) => start((error) => (error ? reject(error) : resolve())));
   for (const segment of journal.segments.all()) {
     if ((segment.number + 1) * superblock.segmentSize <= checkpoint.position) continue;
-    await new Promise<void>((resolve, reject) => segment.file.sync((error) => (error ? reject(error) : resolve())));
+    await call((done) => segment.file.sync(done));
   }
-  await new Promise<void>((resolve, reject) => store.syncDirectory((error) => (error ? reject(error) : resolve())));
+  // the superblock that counts, too: the next save goes over the other one
+  for (const name of store.list()) {
+    if (!SUPERBLOCK_NAMES.some((each) => each === name)) continue;
+    const file = store.open(name, false);
+    await call((done) => file.sync(done));
+    file.close();
+  }
+  await call((done) => store.syncDirectory(done));
   const promoted = config.role === 'primary' && superblock.role === 'standby';
   if (promoted) promote(superblock, journal);
   superblock.incarnation += 1;
