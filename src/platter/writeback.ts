@@ -72,13 +72,15 @@ export class Writeback {
     const image = this.#images.get(volume.number)!;
     const { map } = volume;
     const { journal } = this.#group;
-    const upTo = journal.head;
+    const { head } = journal;
+    // a standby's journal is ahead of its map: what is applied later stands before the head, too, and must not be dropped
+    const upTo = this.#group.mirror.replayFrom;
     const view = map.snapshot();
     const live = this.#group.cleaner.pinLive();
     const written: { lba: number; blockCount: number; zero: boolean }[] = [];
     try {
       // the image may not be ahead of the journal: what it shows must be replayable
-      await this.#untilDurable(upTo);
+      await this.#untilDurable(head);
       for (let lba = 0; lba < view.blockCount; ) {
         const at = lba;
         const count = view.run(at, PIECE_BYTES / volume.blockSize);
