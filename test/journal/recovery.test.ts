@@ -1,0 +1,131 @@
+/** Recovery by itself: what a crash leaves is cut to a prefix, what rot leaves is refused, and nothing else is shown. */
+import { describe, expect, test } from 'vitest';
+import { ForelockError } from '../../src/errors.js';
+import { segmentName } from '../../src/journal/segments.js';
+import { seededRandom } from '../sim/memory-store.js';
+import { type JournalRig, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
+
+/** Writes and syncs in turns, so that MARKs stand between the records. @returns the fills by block */
+function fill(rig: JournalRig, writes: number, blocks: number): number[] {
+  const model = new Array<number>(256).fill(0);
+  for (let i = 0; i < writes; i += 1) {
+    const lba = (i * 7) % (256 - blocks);
+    rig.write(lba, blocks, 1 + (i % 250));
+    model.fill(1 + (i % 250), lba, lba + blocks);
+    if (i % 4 === 3) {
+      rig.flush();
+      rig.settle();
+    }
+  }
+  return model;
+}
+
+function reopen(rig: JournalRig, power: boolean): JournalRig {
+  if (power) rig.store.crash();
+  else rig.store.kill();
+  return makeJournal({ store: rig.store, scheduler: rig.scheduler });
+}
+
+describe('a crash', () => {
+  test('leaves a prefix of the records, never less than what was durable, whatever the disk did with the rest', () => {
+    for (let seed = 1; seed <= 40; seed += 1) {
+      const random = seededRandom(seed);
+      const rig = makeJournal({ seed });
+      const images: number[][] = [new Array<number>(64).fill(0)];
+      const writes = 20 + Math.floor(random() * 100);
+      for (let i = 0; i < writes; i += 1) {
+        const image = images[images.length - 1]!.slice();
+        const count = 1 + Math.floor(random() * 8);
+        const lba = Math.floor(random() * (64 - count));
+        rig.write(lba, count, 1 + (i % 255));
+        images.push(image.fill(1 + (i % 255), lba, lba + count));
+        if (random() < 0.3) rig.journal.sync();
+        for (let steps = random() * 12; steps > 0; steps -= 1) rig.scheduler.step();
+      }
+      const durable = rig.journal.own.durable;
+      const again = reopen(rig, true);
+      const { appended } = again.journal.own;
+      expect(appended, `seed ${seed}`).toBeGreaterThanOrEqual(durable);
+      expect(again.read(0, 64), `seed ${seed}`).toEqual(images[appended]);
+      // and it goes on from there
+      again.write(0, 64, 9);
+      const last = again.flush();
+      again.settle();
+      const third = reopen(again, true);
+      expect(third.journal.own.appended).toBe(last);
+      expect(third.read(0, 64)).toEqual(new Array(64).fill(9));
+    }
+  });
+
+  test('of the process alone loses nothing that was written', () => {
+    const rig = makeJournal();
+    const model = fill(rig, 60, 8);
+    rig.journal.sync();
+    rig.settle();
+    const again = reopen(rig, false);
+    expect(again.journal.own.appended).toBe(rig.journal.own.appended);
+    expect(again.read(0, 256)).toEqual(model);
+  });
+});
+
+describe('damage', () => {
+  test('of a segment below a durable mark is refused, or touches nothing that is shown', () => {
+    const random = seededRandom(3);
+    let refused = 0;
+    for (let trial = 0; trial < 60; trial += 1) {
+      const rig = makeJournal();
+      const model = fill(rig, 24, 6);
+      // the last record bears a MARK of all that stands before it
+      const marked = rig.journal.durable;
+      rig.write(0, 1, model[0]!);
+      rig.flush();
+      rig.settle();
+      rig.store.rot(segmentName(0), Math.floor(random() * marked), 1 << Math.floor(random() * 8));
+      try {
+        const again = reopen(rig, true);
+        expect(again.read(0, 256)).toEqual(model);
+      } catch (error) {
+        expect(error).toBeInstanceOf(ForelockError);
+        expect((error as ForelockError).code).toBe('STATE_CORRUPT');
+        refused += 1;
+      }
+    }
+    expect(refused).toBeGreaterThan(50);
+  });
+
+  test('found while reading is EIO, never wrong data', () => {
+    const random = seededRandom(4);
+    const rig = makeJournal();
+    const model = fill(rig, 700, 8); // 23 MB: the ring has long gone round
+    rig.journal.sync();
+    rig.settle();
+    let failed = 0;
+    for (let trial = 0; trial < 200; trial += 1) {
+      const newest = rig.journal.segments.all().at(-1)!;
+      const name = segmentName(Math.floor(random() * newest.number));
+      const at = Math.floor(random() * SEGMENT_SIZE * 0.9);
+      const bits = 1 << Math.floor(random() * 8);
+      rig.store.rot(name, at, bits);
+      for (let lba = 0; lba < 256; lba += 1) {
+        const found = rig.read(lba, 1);
+        if (found instanceof Error) {
+          failed += 1;
+          expect((found as ForelockError).code).toBe('EIO');
+        } else expect(found).toEqual([model[lba]]);
+      }
+      rig.store.rot(name, at, bits);
+      if (trial > 20 && failed > 0) break;
+    }
+    rig.store.rot(segmentName(0), 100, 0);
+  });
+
+  test('of a whole segment in the middle is refused', () => {
+    const rig = makeJournal();
+    fill(rig, 700, 8);
+    rig.flush();
+    rig.settle();
+    rig.store.remove(segmentName(2));
+    rig.store.kill();
+    expect(() => makeJournal({ store: rig.store, scheduler: rig.scheduler })).toThrow(/STATE_CORRUPT|missing|damaged/);
+  });
+});
