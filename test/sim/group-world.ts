@@ -34,6 +34,47 @@ import { Sender } from '../../src/volume/sender.js';
 import { type Life, memoryImage, Scheduler, SimLink, SimOffload } from './group-rig.js';
 import { MemoryStore } from './memory-store.js';
 
+/** A world in which nothing happens by itself: for tests that tell one story. */
+export const QUIET: GroupWorldOptions = {
+  seed: 0,
+  kernel: 'wasm',
+  ack: 'local',
+  speculation: 'on',
+  whenPeerAway: 'degrade',
+  volumes: [{ blocks: 64, blockSize: 4096, platter: 'journal' }],
+  segmentSize: 128 * 1024,
+  journalSegments: 20,
+  ringSegments: 4,
+  poolSealBytes: 1_000_000,
+  hosts: 0,
+  operations: 0,
+  writeSizeMax: 4096,
+  flush: 0,
+  fua: 0,
+  trim: 0,
+  zero: 0,
+  read: 0,
+  scope: 0,
+  partial: 0,
+  thinkMs: 1,
+  sourceCrashMs: Number.POSITIVE_INFINITY,
+  targetCrashMs: Number.POSITIVE_INFINITY,
+  bothCrashMs: Number.POSITIVE_INFINITY,
+  restartMs: Number.POSITIVE_INFINITY,
+  cutMs: Number.POSITIVE_INFINITY,
+  pauseMs: Number.POSITIVE_INFINITY,
+  diskFullMs: Number.POSITIVE_INFINITY,
+  badDiskMs: Number.POSITIVE_INFINITY,
+  holdMs: Number.POSITIVE_INFINITY,
+  kill: 0,
+  downMs: 1,
+  bitFlip: 0,
+  joinMs: 0,
+  delayMax: 0.5,
+  rate: 100_000,
+  syncMs: 0.5,
+};
+
 /** Bytes of which a tag says what stands there. */
 const UNIT = 512;
 const TICK_MS = 50;
@@ -139,7 +180,7 @@ export class GroupWorld {
   #link: [SimLink, SimLink] | null = null;
   #connecting = false;
   /** The line is down until then. */
-  #lineDownUntil = 0;
+  lineDownUntil = 0;
   delayMax: number;
   bitFlip: number;
   rate: number;
@@ -150,7 +191,7 @@ export class GroupWorld {
   /** Sequence of the record that wrote a tag. */
   readonly #tagSequence = new Map<number, number>();
   /** Highest sequences that a flush has promised: on the source's disk, on the target's disk. */
-  #promisedHere = 0;
+  promisedHere = 0;
   #promisedThere = 0;
   #lowered = 0;
   readonly #header = new RecordHeader();
@@ -195,27 +236,74 @@ export class GroupWorld {
     return this.#history.length;
   }
 
+  /** Lets that many ms pass. */
+  async pass(ms: number): Promise<void> {
+    const end = this.scheduler.now + ms;
+    this.scheduler.schedule(() => {}, ms);
+    await this.until(() => this.scheduler.now >= end, ms + 1, null);
+  }
+
+  /** Writes units with tags of their own at the source; resolves when it is answered. */
+  write(unit: number, units: number): Promise<void> {
+    const volume = [...this.source.group!.volumes.values()][0]!;
+    const bytes = this.payload(units * UNIT);
+    return new Promise((resolve, reject) => {
+      const settle = (error: Error | null): void => (error === null ? resolve() : reject(error));
+      volume.write(1, unit * UNIT, bytes.length, [bytes], false, { settle });
+    });
+  }
+
+  /** Flushes at the source; the oracle keeps what is promised. */
+  flush(): Promise<void> {
+    const group = this.source.group!;
+    const sequence = group.journal.own.appended;
+    return new Promise((resolve, reject) => {
+      [...group.volumes.values()][0]!.flush({
+        settle: (error) => {
+          if (error !== null) return reject(error);
+          this.flushed(sequence);
+          resolve();
+        },
+      });
+    });
+  }
+
+  /** The promise of something under test, with time passing until it is kept. */
+  async settle<T>(promise: Promise<T>, limitMs = 5000): Promise<T> {
+    let over = false;
+    promise.then(
+      () => {
+        over = true;
+      },
+      () => {
+        over = true;
+      },
+    );
+    await this.until(() => over, limitMs, 'not answered');
+    return promise;
+  }
+
   // ---- running
 
   /** The safety phase, then the phase without faults, which must come to its end. */
   async run(): Promise<void> {
     const { options } = this;
-    this.#open(this.source);
-    this.#after(options.joinMs, () => this.#open(this.target));
+    this.open(this.source);
+    this.#after(options.joinMs, () => this.open(this.target));
     for (let i = 0; i < options.hosts; i += 1) this.#host({ session: 0, life: -1 });
     this.#startFaults();
     this.#every(
       () => 20 + this.random() * 300,
       () => this.#lookAround(),
     );
-    await this.#until(() => this.#operations >= options.operations, 60_000, null);
+    await this.until(() => this.#operations >= options.operations, 60_000, null);
     this.#calm();
-    await this.#until(() => this.#settled(), 90_000, 'the phase without faults does not come to its end');
-    await this.#compareAll();
+    await this.until(() => this.settled(), 90_000, 'the phase without faults does not come to its end');
+    await this.compareAll();
     await this.#stopBoth();
   }
 
-  async #until(done: () => boolean, limitMs: number, complaint: string | null): Promise<void> {
+  async until(done: () => boolean, limitMs: number, complaint: string | null): Promise<void> {
     const end = this.scheduler.now + limitMs;
     let steps = 0;
     while (!done()) {
@@ -330,7 +418,7 @@ export class GroupWorld {
     };
   }
 
-  #open(site: Site): void {
+  open(site: Site): void {
     if (site.state !== 'off') return;
     const life = { over: false };
     site.life = life;
@@ -341,8 +429,8 @@ export class GroupWorld {
       if (life.over) return;
       if (error.code !== 'EIO' && error.code !== 'ENOSPC') return this.fail(error);
       this.met('disk failed while opening');
-      this.#crash(site, true);
-      this.#after(20, () => this.#open(site));
+      this.crash(site, true);
+      this.#after(20, () => this.open(site));
     });
   }
 
@@ -422,8 +510,8 @@ export class GroupWorld {
     if (site.role === 'primary') {
       const { appended } = journal.own;
       this.note(`source recovered ${appended} of ${this.#history.length}`);
-      if (appended < this.#promisedHere) {
-        this.#violation(`the source recovered ${appended} records, a flush had promised ${this.#promisedHere}`);
+      if (appended < this.promisedHere) {
+        this.#violation(`the source recovered ${appended} records, a flush had promised ${this.promisedHere}`);
       }
       if (appended > this.#history.length)
         this.#violation(`the source recovered ${appended} of ${this.#history.length}`);
@@ -489,7 +577,7 @@ export class GroupWorld {
     this.#compare(site);
   }
 
-  #crash(site: Site, power: boolean): void {
+  crash(site: Site, power: boolean): void {
     if (site.state === 'off') return;
     this.note(`${site.name} ${power ? 'loses power' : 'is killed'} while ${site.state}`);
     this.met(`${site.name} ${power ? 'power cut' : 'killed'}`);
@@ -557,7 +645,7 @@ export class GroupWorld {
   }
 
   /** A clean stop, as the gateway does it. */
-  #stop(site: Site): Promise<void> {
+  stop(site: Site): Promise<void> {
     if (site.state !== 'up') return Promise.resolve();
     this.note(`${site.name} stops`);
     this.met(`${site.name} stopped`);
@@ -599,7 +687,7 @@ export class GroupWorld {
   #connect(): void {
     const { source, target } = this;
     if (this.#link !== null) return;
-    if (this.scheduler.now < this.#lineDownUntil) return this.#connectSoon();
+    if (this.scheduler.now < this.lineDownUntil) return this.#connectSoon();
     if (source.state !== 'up' || target.state !== 'up') return;
     const [here, there] = SimLink.pair(this, source.life, target.life);
     this.#link = [here, there];
@@ -685,13 +773,13 @@ export class GroupWorld {
     this.met('target emptied');
     this.note(`target emptied: ${refusal}`);
     this.#retentionGivenUp = false;
-    this.#crash(target, true);
+    this.crash(target, true);
     this.#newDisks(target);
     target.orphan = false;
     target.droppedTo = Number.POSITIVE_INFINITY;
     target.refusedSince = -1;
     this.#promisedThere = 0;
-    this.#open(target);
+    this.open(target);
   }
 
   // ---- faults
@@ -709,11 +797,11 @@ export class GroupWorld {
     };
     const back = (site: Site): void =>
       this.#after(3 + this.random() ** 3 * options.downMs, () => {
-        if (this.#faults) this.#open(site);
+        if (this.#faults) this.open(site);
       });
     const crash = (site: Site): void => {
       if (site === this.target && site.opens === 0) return;
-      this.#crash(site, this.random() >= options.kill);
+      this.crash(site, this.random() >= options.kill);
       back(site);
     };
     fault(options.sourceCrashMs, () => crash(this.source));
@@ -725,7 +813,7 @@ export class GroupWorld {
     fault(options.restartMs, () => {
       const site = this.random() < 0.5 ? this.source : this.target;
       if (site.state === 'up' && !site.group?.journal.diskFull)
-        void this.#stop(site).then(
+        void this.stop(site).then(
           () => back(site),
           () => {},
         );
@@ -734,7 +822,7 @@ export class GroupWorld {
       if (this.#link === null) return;
       this.met('cut');
       this.note('cut');
-      this.#lineDownUntil = this.scheduler.now + this.random() ** 3 * options.downMs;
+      this.lineDownUntil = this.scheduler.now + this.random() ** 3 * options.downMs;
       this.#link[0].cut();
     });
     fault(options.pauseMs, () => {
@@ -770,7 +858,7 @@ export class GroupWorld {
       this.#after(this.random() * 1500, () => {
         if (life.over) return;
         if (site.group!.journal.failed !== null) this.met(`${site.name} journal failed`);
-        this.#crash(site, true);
+        this.crash(site, true);
         back(site);
       });
     });
@@ -811,20 +899,20 @@ export class GroupWorld {
     this.#stopHosts = true;
     this.bitFlip = 0;
     this.rate = this.options.rate;
-    this.#lineDownUntil = 0;
+    this.lineDownUntil = 0;
     for (const site of [this.source, this.target]) {
       site.store.capacity = Number.POSITIVE_INFINITY;
-      if (site.state === 'off') this.#after(10, () => this.#open(site));
+      if (site.state === 'off') this.#after(10, () => this.open(site));
     }
   }
 
-  #settled(): boolean {
+  settled(): boolean {
     const { source, target } = this;
-    if (source.state === 'off') this.#open(source);
-    if (target.state === 'off') this.#open(target);
+    if (source.state === 'off') this.open(source);
+    if (target.state === 'off') this.open(target);
     for (const site of [source, target]) {
       // a journal that failed is of no use until the gateway is started again
-      if (site.group !== null && site.group.journal.failed !== null) this.#crash(site, true);
+      if (site.group !== null && site.group.journal.failed !== null) this.crash(site, true);
     }
     if (this.#outstanding > 0 || source.state !== 'up' || target.state !== 'up') return false;
     if (source.group === null || target.group === null || !source.group.serving) return false;
@@ -844,11 +932,11 @@ export class GroupWorld {
     );
   }
 
-  async #compareAll(): Promise<void> {
+  async compareAll(): Promise<void> {
     const before = this.#checks;
     let wanted = 0;
     for (const site of [this.source, this.target]) wanted += this.#compare(site);
-    await this.#until(() => this.#checks >= before + wanted, 5000, 'an image cannot be read');
+    await this.until(() => this.#checks >= before + wanted, 5000, 'an image cannot be read');
     const last = this.target.journal.peerApplied;
     if (last !== this.#history.length) this.#violation(`the end is ${this.#history.length}, the target shows ${last}`);
   }
@@ -856,21 +944,21 @@ export class GroupWorld {
   /** Both stop in order; what they hold when they come back is what they held. */
   async #stopBoth(): Promise<void> {
     const sites = this.random() < 0.5 ? [this.source, this.target] : [this.target, this.source];
-    for (const site of sites) void this.#stop(site);
-    await this.#until(() => sites.every((site) => site.state === 'off'), 20_000, 'a clean stop does not end');
+    for (const site of sites) void this.stop(site);
+    await this.until(() => sites.every((site) => site.state === 'off'), 20_000, 'a clean stop does not end');
     for (const site of sites) {
       if (this.random() < 0.5) {
         site.store.crash();
         site.images.crash();
       }
-      this.#open(site);
+      this.open(site);
     }
-    await this.#until(() => sites.every((site) => site.state === 'up'), 5000, 'a site does not open again');
+    await this.until(() => sites.every((site) => site.state === 'up'), 5000, 'a site does not open again');
     for (const site of sites) {
       if (!site.group!.state.recovery.clean) this.#violation(`${site.name} was stopped cleanly and does not know it`);
     }
-    await this.#until(() => this.#settled(), 20_000, 'after a clean stop the sites do not find together');
-    await this.#compareAll();
+    await this.until(() => this.settled(), 20_000, 'after a clean stop the sites do not find together');
+    await this.compareAll();
     for (const site of sites) this.#gather(site);
   }
 
@@ -1022,12 +1110,12 @@ export class GroupWorld {
   }
 
   /** A flush was answered: everything up to `sequence` is promised. */
-  #flushed(sequence: number): void {
+  flushed(sequence: number): void {
     const group = this.source.group!;
     if (group.journal.own.durable < sequence) {
       this.#violation(`a flush of ${sequence} was answered, ${group.journal.own.durable} is durable`);
     }
-    this.#promisedHere = Math.max(this.#promisedHere, sequence);
+    this.promisedHere = Math.max(this.promisedHere, sequence);
     const atPeer = this.options.ack !== 'local';
     if (!atPeer) return;
     if (group.state.superblock.degradedSince !== null) {
@@ -1125,7 +1213,7 @@ export class GroupWorld {
     };
     if (isDrawn(options.flush)) {
       const sequence = journal.own.appended;
-      volume.flush({ settle: (error) => answer('flush', error, () => this.#flushed(sequence)) });
+      volume.flush({ settle: (error) => answer('flush', error, () => this.flushed(sequence)) });
     } else if (isDrawn(options.trim)) {
       volume.trim(session, offset, size, false, { settle: (error) => answer('trim', error, () => {}) });
     } else if (isDrawn(options.zero)) {
@@ -1144,7 +1232,7 @@ export class GroupWorld {
         (error) => answer('scope', error, () => {}),
       );
     } else {
-      const bytes = this.#payload(size);
+      const bytes = this.payload(size);
       const fua = random() < options.fua;
       const cut = Math.floor(random() * bytes.length);
       const pieces = random() < 0.5 ? [bytes] : [bytes.subarray(0, cut), bytes.subarray(cut)];
@@ -1158,7 +1246,7 @@ export class GroupWorld {
               if (sequence === undefined) this.#violation('a write was answered that never became a record');
               last = Math.max(last, sequence);
             }
-            if (fua) this.#flushed(last);
+            if (fua) this.flushed(last);
             else if (options.ack !== 'local' || options.speculation === 'off') this.#writeAnswered(last);
           }),
       });
@@ -1176,7 +1264,7 @@ export class GroupWorld {
     if ((applied ? peerApplied : peer.appended) < sequence) this.#violation(`write ${sequence} was answered too early`);
   }
 
-  #payload(size: number): Uint8Array {
+  payload(size: number): Uint8Array {
     const words = new Uint32Array(size / 4);
     for (let unit = 0; unit < size / UNIT; unit += 1) {
       words.fill(this.#nextTag, unit * 128, unit * 128 + 128);
@@ -1239,7 +1327,7 @@ export class GroupWorld {
     try {
       for (let i = Math.floor(this.random() * 3); i >= 0; i -= 1) {
         const skip = Math.floor(this.random() * blockCount);
-        const bytes = this.#payload((1 + Math.floor(this.random() * Math.min(8, blockCount - skip))) * blockSize);
+        const bytes = this.payload((1 + Math.floor(this.random() * Math.min(8, blockCount - skip))) * blockSize);
         await scope.write((lba + skip) * blockSize, bytes);
         const back = await scope.read((lba + skip) * blockSize, bytes.length);
         if (Buffer.compare(back, bytes) !== 0) this.#violation('a scope does not read what it wrote');
