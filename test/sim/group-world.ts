@@ -147,6 +147,8 @@ class Site {
   skew = 0;
   /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
   suspect = false;
+  /** Every sync takes so much longer. */
+  slowSyncMs = 0;
   opens = 0;
   /** The target has records that the source dropped when it went on alone. */
   orphan = false;
@@ -394,7 +396,9 @@ export class GroupWorld {
         random: this.random,
         defer: (task, delayMs) => this.#after(delayMs, task),
         latencyMs: (operation) =>
-          operation === 'write' ? 0.02 + this.random() * 0.6 : 0.1 + this.random() * this.options.syncMs,
+          operation === 'write'
+            ? 0.02 + this.random() * 0.6
+            : 0.1 + this.random() * this.options.syncMs + (operation === 'sync' ? site.slowSyncMs : 0),
       });
     site.store = store();
     site.images = store();
