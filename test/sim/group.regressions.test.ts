@@ -158,29 +158,36 @@ test('a source that lost what its peer has on disk opens, and gets it back', asy
 test('a standby with a flat image does not drop what it applied while the image was written', async () => {
   // A write waited for a lock while the block's older version went into the image. The lock was released, the write was
   // applied; then the round dropped every pointer below the journal's head, this one, too: the image showed the old data.
-  for (let seed = 1; seed <= 30; seed += 1) {
+  for (let seed = 1; seed <= 12; seed += 1) {
     const world = makeWorld(
-      { journalSegments: 9, volumes: [{ blocks: 64, blockSize: 4096, platter: 'flat' }], syncMs: 6 },
+      { journalSegments: 14, volumes: [{ blocks: 64, blockSize: 4096, platter: 'flat' }], syncMs: 6 },
       seed,
     );
     await bothUp(world);
-    for (let round = 0; round < 4; round += 1)
-      for (let unit = 0; unit < 512; unit += 32) await world.settle(world.write(unit, 32));
-    await world.until(() => world.settled(), 5000, 'not at rest');
+    const { journal, cleaner } = world.target.group!;
     const volume = [...world.target.group!.volumes.values()][0]!;
+    let pressed = 0;
     for (let turn = 0; turn < 4; turn += 1) {
+      // the source's disk is slow, so the target keeps the stream for it: its journal is full enough for a round
+      world.source.slowSyncMs = 2000;
+      for (let unit = 64; journal.segments.used <= cleaner.softLimit + 65536; unit = 64 + ((unit + 32) % 448))
+        await world.settle(world.write(unit, 32));
       await world.settle(world.write(0, 64));
       await world.until(() => world.target.journal.peerApplied === world.records, 1000, 'not applied');
       const lock = await world.settle(holdLock(volume, 'write', { offset: 0, size: 32768 }, 1000));
       await world.settle(world.write(0, 64));
       await world.until(() => world.target.journal.peer.appended === world.records, 1000, 'not received');
+      if (journal.segments.used > cleaner.softLimit && volume.map.mappedCount > 0) pressed += 1;
       world.target.group!.writeback.poke();
       await world.pass((seed % 10) * 1.5);
       volume.locks.release(lock);
       world.target.group!.locksMoved();
       await world.pass(60);
+      world.source.slowSyncMs = 0;
+      await world.until(() => world.settled(), 5000, 'not at rest');
+      await world.compareAll();
     }
-    await atRest(world);
+    expect(pressed).toBeGreaterThan(0);
   }
 });
 
