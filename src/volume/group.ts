@@ -419,6 +419,7 @@ export class Group {
   #endRoomWaits(): void {
     this.#closed = true;
     this.#pumpRoom();
+    this.#endLockWaits(); // some of them went on to wait for a lock
   }
 
   /** Who waits for a lock is told now: those who hold it may be gone. */

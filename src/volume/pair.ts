@@ -293,7 +293,10 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     const from = begins ? group.journal.own.sealed : decision.from;
-    (group.mirror as Sender).keepFrom(from + 1);
+    if (!(group.mirror as Sender).keepFrom(from + 1)) {
+      // freed since HELLO said that it is here; the next one says what there is
+      return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
+    }
     if (begins) return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
     this.#sendStart(link, decision, theirs, from);
   }

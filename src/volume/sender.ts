@@ -151,6 +151,7 @@ export class Sender implements MirrorEnd {
 
   /** The peer said READY: the stream begins in a new epoch. */
   attach(link: Link, ready: Ready, base: BasePosition | null): void {
+    this.ownMoved(); // a returned tail may be here and not yet durable
     this.#link = link;
     this.#frames.length = 0;
     this.#frameHead = 0;
@@ -224,10 +225,11 @@ export class Sender implements MirrorEnd {
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
   }
 
-  /** The peer will ask for the stream from this sequence on: it stays from now on. */
-  keepFrom(sequence: number): void {
+  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone already */
+  keepFrom(sequence: number): boolean {
     const position = this.#reader.find(sequence);
     if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);
+    return position >= 0;
   }
 
   giveUpRetention(): void {

@@ -112,6 +112,7 @@ export class SimOffload implements Offload {
     this.#run(
       () => this.#kernel.seal(at, size),
       () => done(null),
+      done,
     );
   }
 
@@ -119,6 +120,7 @@ export class SimOffload implements Offload {
     this.#run(
       () => this.#kernel.verify(at, size),
       (good) => done(null, good),
+      (error) => done(error, 0),
     );
   }
 
@@ -126,6 +128,7 @@ export class SimOffload implements Offload {
     this.#run(
       () => runs.map((run) => this.#readRun(run)),
       (payloadAt) => done(null, payloadAt),
+      (error) => done(error, []),
     );
   }
 
@@ -139,22 +142,25 @@ export class SimOffload implements Offload {
     this.#run(
       () => this.#read(fd, offset, size, at),
       (bytes) => done(null, bytes),
+      (error) => done(error, 0),
     );
   }
 
-  /** Work that is not done yet is never done, and never answered. */
+  /** Work that is not done yet is never done, and is answered with an error. */
   close(): Promise<void> {
     this.#closed = true;
     return Promise.resolve();
   }
 
-  #run<T>(work: () => T, then: (result: T) => void): void {
+  #run<T>(work: () => T, then: (result: T) => void, failed: (error: Error) => void): void {
     const { random, scheduler } = this.#chance;
     scheduler.schedule(() => {
-      if (this.#life.over || this.#closed) return;
-      const result = work();
+      if (this.#life.over) return;
+      const result = this.#closed ? null : { value: work() };
       scheduler.schedule(() => {
-        if (!this.#life.over && !this.#closed) then(result);
+        if (this.#life.over) return;
+        if (result === null || this.#closed) failed(new Error('the worker pool is closed'));
+        else then(result.value);
       }, random() * this.#slowest);
     }, random() * this.#slowest);
   }

@@ -201,6 +201,7 @@ export class GroupWorld {
   #outstanding = 0;
   /** Of these, the ones that are the gateway's to answer: all but open scopes. */
   #asked = 0;
+  readonly #open = new Map<number, string>();
   #stopHosts = false;
   #hostLife = 0;
   readonly #holds = new Set<{ request: LockRequest; volume: number; lba: number; blockCount: number }>();
@@ -618,6 +619,7 @@ export class GroupWorld {
       this.#hostLife += 1;
       this.#outstanding = 0;
       this.#asked = 0;
+      this.#open.clear();
     } else this.#holds.clear();
   }
 
@@ -660,15 +662,23 @@ export class GroupWorld {
     if (site === this.target) this.#holds.clear();
     const done = (group === null ? Promise.resolve() : group.close()).then(() => {
       // what was answered last goes out, then the process ends
-      this.#after(2, () => {
+      this.#after(5, () => {
         if (life.over) return;
         this.note(`${site.name} stopped`);
         if (site === this.source && this.#asked > 0) {
-          this.#violation('the gateway stopped and left operations without an answer');
+          this.#violation(
+            `the gateway stopped and left operations without an answer: ${[...this.#open.values()].join('; ')}`,
+          );
         }
         this.#dead(site);
-        site.store.kill();
-        site.images.kill();
+        if (site.suspect) {
+          site.suspect = false;
+          site.store.crash();
+          site.images.crash();
+        } else {
+          site.store.kill();
+          site.images.kill();
+        }
       });
     });
     done.catch((error) => {
@@ -741,6 +751,8 @@ export class GroupWorld {
         /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
           closed.reason,
         );
+      if ([this.source, this.target].some((site) => site.group !== null && site.group.journal.failed !== null))
+        continue;
       this.met(fine ? 'closed' : `closed: ${closed.reason.replace(/\d+/g, 'N')}`);
       if (!fine) this.fail(new Error(`the link was closed: ${closed.reason}: ${this.describe()}`));
     }
@@ -1159,6 +1171,7 @@ export class GroupWorld {
   #operation(session: number, group: Group, next: () => void): void {
     const { options, random } = this;
     this.#operations += 1;
+    const number = this.#operations;
     this.#outstanding += 1;
     const life = this.#hostLife;
     let answered = false;
@@ -1181,6 +1194,7 @@ export class GroupWorld {
     const answer = (what: string, error: Error | null, good: () => void): void => {
       if (answered) this.#violation(`${what} was answered twice`);
       answered = true;
+      this.#open.delete(number);
       try {
         if (error === null) {
           this.met(what);
@@ -1188,7 +1202,7 @@ export class GroupWorld {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           this.met(`${what}: ${code}`);
-          if (code === 'EIO' && group.journal.failed !== null) return done();
+          if (code === 'EIO' && (group.journal.failed !== null || this.source.state === 'closing')) return done();
           if (!['ESHUTDOWN', 'EPERM', 'PEER_AWAY', 'ENOSPC', 'ETIMEDOUT'].includes(code)) throw error;
         }
       } catch (violation) {
@@ -1209,6 +1223,7 @@ export class GroupWorld {
     const most = Math.max(1, Math.floor(Math.min(units - unit, (random() ** 2 * options.writeSizeMax) / UNIT) / step));
     const size = Math.min(units - unit, (1 + Math.floor(random() * most)) * step) * UNIT;
     const offset = unit * UNIT;
+    this.#open.set(number, `${draw} ${session} ${unit}+${size / UNIT} at ${this.scheduler.now}`);
     const { journal } = group;
     let left = draw;
     const isDrawn = (chance: number): boolean => {

@@ -86,14 +86,13 @@ const seeds = single !== undefined ? 1 : Number(process.env.SIM_SEEDS ?? 200);
 
 test('whatever fails: nothing flushed is lost, the target is a prefix of the source, and both end equal', async () => {
   const counts: Record<string, number> = {};
-  const sum = { operations: 0, records: 0, checks: 0, steps: 0, failed: [] as string[] };
+  const sum = { operations: 0, records: 0, checks: 0, steps: 0, slow: [] as string[], failed: [] as string[] };
   const keepGoing = process.env.SIM_KEEP_GOING !== undefined;
-  const options = { vitest: undefined };
-  void options;
   for (let seed = from; seed < from + seeds; seed += 1) {
     const random = seededRandom(seed);
     const drawn = draw(seed, random);
     const world = new GroupWorld(drawn, random, hash);
+    const began = performance.now();
     try {
       await world.run();
     } catch (error) {
@@ -105,6 +104,7 @@ test('whatever fails: nothing flushed is lost, the target is a prefix of the sou
         `${seed}: ${message.slice(0, 230)} ${stack?.split('\n').find((line) => /src\//.test(line)) ?? ''}`,
       );
     }
+    if (performance.now() - began > 5000) sum.slow.push(`${seed}: ${Math.round(performance.now() - began)} ms`);
     for (const [what, count] of Object.entries(world.counts)) counts[what] = (counts[what] ?? 0) + count;
     sum.operations += world.operations;
     sum.records += world.records;
