@@ -25,8 +25,9 @@
  *     11   only X minted, Y's excess is only X's own lost tail  refuse
  *     12   only X minted, Y has records of its own X lacks      refuse
  *     13   order gone, base cut known                           refuse
- *     14   otherwise                                            an unfinished base copy whose stream is gone: begin it
- *                                                               anew; else refuse
+ *     14   otherwise                                            an unfinished base copy whose stream is gone, or a
+ *                                                               standby adopted but never begun: begin it anew; else
+ *                                                               refuse
  *
  * Refusals name both sites and say what a person can do. Rows 4, 11, 12 and 13 refuse where a pinned base image, named
  * points and change rings are needed.
@@ -359,6 +360,10 @@ function logGone(p: SiteState, s: SiteState): Decision | null {
   const number = p.site.number;
   const needed = end(s, number);
   if (needed >= end(p, number) || journalFrom(p, number) <= needed + 1) return null;
+  if (s.base === null && authors(s, s).every((author) => end(s, author) === 0)) {
+    // adopted, and cut off before the first record: there is nothing here that a copy could spoil
+    return baseCopy(p, s, 14, end(p, number), { volume: 0, lba: 0 }, true);
+  }
   return refuse(
     p,
     s,
