@@ -211,7 +211,11 @@ export class Pair {
   tick(nowMs: number): void {
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
-    if (this.#decision === null || this.#decision.action === 'refuse') this.#serveAlone();
+    if (this.#decision !== null && this.#decision.action !== 'refuse') return;
+    const { journal } = this.group!;
+    // the new generation begins at an end that the next crash cannot take back: part of a returned tail may be here
+    if (journal.own.durable < journal.own.appended) journal.sync();
+    else this.#serveAlone();
   }
 
   /**
