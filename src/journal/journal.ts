@@ -5,7 +5,7 @@
  * records (segment heads, durable marks, relocations by the cleaner). Positions are assigned when a record is
  * reserved, so the ring, the files and the map's pointers agree on where it is.
  *
- *     durable <= written <= sealed <= head                positions; all but `written` stand at record boundaries
+ *     durable <= written <= sealed <= head                positions; all of them stand at record boundaries
  *     head - ring size <= what may be overwritten next <= min(written, oldest pinned send)
  *
  * Deliberately one ring for both directions (and not one each): causal order on disk needs no merging, and ring
@@ -600,9 +600,10 @@ export class Journal {
     const from = this.written;
     const number = this.segments.numberOf(from);
     const offset = from % this.segmentSize;
-    let end = Math.min(this.sealed, from - offset + this.segmentSize, from + APPEND_SIZE_MAX);
+    let end = Math.min(this.sealed, from - offset + this.segmentSize);
     const nextPad = this.#pads[0];
     if (nextPad !== undefined) end = Math.min(end, nextPad.from);
+    if (end > from + APPEND_SIZE_MAX) end = this.#recordsWithin(from, APPEND_SIZE_MAX);
     let segment = this.segments.get(number);
     if (segment === undefined) {
       try {
@@ -630,6 +631,17 @@ export class Journal {
       this.#offerRoom();
       this.#pump();
     });
+  }
+
+  /**
+   * Where whole records of at most `size` bytes from `from` end; at least one. Half a record in the file is of no use:
+   * when the ring then takes its beginning for new records, it can be read from neither.
+   */
+  #recordsWithin(from: number, size: number): number {
+    const sizeAt = (position: number): number => this.memory.view.getUint32(this.address(position) + AT_SIZE, true);
+    let end = from + sizeAt(from);
+    for (let next = end + sizeAt(end); next <= from + size; next += sizeAt(next)) end = next;
+    return end;
   }
 
   /** Whether an append is better done later, together with what comes: nobody waits for it. */
