@@ -42,6 +42,7 @@ export interface RigOptions {
   scheduler?: Scheduler;
   from?: ReplayFrom;
   limit?: number;
+  segmentSize?: number;
   kernel?: (memory: GroupMemory) => Kernel;
 }
 
@@ -56,8 +57,9 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
       defer: (task, delayMs) => scheduler.schedule(task, delayMs),
       latencyMs: () => 0.1 + random(),
     });
-  const memory = new GroupMemory(40 * MIB);
-  const ring = memory.take(2 * SEGMENT_SIZE);
+  const segmentSize = options.segmentSize ?? SEGMENT_SIZE;
+  const memory = new GroupMemory(32 * MIB + 2 * segmentSize);
+  const ring = memory.take(2 * segmentSize);
   const slices = [memory.take(4 * MIB), memory.take(4 * MIB)];
   const cleanerBuffer = memory.take(4 * MIB);
   const kernel = (options.kernel ?? ((each) => createKernel('wasm', each)))(memory);
@@ -70,7 +72,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     offload,
     memory,
     ring,
-    segmentSize: SEGMENT_SIZE,
+    segmentSize,
     groupId: '00000000-0000-4000-8000-000000000000',
     ownSite: 1,
     generation: 1,
@@ -79,7 +81,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     defer,
     limit: options.limit ?? 64 * SEGMENT_SIZE,
   });
-  const liveness = new Liveness(SEGMENT_SIZE);
+  const liveness = new Liveness(segmentSize);
   const map = new BlockMap(BLOCKS, liveness);
   journal.volumes.set(1, { number: 1, map, blockShift: SHIFT, flat: false });
   const from = options.from ?? { position: 0, own: 0, peerReceived: 0, peerApplied: 0 };

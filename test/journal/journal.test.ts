@@ -1,6 +1,6 @@
 /** The journal by itself: order of disk calls, segments that turn, a ring that wraps, a disk that fills. */
 import { describe, expect, test } from 'vitest';
-import { AT_SIZE, AT_TYPE, TYPE_LOCAL, TYPE_PAD } from '../../assembly/layout.js';
+import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD } from '../../assembly/layout.js';
 import { NO_SPACE } from '../../src/journal/journal.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import { seededRandom } from '../sim/memory-store.js';
@@ -144,6 +144,26 @@ test('a full disk keeps what was written in the ring, and goes on when there is 
   rig.settle();
   expect(journal.diskFull).toBe(false);
   expect(journal.own.durable).toBe(sequence);
+});
+
+test('a record that is half written can be read, however full ring and disk are', () => {
+  // An append ended in the middle of a record, and the rest did not fit the disk. New records then took the ring's
+  // memory up to what was written: the record's beginning was only in the file, its end only in the ring. A healthy
+  // block was answered EIO, and the sender asked for it again and again.
+  const rig = makeJournal({ segmentSize: 2 * SEGMENT_SIZE });
+  const { journal } = rig;
+  const extents: number[] = [];
+  for (let lba = 0; journal.room(25 * BLOCK_SIZE + 1024) === 0 && lba + 25 <= BLOCKS; lba += 25) {
+    rig.write(lba, 25, 1 + (lba % 255));
+    extents.push(lba);
+  }
+  rig.store.capacity = SEGMENT_SIZE + 100_000;
+  journal.sync();
+  rig.settle();
+  expect(journal.diskFull).toBe(true);
+  expect(journal.written).toBeGreaterThan(0);
+  while (journal.reserve(TYPE_FLUSH, 0, 0, 0, 0, 0, 0, 0, 0) >= 0) journal.publish();
+  for (const lba of extents) expect(rig.read(lba, 25)).toEqual(new Array(25).fill(1 + (lba % 255)));
 });
 
 describe('a stretch of the peer', () => {

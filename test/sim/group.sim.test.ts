@@ -116,4 +116,16 @@ test('whatever fails: nothing flushed is lost, the target is a prefix of the sou
     process.stderr.write(`${JSON.stringify(sorted)}\n${JSON.stringify(sum, null, 1)}\n`);
   }
   expect(sum.failed).toEqual([]);
+  if (seeds < 200) return;
+  // the world must have met what it is there for
+  for (const what of [
+    ...['alpha power cut', 'alpha killed', 'beta power cut', 'beta killed', 'alpha stopped', 'beta stopped', 'cut'],
+    ...['alpha disk full', 'beta disk full', 'alpha journal failed', 'bit flip', 'slow line', 'held at the target'],
+    ...['row 2', 'row 3', 'row 6', 'row 7', 'row 9', 'row 10', 'tail returned', 'source lost a tail', 'minted'],
+    ...['target crash in the first copy', 'rewinds', 'rejections', 'evicted', 'lowered answer', 'room waits', 'stalls'],
+    ...['alpha segments freed', 'beta segments freed', 'alpha blocks moved', 'alpha checkpoints', 'beta checkpoints'],
+    ...['read back from segments', 'sealed in the pool', 'rounds of writeback', 'fua write', 'scope', 'trim', 'zero'],
+  ]) {
+    expect(counts[what] ?? 0, what).toBeGreaterThan(0);
+  }
 }, 3_600_000);
