@@ -258,6 +258,7 @@ export class Receiver implements MirrorEnd {
       }
       this.#act();
       this.applyReceived();
+      this.#noteBaseEnd(); // frames of the stream may already wait behind the last one of the copy
     }
     return true;
   }
