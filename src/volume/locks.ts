@@ -19,8 +19,13 @@
  * waiters: from `mirrorWants` on nothing that overlaps is granted until the mirror had it, and those who hold it are on
  * a lease.
  *
- * Invariants: holders are pairwise disjoint, sorted by lba. The region bitmap has a bit wherever a holder, a waiter or
- * the mirror's want has a block; a region may be coarser than a block, so on a hit the lists decide.
+ * Two holders of a block there may be in one case only, where both sites write: a scope of the peer that won is granted
+ * *beneath* an open scope of this site's stream that lost to it (see mirror/conflict.ts, which judges the two; here the
+ * mirror merely passes such holders when told to).
+ *
+ * Invariants: this site's holders are pairwise disjoint and sorted by lba, and so are the mirror's. The region bitmap
+ * has a bit wherever a holder, a waiter or the mirror's want has a block; a region may be coarser than a block, so on a
+ * hit the lists decide.
  */
 import { assert } from '../assert.js';
 import type { Kernel } from '../kernel/kernel.js';
@@ -52,6 +57,8 @@ export class LockRequest {
   state: LockState = 'waiting';
   /** When the holder is evicted because the mirror waits; Infinity while it does not. */
   leaseEnd = Infinity;
+  /** The holder is a write scope of this site's own stream, whose order against the peer's scopes is judged elsewhere. */
+  streamed = false;
   context: unknown = null;
 
   constructor(owner: LockOwner, mode: LockMode, lba: number, blockCount: number, session: number, deadline: number) {
@@ -65,6 +72,46 @@ export class LockRequest {
 
   get end(): number {
     return this.lba + this.blockCount;
+  }
+}
+
+/** Who holds, sorted by lba, disjoint. */
+class Holders {
+  readonly list: LockRequest[] = [];
+
+  /** Index of the first holder that ends behind `lba`. */
+  first(lba: number): number {
+    let low = 0;
+    let high = this.list.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.list[middle].end <= lba) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  overlaps(lba: number, end: number): boolean {
+    const index = this.first(lba);
+    return index < this.list.length && this.list[index].lba < end;
+  }
+
+  add(request: LockRequest): void {
+    this.list.splice(this.first(request.lba), 0, request);
+  }
+
+  remove(request: LockRequest): void {
+    const index = this.first(request.lba);
+    assert(this.list[index] === request, 'a held lock is in the list');
+    this.list.splice(index, 1);
+  }
+
+  check(): void {
+    for (let index = 0; index < this.list.length; index += 1) {
+      const holder = this.list[index];
+      assert(holder.state === 'held', `holder is ${holder.state}`);
+      if (index > 0) assert(this.list[index - 1].end <= holder.lba, `holders overlap at ${holder.lba}`);
+    }
   }
 }
 
@@ -86,8 +133,9 @@ export class RangeLocks {
   readonly #blockCount: number;
   readonly #waitersMax: number;
   readonly #leaseMs: number;
-  /** Sorted by lba, disjoint. */
-  readonly #holders: LockRequest[] = [];
+  /** Of this site: hosts, explicit scopes, `forelock lock`. */
+  readonly #local = new Holders();
+  readonly #mirror = new Holders();
   /** In order of arrival. */
   readonly #waiters: LockRequest[] = [];
   #wantLba = 0;
@@ -107,7 +155,7 @@ export class RangeLocks {
   }
 
   get held(): number {
-    return this.#holders.length;
+    return this.#local.list.length + this.#mirror.list.length;
   }
   get waiting(): number {
     return this.#waiters.length;
@@ -116,9 +164,9 @@ export class RangeLocks {
   get mirrorWaitingSince(): number | null {
     return this.#wantEnd > 0 ? this.#wantSince : null;
   }
-  /** For status: holders by lba, then waiters by age. */
+  /** For status: holders by lba (the mirror's behind the others), then waiters by age. */
   list(): readonly LockRequest[] {
-    return [...this.#holders, ...this.#waiters];
+    return [...this.#local.list, ...this.#mirror.list, ...this.#waiters];
   }
 
   /**
@@ -181,7 +229,7 @@ export class RangeLocks {
   releaseSession(session: number): void {
     assert(session > 0, `session ${session}`);
     let touched = false;
-    for (const list of [this.#holders, this.#waiters]) {
+    for (const list of [this.#local.list, this.#waiters]) {
       for (let index = list.length - 1; index >= 0; index -= 1) {
         const request = list[index];
         if (request.session !== session) continue;
@@ -204,10 +252,11 @@ export class RangeLocks {
       this.#end(request, 'timedOut');
       touched = true;
     }
-    for (let index = this.#holders.length - 1; index >= 0; index -= 1) {
-      const request = this.#holders[index];
+    const holders = this.#local.list;
+    for (let index = holders.length - 1; index >= 0; index -= 1) {
+      const request = holders[index];
       if (request.leaseEnd > now) continue;
-      this.#holders.splice(index, 1);
+      holders.splice(index, 1);
       this.#end(request, 'evicted');
       touched = true;
     }
@@ -218,7 +267,7 @@ export class RangeLocks {
   nextDeadline(): number {
     let next = Infinity;
     for (const request of this.#waiters) if (request.deadline < next) next = request.deadline;
-    for (const request of this.#holders) if (request.leaseEnd < next) next = request.leaseEnd;
+    for (const request of this.#local.list) if (request.leaseEnd < next) next = request.leaseEnd;
     return next;
   }
 
@@ -246,10 +295,9 @@ export class RangeLocks {
       this.#mark(lba, end);
       if (other) this.#pump();
     }
-    for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= end) break;
-      if (holder.session !== MIRROR_SESSION && holder.leaseEnd === Infinity) holder.leaseEnd = now + this.#leaseMs;
+    const holders = this.#local.list;
+    for (let index = this.#local.first(lba); index < holders.length && holders[index].lba < end; index += 1) {
+      if (holders[index].leaseEnd === Infinity) holders[index].leaseEnd = now + this.#leaseMs;
     }
   }
 
@@ -265,25 +313,29 @@ export class RangeLocks {
     return blockCount > 0 && lba >= 0 && lba + blockCount <= this.#blockCount;
   }
 
-  /** Does nobody but the mirror hold any of these blocks? Waiters do not count: the mirror stands before them. */
-  mirrorFree(lba: number, blockCount: number): boolean {
+  /**
+   * Does nobody at this site hold any of these blocks? Waiters do not count: the mirror stands before them.
+   *
+   * @param beneath pass write scopes of this site's own stream: the peer's was judged to go beneath them
+   */
+  mirrorFree(lba: number, blockCount: number, beneath = false): boolean {
     if (this.#untouched(lba, blockCount)) return true;
-    return this.#conflictingHolder(lba, lba + blockCount, MIRROR_SESSION) === null;
+    const end = lba + blockCount;
+    const holders = this.#local.list;
+    for (let index = this.#local.first(lba); index < holders.length && holders[index].lba < end; index += 1) {
+      if (!beneath || !holders[index].streamed) return false;
+    }
+    return true;
   }
 
   /** Does the mirror itself hold any of these blocks? */
   mirrorHolds(lba: number, blockCount: number): boolean {
-    for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= lba + blockCount) return false;
-      if (holder.session === MIRROR_SESSION) return true;
-    }
-    return false;
+    return this.#mirror.overlaps(lba, lba + blockCount);
   }
 
-  /** Takes a lock for a scope of the mirror, if nobody holds any of it; null otherwise. */
-  mirrorTake(mode: 'write' | 'read', lba: number, blockCount: number): LockRequest | null {
-    if (!this.#untouched(lba, blockCount) && this.#anyHolder(lba, lba + blockCount)) return null;
+  /** Takes a lock for a scope of the mirror, if nobody holds any of it (but for `beneath`, see mirrorFree); null otherwise. */
+  mirrorTake(mode: 'write' | 'read', lba: number, blockCount: number, beneath = false): LockRequest | null {
+    if (this.mirrorHolds(lba, blockCount) || !this.mirrorFree(lba, blockCount, beneath)) return null;
     const request = new LockRequest('mirror', mode, lba, blockCount, MIRROR_SESSION, Infinity);
     this.#grant(request);
     return request;
@@ -291,11 +343,14 @@ export class RangeLocks {
 
   /** Asserts the invariants; for tests and simulators. O(n²). */
   check(): void {
-    for (let index = 0; index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      assert(holder.state === 'held', `holder is ${holder.state}`);
-      if (index > 0) assert(this.#holders[index - 1].end <= holder.lba, `holders overlap at ${holder.lba}`);
-      assert(!this.#untouched(holder.lba, holder.blockCount), 'a holder has its bits');
+    for (const holders of [this.#local, this.#mirror]) {
+      holders.check();
+      for (const { lba, blockCount } of holders.list) {
+        assert(!this.#untouched(lba, blockCount), 'a holder has its bits');
+      }
+    }
+    for (const { lba, end, streamed } of this.#local.list) {
+      assert(streamed || !this.#mirror.overlaps(lba, end), `two hold blocks of ${lba}..${end}`);
     }
     for (let index = 0; index < this.#waiters.length; index += 1) {
       const { state, mode, lba, end, session } = this.#waiters[index];
@@ -318,13 +373,17 @@ export class RangeLocks {
   #blocked(mode: LockMode, lba: number, end: number, session: number, position: number): boolean {
     const plain = mode === 'plainWrite' || mode === 'plainRead';
     let own = 0; // blocks of the extent that the session itself holds
-    for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= end) break;
+    const holders = this.#local.list;
+    for (let index = this.#local.first(lba); index < holders.length && holders[index].lba < end; index += 1) {
+      const holder = holders[index];
       if (plain && holder.session === session) own += Math.min(end, holder.end) - Math.max(lba, holder.lba);
       else if (mode !== 'plainRead' || holder.mode === 'read') return true;
     }
     if (own === end - lba) return false;
+    const mirrors = this.#mirror.list;
+    for (let index = this.#mirror.first(lba); index < mirrors.length && mirrors[index].lba < end; index += 1) {
+      if (mode !== 'plainRead' || mirrors[index].mode === 'read') return true;
+    }
     if (mode !== 'plainRead' && this.#wantEnd > lba && this.#wantLba < end) return true;
     for (let index = 0; index < position; index += 1) {
       const waiter = this.#waiters[index];
@@ -334,32 +393,6 @@ export class RangeLocks {
     return false;
   }
 
-  #conflictingHolder(lba: number, end: number, session: number): LockRequest | null {
-    for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= end) return null;
-      if (holder.session !== session) return holder;
-    }
-    return null;
-  }
-
-  #anyHolder(lba: number, end: number): boolean {
-    const index = this.#firstHolder(lba);
-    return index < this.#holders.length && this.#holders[index].lba < end;
-  }
-
-  /** Index of the first holder that ends behind `lba`. */
-  #firstHolder(lba: number): number {
-    let low = 0;
-    let high = this.#holders.length;
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#holders[middle].end <= lba) low = middle + 1;
-      else high = middle;
-    }
-    return low;
-  }
-
   /** Explicit locks become holders; a plain operation has its moment now. */
   #grant(request: LockRequest): void {
     if (request.mode === 'plainWrite' || request.mode === 'plainRead') {
@@ -367,15 +400,17 @@ export class RangeLocks {
       return;
     }
     request.state = 'held';
-    this.#holders.splice(this.#firstHolder(request.lba), 0, request);
+    this.#holdersOf(request).add(request);
     this.#mark(request.lba, request.end);
   }
 
   #drop(request: LockRequest): void {
-    const index = this.#firstHolder(request.lba);
-    assert(this.#holders[index] === request, 'a held lock is in the list');
-    this.#holders.splice(index, 1);
+    this.#holdersOf(request).remove(request);
     this.#clear(request.lba, request.end);
+  }
+
+  #holdersOf(request: LockRequest): Holders {
+    return request.session === MIRROR_SESSION ? this.#mirror : this.#local;
   }
 
   #end(request: LockRequest, state: 'timedOut' | 'evicted'): void {
@@ -390,10 +425,9 @@ export class RangeLocks {
     const end = this.#wantEnd;
     this.#wantLba = 0;
     this.#wantEnd = 0;
-    for (let index = this.#firstHolder(lba); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= end) break;
-      holder.leaseEnd = Infinity;
+    const holders = this.#local.list;
+    for (let index = this.#local.first(lba); index < holders.length && holders[index].lba < end; index += 1) {
+      holders[index].leaseEnd = Infinity;
     }
     this.#clear(lba, end);
   }
@@ -426,10 +460,12 @@ export class RangeLocks {
     this.#kernel.lockClear(this.#table, first, last - first + 1);
     const from = first * size;
     const to = (last + 1) * size;
-    for (let index = this.#firstHolder(from); index < this.#holders.length; index += 1) {
-      const holder = this.#holders[index];
-      if (holder.lba >= to) break;
-      this.#mark(Math.max(from, holder.lba), Math.min(to, holder.end));
+    for (const holders of [this.#local, this.#mirror]) {
+      for (let index = holders.first(from); index < holders.list.length; index += 1) {
+        const holder = holders.list[index];
+        if (holder.lba >= to) break;
+        this.#mark(Math.max(from, holder.lba), Math.min(to, holder.end));
+      }
     }
     for (const waiter of this.#waiters) {
       if (waiter.lba < to && waiter.end > from) this.#mark(Math.max(from, waiter.lba), Math.min(to, waiter.end));

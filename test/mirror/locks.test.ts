@@ -95,6 +95,24 @@ test('the mirror goes before all waiters; a want that ends takes its leases alon
   expect(waiter.state).toBe('held');
 });
 
+test('a winner of the peer is granted beneath an open scope of this site’s stream, and beneath nothing else', () => {
+  const locks = makeLocks(64);
+  const own = locks.request('scope', 'write', 8, 8, 1, Infinity)!;
+  expect([locks.mirrorFree(8, 1, true), locks.mirrorTake('write', 12, 8, true)]).toEqual([false, null]);
+  own.streamed = true;
+  expect([locks.mirrorFree(8, 1), locks.mirrorTake('write', 12, 8)]).toEqual([false, null]);
+  const winner = locks.mirrorTake('write', 12, 8, true)!;
+  locks.check();
+  // the scope above goes on writing; others wait for both
+  expect([locks.isFree(8, 8, 1), locks.isFree(12, 4, 2), locks.isFree(16, 4, 2)]).toEqual([true, false, false]);
+  const waiter = locks.request('host', 'write', 12, 2, 3, Infinity)!;
+  locks.release(own);
+  expect([waiter.state, locks.isFree(8, 4, 2)]).toEqual(['waiting', true]);
+  locks.release(winner);
+  expect(states(locks.drain())).toEqual(['3 held']);
+  locks.check();
+});
+
 test.each([0, 3, 10])('bitmap and lists agree with a plain model, with regions of 2^%d blocks', (regionShift) => {
   const BLOCKS = 100;
   const step = fc.record({
