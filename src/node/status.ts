@@ -1,7 +1,5 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
 import { VERSION } from '../paths.js';
-import { Receiver } from '../volume/receiver.js';
-import { Sender } from '../volume/sender.js';
 import type { GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
@@ -39,7 +37,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       counters: {},
     };
   }
-  const { journal, mirror } = group;
+  const { journal, mirror, sender, receiver } = group;
   const { superblock } = group.state;
   const own = {
     ...noCursors(),
@@ -49,8 +47,8 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
   };
   const peer = { received: 0, granted: 0, applied: 0, durable: 0 };
   const lag = { bytes: 0, records: 0, ageMs: 0 };
-  if (mirror instanceof Sender) {
-    const { source } = mirror;
+  if (sender !== null) {
+    const { source } = sender;
     Object.assign(own, {
       sent: source.sent,
       received: source.received,
@@ -59,14 +57,15 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       peerDurable: source.peerDurable,
       trimmed: source.trimmed,
     });
-    const { bytes, oldestAt } = mirror.backlog;
+    const { bytes, oldestAt } = sender.backlog;
     lag.records = Math.max(0, source.appended - source.applied);
     if (lag.records > 0) {
       lag.bytes = bytes;
       lag.ageMs = oldestAt === null ? 0 : Math.max(0, group.nowMs() - oldestAt);
     }
-  } else {
-    const { target, announced } = mirror;
+  }
+  if (receiver !== null) {
+    const { target, announced } = receiver;
     Object.assign(peer, {
       received: target.received,
       granted: target.granted,
@@ -74,7 +73,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       durable: target.durable,
     });
     lag.records = Math.max(0, announced.appended - target.applied);
-    if (lag.records > 0) lag.ageMs = Math.max(0, group.nowMs() - mirror.appliedAllAt);
+    if (lag.records > 0) lag.ageMs = Math.max(0, group.nowMs() - receiver.appliedAllAt);
   }
   return {
     name: group.name,
@@ -110,8 +109,9 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       ...prefixed('checkpoint', group.checkpointer.counters),
       ...prefixed('writeback', group.writeback.counters),
       ...prefixed('group', group.counters),
-      ...prefixed('mirror', mirror.counters),
-      ...(mirror instanceof Sender ? prefixed('sendFrom', mirror.readerCounters) : {}),
+      ...(sender === null ? {} : prefixed('mirror', sender.counters)),
+      ...(sender === null ? {} : prefixed('sendFrom', sender.readerCounters)),
+      ...(receiver === null ? {} : prefixed('mirror', receiver.counters)),
       ...prefixed('volume', sum([...group.volumes.values()].map((volume) => volume.counters))),
       ...prefixed('nbd', gateway.nbd.counters as unknown as Record<string, number>),
       ...prefixed('stateBytes', member.bytesWritten()),
@@ -131,7 +131,7 @@ function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
   const status = endpoint?.status() ?? null;
   const mirror = group?.mirror ?? null;
   const state: LinkState = pair.state === 'away' && status?.state === 'refused' ? 'refused' : pair.state;
-  const machine = mirror instanceof Sender ? mirror.source : mirror instanceof Receiver ? mirror.target : null;
+  const machine = group?.sender?.source ?? group?.receiver?.target ?? null;
   return {
     state,
     reason:

@@ -18,6 +18,7 @@ import type { Completion } from './device.js';
 import { AckGate, type AckLevel, type AckName } from './gate.js';
 import type { OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
+import type { MirrorEnd } from './mirror-end.js';
 import { Receiver } from './receiver.js';
 import { Sender } from './sender.js';
 import { Volume } from './volume.js';
@@ -54,7 +55,12 @@ export class Group {
   readonly cleaner: Cleaner;
   readonly checkpointer: Checkpointer;
   readonly writeback: Writeback;
-  readonly mirror: Sender | Receiver;
+  /** This end of the site's own stream, where it serves hosts; null at a standby. */
+  readonly sender: Sender | null;
+  /** This end of the peer's stream, where there is one to follow; null at a primary. */
+  readonly receiver: Receiver | null;
+  /** Both of them, as one. */
+  readonly mirror: MirrorEnd;
   readonly volumes = new Map<number, Volume>();
   readonly ack: AckName;
   readonly lockStep: boolean;
@@ -94,7 +100,9 @@ export class Group {
     this.reader = new BlockReader(state.journal, state.offload, state.regions.readSlices, defer);
     this.ownScopes = new Map(state.ownScopes.map(({ sequence, volume }) => [sequence, volume]));
     for (const volume of state.volumes) this.volumes.set(volume.number, new Volume(this, volume));
-    this.mirror = this.role === 'primary' ? new Sender(this, confirmedAtPeer(state)) : new Receiver(this);
+    this.sender = this.role === 'primary' ? new Sender(this, confirmedAtPeer(state)) : null;
+    this.receiver = this.role === 'standby' ? new Receiver(this) : null;
+    this.mirror = (this.sender ?? this.receiver)!;
     this.cleaner = new Cleaner(
       state.journal,
       state.offload,

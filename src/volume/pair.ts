@@ -35,8 +35,6 @@ import {
 } from '../mirror/wire.js';
 import type { Group, Platform } from './group.js';
 import { type GroupConfig, mintGeneration, siteNumberOf } from './group-state.js';
-import { Receiver } from './receiver.js';
-import { Sender } from './sender.js';
 
 /** What an empty standby takes over from the source it meets. */
 export interface Adoption {
@@ -97,9 +95,8 @@ export class Pair {
     if (this.#link === null) return this.#refusal === null ? 'away' : 'refused';
     if (!this.#running) return 'handshaking';
     if (this.#decision?.action === 'returnTail') return 'returning the tail';
-    const { mirror } = this.group!;
-    if (mirror instanceof Sender)
-      return mirror.source.phase === 'base' || !mirror.source.consistent ? 'base copy' : 'streaming';
+    const { mirror, sender } = this.group!;
+    if (sender !== null && (sender.source.phase === 'base' || !sender.source.consistent)) return 'base copy';
     return mirror.imageConsistent ? 'streaming' : 'base copy';
   }
   get refusal(): string | null {
@@ -297,7 +294,7 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     const from = begins ? group.journal.own.sealed : decision.from;
-    if (!(group.mirror as Sender).keepFrom(from + 1)) {
+    if (!group.sender!.keepFrom(from + 1)) {
       // freed since HELLO said that it is here; the next one says what there is
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
@@ -353,11 +350,10 @@ export class Pair {
         case KIND_READY: {
           const decision = this.#decision;
           const group = this.group;
-          if (this.#running || decision === null || group === null || !(group.mirror instanceof Sender))
-            throw unexpected(message);
+          if (this.#running || decision === null || group === null || group.sender === null) throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
           this.#running = true;
-          group.mirror.attach(link, message.ready, decision.base);
+          group.sender.attach(link, message.ready, decision.base);
           this.#serve(group);
           return;
         }
@@ -380,10 +376,9 @@ export class Pair {
         default:
           break;
       }
-      const mirror = this.group?.mirror;
-      if (!this.#running || mirror === undefined) throw unexpected(message);
-      if (!(mirror instanceof Sender ? mirror.onMessage(message) : mirror.onMessage(message, stretch)))
-        throw unexpected(message);
+      if (!this.#running || this.group === null) throw unexpected(message);
+      const { sender, receiver } = this.group;
+      if (!sender?.onMessage(message) && !receiver?.onMessage(message, stretch)) throw unexpected(message);
     });
   }
 
@@ -432,9 +427,8 @@ export class Pair {
   #ready(link: Link, group: Group, start: Start): void {
     const decision = this.#decision!;
     const { superblock } = group.state;
-    const mirror = group.mirror;
-    if (!(mirror instanceof Receiver))
-      throw new ForelockError('PEER_PROTOCOL', 'START for a site that is not a standby');
+    const { receiver } = group;
+    if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that is not a standby');
     if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
       throw new ForelockError(
         'PEER_REFUSED',
@@ -460,8 +454,8 @@ export class Pair {
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         this.#running = true;
-        mirror.attach(link, start);
-        const { target } = mirror;
+        receiver.attach(link, start);
+        const { target } = receiver;
         const ready = {
           epoch: start.epoch,
           received: target.received,
@@ -633,15 +627,14 @@ export class Pair {
       if (i < segments.length - 1 && segments[i]!.number !== segments[i + 1]!.number - 1) break;
       from = (own ? segments[i]!.ownBefore : segments[i]!.peerBefore) + 1;
     }
-    const mirror = this.group!.mirror;
-    if (own && mirror instanceof Sender)
-      from = Math.max(from, mirror.retentionGivenUp ? journal.own.appended + 1 : mirror.journalFrom);
+    const { sender } = this.group!;
+    if (own && sender !== null)
+      from = Math.max(from, sender.retentionGivenUp ? journal.own.appended + 1 : sender.journalFrom);
     return from;
   }
 
   #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
-    const mirror = this.group!.mirror;
-    return mirror instanceof Receiver && mirror.target.base !== null ? mirror.target.base.next : saved;
+    return this.group!.receiver?.target.base?.next ?? saved;
   }
 }
 

@@ -10,7 +10,7 @@ import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
 import { MIB } from '../limits.js';
 import type { Group } from './group.js';
 import type { Pair } from './pair.js';
-import { Sender } from './sender.js';
+import type { Sender } from './sender.js';
 import type { Volume } from './volume.js';
 
 /** Bytes hashed into one digest; holes are compared in far larger runs. */
@@ -47,8 +47,8 @@ export async function verifyVolume(
   onProgress?: (done: number, total: number) => void,
 ): Promise<VerifyReport> {
   const { group } = volume;
-  const source = group.mirror;
-  if (!(source instanceof Sender)) throw new ForelockError('EPERM', 'verify is led by the primary');
+  const source = group.sender;
+  if (source === null) throw new ForelockError('EPERM', 'verify is led by the primary');
   if (!source.connected)
     throw new ForelockError('AWAY', `the peer is away or not yet consistent: ${group.mirror.describe()}`);
   const sequence = await appendPoint(group);
