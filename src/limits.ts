@@ -61,6 +61,8 @@ export const RECONNECT_MS_MAX = 5000;
 export const LINKS_PENDING_MAX = 16;
 /** How long a source that stopped uncleanly waits for its peer to return the lost tail before it serves alone. */
 export const LOST_TAIL_WAIT_MS = 10_000;
+/** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */
+export const FREEZE_HOLD_MS = 30_000;
 
 // ---- NBD
 export const NBD_STRING_MAX = 4096; // proto.md: strings

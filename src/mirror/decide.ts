@@ -7,10 +7,12 @@
  *
  *     row  finding                                              then
  *     1    ids, names, sizes or formats do not fit, the roles   refuse
- *          are not one primary and one standby, a clone, an
- *          incarnation older than the peer remembers
- *     2    no common generation                                 both empty: adopt; only the standby empty: its tail is
- *                                                               the whole journal, or a base copy; else refuse
+ *          are neither one primary and one standby nor dual
+ *          at both, a clone, an incarnation older than the
+ *          peer remembers
+ *     2    no common generation                                 both empty: adopt (dual: one of them founds the group
+ *                                                               first); only the standby empty: its tail is the whole
+ *                                                               journal, or a base copy; else refuse
  *     3    base copy unfinished, its source's history the same  resume it
  *          or gone on by minting alone
  *     4    base copy unfinished, its source another             refuse
@@ -28,6 +30,9 @@
  *     14   otherwise                                            an unfinished base copy whose stream is gone, or a
  *                                                               standby adopted but never begun: begin it anew; else
  *                                                               refuse
+ *
+ * Where both sites write (dual) there is a stream each way, and a decision is about both: "primary" below is then the
+ * site that a first copy comes from, or the first by name. Rows 7 and 9 hold for each author alike.
  *
  * Refusals name both sites and say what a person can do. Rows 4, 11, 12 and 13 refuse where a pinned base image, named
  * points and change rings are needed.
@@ -113,9 +118,10 @@ export interface Decision {
    * replay      stream `stream` goes on at `source` behind `from`, to `target`; nothing may be missing yet (in sync)
    * base        base copy from `base` on, then the stream behind `from`
    * returnTail  `source` gives back (from, through] of the target's own stream; then both say HELLO again
+   * found       `source` founds the group, and both say HELLO again (dual, both empty)
    * refuse      both say REFUSE with `code` and `reason`
    */
-  action: 'replay' | 'base' | 'returnTail' | 'refuse';
+  action: 'replay' | 'base' | 'returnTail' | 'found' | 'refuse';
   epoch: number;
   /** Site numbers: whose stream, who sends, who receives. */
   stream: number;
@@ -126,8 +132,10 @@ export interface Decision {
   /** Last sequence that the source said it has. */
   through: number;
   base: BasePosition | null;
-  /** The target takes over the source's group id and history, durably, before it answers READY. */
-  adopt: boolean;
+  /** Dual: last sequence of the target's own stream that the source has; null where one site writes. */
+  back: number | null;
+  /** Number of the site that takes over the other's group id and history, durably, before it answers READY; or 0. */
+  adopter: number;
   code: ErrorCode | null;
   reason: string;
 }
@@ -140,8 +148,7 @@ const KEEP_AND_REPORT =
 
 /** Both ends call this with the same two states (each with its own first) and get the same answer. */
 export function decide(mine: SiteState, theirs: SiteState): Decision {
-  const mineFirst =
-    mine.role !== theirs.role ? mine.role === 'primary' || theirs.role === 'dual' : compareSites(mine, theirs) <= 0;
+  const mineFirst = standsFirst(mine, theirs);
   const p = mineFirst ? mine : theirs; // the primary
   const s = mineFirst ? theirs : mine; // the standby
   const pn = p.site.number;
@@ -155,11 +162,13 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
   // 2: no common generation
   const pEmpty = p.generations.length === 0;
   const sEmpty = s.generations.length === 0;
-  if (pEmpty && sEmpty) return replay(p, s, 2, true);
+  const dual = p.role === 'dual';
+  if (pEmpty && sEmpty && dual) return found(p, s);
+  if (pEmpty && sEmpty) return replay(p, s, 2, sn);
   if (sEmpty) {
     const whole = Object.keys(p.streams).every((author) => Number(author) === pn || end(p, Number(author)) === 0);
-    if (whole && !p.imported && journalFrom(p, pn) <= 1) return replay(p, s, 2, true);
-    return baseCopy(p, s, 2, end(p, pn), { volume: 0, lba: 0 }, true);
+    if (whole && !p.imported && journalFrom(p, pn) <= 1) return replay(p, s, 2, sn);
+    return baseCopy(p, s, 2, end(p, pn), { volume: 0, lba: 0 }, sn);
   }
   if (pEmpty) {
     return refuse(
@@ -202,7 +211,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         `${b} holds an unfinished copy of another history than ${a}'s: empty the state directory of ${b}, and start it again`,
       );
     }
-    const adopt = pMinted !== null;
+    const adopt = pMinted !== null ? sn : 0;
     if (journalFrom(p, pn) <= base.start + 1) return baseCopy(p, s, 3, base.start, base.next, adopt);
     return baseCopy(p, s, 14, end(p, pn), { volume: 0, lba: 0 }, adopt);
   }
@@ -231,7 +240,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       return returnTail(peer, author, 7, p, s);
     }
     // 9: an author has more of its own stream
-    if (end(s, sn) > end(p, sn)) {
+    if (!dual && end(s, sn) > end(p, sn)) {
       return refuse(
         p,
         s,
@@ -239,7 +248,8 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         `${b} wrote ${end(p, sn) + 1} to ${end(s, sn)} of its own stream, which ${a} lacks: start ${b} with --role primary and ${a} with --role standby`,
       );
     }
-    const foreign = authors(p, s).find((author) => author !== pn && end(p, author) !== end(s, author));
+    const writing = dual ? [pn, sn] : [pn];
+    const foreign = authors(p, s).find((author) => !writing.includes(author) && end(p, author) !== end(s, author));
     if (foreign !== undefined) {
       return refuse(
         p,
@@ -248,9 +258,9 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         `${a} has the stream of site ${foreign} to ${end(p, foreign)}, ${b} to ${end(s, foreign)}: empty the state directory of ${b}, and start it again`,
       );
     }
-    if (end(p, pn) > end(s, pn)) return logGone(p, s) ?? replay(p, s, 9, false);
+    if (writing.some((author) => end(p, author) !== end(s, author))) return logGone(p, s) ?? replay(p, s, 9, 0);
     // 6: nothing is missing anywhere
-    return replay(p, s, 6, false);
+    return replay(p, s, 6, 0);
   }
 
   // 10, 11, 12: only X minted
@@ -259,7 +269,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
   const [xName, yName] = [x.site.name, y.site.name];
   const excess = authors(p, s).filter((author) => end(y, author) > (cut[author] ?? 0));
   if (excess.length === 0) {
-    if (x !== p) {
+    if (x !== p && !dual) {
       return refuse(
         p,
         s,
@@ -267,12 +277,13 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         `${xName} went on alone since generation ${common.id} and holds the newer data: start ${xName} with --role primary and ${yName} with --role standby`,
       );
     }
-    if (end(y, pn) > end(x, pn)) {
+    const [xn, yn] = [x.site.number, y.site.number];
+    if (end(y, xn) > end(x, xn)) {
       if (!x.served) return returnTail(y, x, 10, p, s);
       return refuse(p, s, 8, `${lostTail(x, y)}, but has served hosts since: ${KEEP_AND_REPORT}`);
     }
-    if (end(x, sn) > end(y, sn)) return returnTail(x, y, 10, p, s);
-    return logGone(p, s) ?? replay(p, s, 10, true);
+    if (end(x, yn) > end(y, yn)) return returnTail(x, y, 10, p, s);
+    return logGone(p, s) ?? replay(p, s, 10, yn);
   }
   if (excess.every((author) => author === x.site.number)) {
     return refuse(
@@ -301,10 +312,10 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
     return `${a} calls the group ${p.group}, ${b} calls it ${s.group}: correct one configuration`;
   if (a === b) return `both sites are called ${a}: give one another name`;
   if (p.site.number === s.site.number) return `${a} and ${b} both have site number ${p.site.number}: change one`;
-  if (p.role === 'dual' || s.role === 'dual') {
-    return `${p.role === 'dual' ? a : b} is dual: this version mirrors one way, from a primary to a standby`;
+  if (p.role !== s.role && (p.role === 'dual' || s.role === 'dual')) {
+    return `${p.role === 'dual' ? a : b} is dual, ${p.role === 'dual' ? b : a} is not: start both with --role dual, or one as primary and one as standby`;
   }
-  if (p.role === s.role) {
+  if (p.role === s.role && p.role !== 'dual') {
     const other = p.role === 'primary' ? 'standby' : 'primary';
     return `${a} and ${b} are both ${p.role}: start one of them with --role ${other}`;
   }
@@ -355,26 +366,38 @@ function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
   return null;
 }
 
-/** Row 13: the primary's journal no longer has what the standby needs next; null if it has. */
+/** Row 13: a journal no longer has what the other site needs next; null if both have. */
 function logGone(p: SiteState, s: SiteState): Decision | null {
-  const number = p.site.number;
-  const needed = end(s, number);
-  if (needed >= end(p, number) || journalFrom(p, number) <= needed + 1) return null;
-  if (s.base === null && authors(s, s).every((author) => end(s, author) === 0)) {
-    // adopted, and cut off before the first record: there is nothing here that a copy could spoil
-    return baseCopy(p, s, 14, end(p, number), { volume: 0, lba: 0 }, true);
+  for (const [author, reader] of p.role === 'dual'
+    ? [
+        [p, s],
+        [s, p],
+      ]
+    : [[p, s]]) {
+    const number = author.site.number;
+    const needed = end(reader, number);
+    if (needed >= end(author, number) || journalFrom(author, number) <= needed + 1) continue;
+    if (author === p && s.base === null && authors(s, s).every((each) => end(s, each) === 0)) {
+      // adopted, and cut off before the first record: there is nothing here that a copy could spoil
+      return baseCopy(p, s, 14, end(p, number), { volume: 0, lba: 0 }, s.site.number);
+    }
+    return refuse(
+      p,
+      s,
+      13,
+      `the journal of ${author.site.name} begins at ${journalFrom(author, number)}, the peer ${reader.site.name} ends at ${needed}: empty the state directory of ${reader.site.name}, and start it again for a full copy`,
+    );
   }
-  return refuse(
-    p,
-    s,
-    13,
-    `the journal of ${p.site.name} begins at ${journalFrom(p, number)}, the peer ${s.site.name} ends at ${needed}: empty the state directory of ${s.site.name}, and start it again for a full copy`,
-  );
+  return null;
 }
 
-function replay(p: SiteState, s: SiteState, row: number, adopt: boolean): Decision {
+function found(p: SiteState, s: SiteState): Decision {
+  return { ...outline(p, s, 2), action: 'found' };
+}
+
+function replay(p: SiteState, s: SiteState, row: number, adopter: number): Decision {
   const stream = p.site.number;
-  return { ...outline(p, s, row), action: 'replay', stream, from: end(s, stream), through: end(p, stream), adopt };
+  return { ...both(p, s, row), action: 'replay', stream, from: end(s, stream), through: end(p, stream), adopter };
 }
 
 function baseCopy(
@@ -383,11 +406,17 @@ function baseCopy(
   row: number,
   start: number,
   next: BasePosition,
-  adopt: boolean,
+  adopter: number,
 ): Decision {
   const stream = p.site.number;
   const base = { volume: next.volume, lba: next.lba };
-  return { ...outline(p, s, row), action: 'base', stream, from: start, through: end(p, stream), base, adopt };
+  return { ...both(p, s, row), action: 'base', stream, from: start, through: end(p, stream), base, adopter };
+}
+
+/** With the stream the other way, where both write. */
+function both(p: SiteState, s: SiteState, row: number): Decision {
+  const sn = s.site.number;
+  return { ...outline(p, s, row), back: p.role === 'dual' ? end(p, sn) : null };
 }
 
 function returnTail(holder: SiteState, author: SiteState, row: number, p: SiteState, s: SiteState): Decision {
@@ -425,7 +454,8 @@ function outline(source: SiteState, target: SiteState, row: number): Decision {
     from: 0,
     through: 0,
     base: null,
-    adopt: false,
+    back: null,
+    adopter: 0,
     code: null,
     reason: '',
   };
@@ -455,6 +485,21 @@ function journalFrom(site: SiteState, author: number): number {
 
 function authors(p: SiteState, s: SiteState): number[] {
   return [...new Set([...Object.keys(p.streams), ...Object.keys(s.streams)])].map(Number);
+}
+
+/** Is the first of these the one that the table calls primary? Of two that are dual: who has data, then who knows volumes. */
+function standsFirst(mine: SiteState, theirs: SiteState): boolean {
+  if (mine.role !== theirs.role) return mine.role === 'primary' || theirs.role === 'dual';
+  if (mine.role === 'dual') {
+    for (const has of [
+      (site: SiteState) => site.generations.length > 0,
+      (site: SiteState) => site.base === null,
+      (site: SiteState) => site.volumes.length > 0,
+    ]) {
+      if (has(mine) !== has(theirs)) return has(mine);
+    }
+  }
+  return compareSites(mine, theirs) <= 0;
 }
 
 /** Any order will do that both ends agree on. */

@@ -191,6 +191,7 @@ export class TargetStream {
     rejected: 0,
     base: null,
     consistent: false,
+    horizon: 0,
     returned: false,
   };
 

@@ -4,7 +4,7 @@
  * One WebSocket message is one message here; its first byte is the kind. Binary kinds have a fixed size and
  * little-endian integers; u64 fields are below 2^53. Fields called "zero" are written 0 and refused otherwise.
  *
- *     DATA (1), 56 bytes                              CONFIRM (2), 72 bytes
+ *     DATA (1), 56 bytes                              CONFIRM (2), 80 bytes
  *     offset size field                               offset size field
  *     0      1    kind                                0      1    kind
  *     1      1    flags: 2 RETURN, 4 BASE_END,        1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
@@ -19,6 +19,7 @@
  *     32     8    durable, at the source              48     8    creditBytes, cumulative in this epoch
  *     40     8    appended, at the source             56     8    rejected sequence, or 0
  *     48     8    clock                               64     8    base lba
+ *                                                     72     8    horizon, or 0
  *
  *     NAK (3), 32 bytes                               HEARTBEAT (4), 32 bytes
  *     0      1    kind                                0      1    kind
@@ -64,7 +65,7 @@ export const KIND_ASK = 20;
 export const KIND_ANSWER = 21;
 
 export const DATA_SIZE = 56;
-export const CONFIRM_SIZE = 72;
+export const CONFIRM_SIZE = 80;
 export const NAK_SIZE = 32;
 export const HEARTBEAT_SIZE = 32;
 
@@ -121,6 +122,12 @@ export interface Confirm {
   base: BasePosition | null;
   /** The target's image is the source's at one point, on disk: no base copy is under way. */
   consistent: boolean;
+  /**
+   * Where both sites write: the end of the target's own stream when it took the last of `received`; else 0. The source
+   * counts on what this message says only once it has that much of the target's stream, and so knows every scope that
+   * was judged against what is confirmed.
+   */
+  horizon: number;
   returned: boolean;
 }
 
@@ -166,6 +173,8 @@ export interface Ready {
   applied: number;
   creditBytes: number;
   consistent: boolean;
+  /** As in CONFIRM. */
+  horizon: number;
 }
 
 export interface Refuse {
@@ -282,6 +291,7 @@ const ready: z.ZodType<Ready> = z.strictObject({
   applied: sequence,
   creditBytes: sequence,
   consistent: z.boolean(),
+  horizon: sequence,
 });
 
 const refuse: z.ZodType<Refuse> = z.strictObject({ row, code: errorCode, reason: z.string().max(TEXT_MAX) });
@@ -348,6 +358,7 @@ export class WireEncoder {
     putU64(view, at + 48, confirm.creditBytes);
     putU64(view, at + 56, confirm.rejected);
     putU64(view, at + 64, confirm.base?.lba ?? 0);
+    putU64(view, at + 72, confirm.horizon);
     return bytes;
   }
 
@@ -506,6 +517,7 @@ function decodeConfirm(view: DataView): Confirm {
     rejected: getU64(view, 56),
     base: basePosition(view, (flags & CONFIRM_BASE) !== 0, 64),
     consistent: (flags & CONFIRM_CONSISTENT) !== 0,
+    horizon: getU64(view, 72),
     returned: (flags & CONFIRM_RETURN) !== 0,
   };
 }

@@ -122,9 +122,10 @@ function addServe(program: Command): void {
     .addOption(
       choice(
         '--role <role>',
-        'serve hosts, or hold the mirror; default: as before, for a new state primary if it has a --volume',
+        'serve hosts, hold the mirror, or both sites serve at once; default: as before, for a new state primary if it has a --volume',
         'primary',
         'standby',
+        'dual',
       ),
     )
     .option('--key <file>', 'shared key; required at both ends unless the link stays on loopback')
@@ -153,6 +154,7 @@ function addServe(program: Command): void {
         'fail',
       ),
     )
+    .option('--when-split <policy>', 'dual, link down: freeze (default), or prefer:SITE goes on alone')
     .option('--site <name>', "this site's name (default: the state directory's); the peer's must differ")
     .option('--group <name>', 'the group that all --volume form (default: main)')
     .option('--journal <size>', "journal on disk, per group (default: twice the volumes' size)")

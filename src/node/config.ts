@@ -51,7 +51,7 @@ export interface GroupOptions {
   name: string;
   volumes: VolumeOptions[];
   /** null: as the state directory remembers; a new one is a standby if it has no volume, else primary. */
-  role: 'primary' | 'standby' | null;
+  role: 'primary' | 'standby' | 'dual' | null;
   /** At most one of the two; neither: a group without a peer. */
   listen: HostPort | null;
   peer: string | null;
@@ -61,6 +61,8 @@ export interface GroupOptions {
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
   whenPeerAway: 'degrade' | 'block' | 'fail';
+  /** Role dual, without a link: both sites freeze, or the site of this name goes on alone. */
+  whenSplit: 'freeze' | { prefer: string };
   /** Bytes of journal on disk; null: twice the volumes' size. */
   journal: number | null;
   /** Bytes of shared-memory ring. */
@@ -229,7 +231,7 @@ const gatewayFields = {
 
 const groupFields = {
   volumes: z.array(volume).max(GROUP_VOLUMES_MAX).exactOptional(),
-  role: oneOf('primary', 'standby').exactOptional(),
+  role: oneOf('primary', 'standby', 'dual').exactOptional(),
   listen: hostPort.exactOptional(),
   peer: value(parsePeer).exactOptional(),
   key: pathValue.exactOptional(),
@@ -237,6 +239,7 @@ const groupFields = {
   speculation: switchValue.exactOptional(),
   kernel: oneOf('wasm', 'reference', 'compare').exactOptional(),
   'when-peer-away': oneOf('degrade', 'block', 'fail').exactOptional(),
+  'when-split': value(parseWhenSplit).exactOptional(),
   journal: sizeBetween(JOURNAL_SIZE_MIN, Number.MAX_SAFE_INTEGER).exactOptional(),
   ring: sizeBetween(RING_SIZE_MIN, RING_SIZE_MAX).exactOptional(),
   'link-rtt': value((text) => {
@@ -262,6 +265,15 @@ export type Flags = { [Key in Exclude<keyof z.infer<typeof oneGroup>, 'volumes'>
 const GATEWAY_KEYS = Object.keys(gatewayFields);
 const GROUP_KEYS = Object.keys(groupFields);
 const VOLUME_KEYS = Object.keys(volumeFields);
+
+function parseWhenSplit(text: string): 'freeze' | { prefer: string } {
+  if (text === 'freeze') return text;
+  const [policy, site, ...rest] = text.split(':');
+  if (policy !== 'prefer' || site === undefined || rest.length > 0) {
+    throw new Error(`${JSON.stringify(text)} is neither freeze nor prefer:SITE`);
+  }
+  return { prefer: parseName(site, 'site') };
+}
 
 function parsePeer(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : null;
@@ -334,6 +346,7 @@ function groupOptions(name: string, group: GroupSettings): GroupOptions {
     speculation: group.speculation ?? true,
     kernel: group.kernel ?? 'wasm',
     whenPeerAway: group['when-peer-away'] ?? 'degrade',
+    whenSplit: group['when-split'] ?? 'freeze',
     journal: group.journal ?? null,
     ring: group.ring ?? RING_SIZE_DEFAULT,
     linkRtt: group['link-rtt'] ?? 0,
@@ -359,11 +372,25 @@ function checkGroups(groups: readonly GroupOptions[], fail: (message: string) =>
         fail(`listening on ${host} needs a shared key: give both ends --key FILE (without one, only loopback)`);
       }
     }
+    if (group.role === 'dual') checkDual(group, fail);
     for (const volume of group.volumes) {
       once(`volume ${volume.name}`, `two volumes are named ${JSON.stringify(volume.name)}`);
       if (volume.path !== null) once(`path ${volume.path}`, `two volumes share the image ${volume.path}`);
     }
   }
+}
+
+/** What both sites writing at once rules out. */
+function checkDual(group: GroupOptions, fail: (message: string) => never): void {
+  const flat = group.volumes.find(({ platter }) => platter === 'flat');
+  if (flat !== undefined) {
+    fail(
+      `volume ${flat.name}: platter=flat cannot be dual: its image is written in place, and what the other site's earlier writes change could not be put beneath; use platter journal`,
+    );
+  }
+  if (group.peer === null && group.listen === null)
+    fail(`group ${group.name} is dual and has no peer: give --peer or --listen`);
+  if (!group.speculation) fail(`group ${group.name}: dual works speculatively only; leave out --speculation off`);
 }
 
 /** A unix socket's path must fit sockaddr_un. */

@@ -86,7 +86,7 @@ export interface VolumeStatus {
 export interface GroupStatus {
   name: string;
   id: string;
-  role: 'primary' | 'standby';
+  role: 'primary' | 'standby' | 'dual';
   /** Name of the newest generation. */
   generation: string;
   siteNumber: number;

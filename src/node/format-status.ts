@@ -46,7 +46,7 @@ export function formatStatus(status: GatewayStatus, paint: Paint): string {
 
 function formatGroup(group: GroupStatus, paint: Paint): string[] {
   const { link, journal, cursors } = group;
-  const role = group.role === 'primary' ? paint.good('primary') : 'standby';
+  const role = group.role === 'standby' ? 'standby' : paint.good(group.role);
   const consistency =
     group.consistency === 'consistent' ? '' : `  ${paint.bad('inconsistent: a first copy is unfinished')}`;
   const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, kernel ${group.kernel}`;

@@ -19,7 +19,7 @@ import { readKey } from '../link/key.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import type { AckName } from '../volume/gate.js';
-import { Group, type Role, type WhenPeerAway } from '../volume/group.js';
+import { Group, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -29,7 +29,7 @@ import {
   type VolumeConfig,
   volumesFromConfig,
 } from '../volume/group-state.js';
-import { type Adoption, Pair } from '../volume/pair.js';
+import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
 import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
@@ -57,6 +57,8 @@ export interface GroupOptions {
   ack: AckName;
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
+  /** Dual only. @default 'freeze' */
+  whenSplit?: WhenSplit | undefined;
   kernel: KernelName;
   /** Bytes. */
   journal?: number | undefined;
@@ -174,11 +176,11 @@ export class Gateway {
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
-  /** Resolves when every group serves (a primary) or has been adopted (a standby). */
+  /** Resolves when every group serves (a primary; a dual site, with its peer) or has been adopted (a standby). */
   async ready(): Promise<void> {
     while (
       this.#closing === null &&
-      this.#members.some(({ group }) => group === null || (group.role === 'primary' && !group.serving))
+      this.#members.some(({ group }) => group === null || (group.role !== 'standby' && !group.serving))
     ) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
@@ -207,6 +209,7 @@ export class Gateway {
         ack: group.ack,
         speculation: group.speculation ? 'on' : 'off',
         whenPeerAway: group.whenPeerAway,
+        whenSplit: group.whenSplit,
         kernel: group.kernel,
         journal: group.journal ?? undefined,
         ring: group.ring,
@@ -252,8 +255,7 @@ export class Gateway {
       throw error;
     }
     const { files, superblock } = loaded;
-    const remembered = superblock === null ? null : superblock.role === 'dual' ? 'primary' : superblock.role;
-    const role = options.role ?? remembered ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
     const environment: StateEnvironment = {
       store,
       hash: this.#hash,
@@ -262,6 +264,7 @@ export class Gateway {
       openImage: (path, size) => new FlatImage(path, size),
       clockMicros: () => Date.now() * 1000,
       defer: (task) => void setImmediate(task),
+      // who receives seals on its own thread: what it takes must stand behind what is sealed
       poolSealBytes: role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
       closed: () => store.close(),
     };
@@ -281,7 +284,7 @@ export class Gateway {
       } else if (options.peer === undefined && options.listen === undefined) {
         throw new ForelockError(
           'CONFIG',
-          `group ${options.group}: a new standby needs its primary: give --peer or --listen`,
+          `group ${options.group}: a new ${role} site needs its peer: give --peer or --listen`,
         );
       }
     } catch (error) {
@@ -291,7 +294,8 @@ export class Gateway {
     const pair = new Pair(group, {
       config,
       platform: { nowMs: () => performance.now(), defer: environment.defer },
-      adopt: (adoption) => this.#adopt(member, adoption),
+      adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
+      found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
       onAsk: (method, params) => this.#answer(member, method, params),
     });
     const member: Member = {
@@ -321,6 +325,7 @@ export class Gateway {
         ack: options.ack,
         speculation: options.speculation,
         whenPeerAway: options.whenPeerAway,
+        whenSplit: options.whenSplit ?? 'freeze',
         paired: options.peer !== undefined || options.listen !== undefined,
       },
       { nowMs: () => performance.now(), defer: environment.defer },
@@ -329,11 +334,10 @@ export class Gateway {
     return group;
   }
 
-  /** An empty standby takes over the group it meets, with the volumes it was told to hold (or all of them). */
-  async #adopt(member: Member, adoption: Adoption): Promise<Group> {
+  /** An empty site takes over the group it meets, or founds one (dual). */
+  async #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
     const { files } = loadSuperblock(member.environment.store, this.#hash);
-    const opened = newSuperblock(member.config, adoption.volumes, adoption);
-    member.group = await this.#openGroup(member.options, member.config, member.environment, files, opened);
+    member.group = await this.#openGroup(member.options, member.config, member.environment, files, make(member.config));
     return member.group;
   }
 

@@ -13,9 +13,11 @@ import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
+import { FREEZE_HOLD_MS } from '../limits.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
-import { AckGate, type AckLevel, type AckName } from './gate.js';
+import { DualEnd } from './dual-end.js';
+import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import type { OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
@@ -23,13 +25,17 @@ import { Receiver } from './receiver.js';
 import { Sender } from './sender.js';
 import { Volume } from './volume.js';
 
-export type Role = 'primary' | 'standby';
+/** What a site does for a group: serve hosts alone, follow, or serve hosts while the other site does so, too. */
+export type Role = 'primary' | 'standby' | 'dual';
 export type WhenPeerAway = 'degrade' | 'block' | 'fail';
+/** Dual, without a link: nobody serves, or the site of this name alone does. */
+export type WhenSplit = 'freeze' | { prefer: string };
 
 export interface GroupPolicy {
   ack: AckName;
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
+  whenSplit: WhenSplit;
   /** A peer is configured (--peer or --listen). */
   paired: boolean;
 }
@@ -67,7 +73,7 @@ export class Group {
   readonly policy: GroupPolicy;
   /** LOCK sequences of this site's open scopes, with their volumes. */
   readonly ownScopes: Map<number, number>;
-  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0 };
+  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, freezes: 0 };
 
   readonly #platform: Platform;
   readonly #gate = new AckGate();
@@ -79,6 +85,9 @@ export class Group {
   #sessions = 0;
   #lastFlush = 0;
   #serving = false;
+  /** Dual: since when there is no peer to write with, ms; null while there is. */
+  #frozenAt: number | null = null;
+  readonly #held: (() => void)[] = [];
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -100,9 +109,12 @@ export class Group {
     this.reader = new BlockReader(state.journal, state.offload, state.regions.readSlices, defer);
     this.ownScopes = new Map(state.ownScopes.map(({ sequence, volume }) => [sequence, volume]));
     for (const volume of state.volumes) this.volumes.set(volume.number, new Volume(this, volume));
-    this.sender = this.role === 'primary' ? new Sender(this, confirmedAtPeer(state)) : null;
-    this.receiver = this.role === 'standby' ? new Receiver(this) : null;
-    this.mirror = (this.sender ?? this.receiver)!;
+    this.sender = this.role === 'standby' ? null : new Sender(this, confirmedAtPeer(state));
+    this.receiver = this.role === 'primary' ? null : new Receiver(this);
+    this.mirror =
+      this.sender !== null && this.receiver !== null
+        ? new DualEnd(this.sender, this.receiver)
+        : (this.sender ?? this.receiver)!;
     this.cleaner = new Cleaner(
       state.journal,
       state.offload,
@@ -114,7 +126,7 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
-        peerIsComing: () => this.role === 'primary' && this.mirror.linked,
+        peerIsComing: () => this.sender?.linked ?? false,
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -176,6 +188,12 @@ export class Group {
         `site ${this.state.superblock.site.name} is the standby of group ${this.name}: content is refused`,
       );
     }
+    if (this.#frozenAt !== null && !this.#holding) {
+      return new ForelockError(
+        'PEER_AWAY',
+        `group ${this.name} is frozen: both sites write, and the link to the other is down; nobody serves until it is back`,
+      );
+    }
     if (!this.#serving)
       return new ForelockError('EPERM', `group ${this.name} does not serve yet: ${this.mirror.describe()}`);
     return null;
@@ -188,6 +206,13 @@ export class Group {
 
   refuseWrite(): ForelockError | null {
     return this.refuseRead() ?? this.journal.failed ?? (this.policy.whenPeerAway === 'fail' ? this.#peerAway() : null);
+  }
+
+  /** The level at which an operation is answered: see design of promises in gate.ts. */
+  level(flush: boolean): AckLevel {
+    if (this.lockStep) return ackLevel('applied', flush);
+    // where both write, a flush also promises that the other site has decided on what it covers
+    return ackLevel(flush && this.role === 'dual' ? 'received' : this.ack, flush);
   }
 
   /** The promise of a record: its completion is settled when the cursors say so. */
@@ -222,6 +247,40 @@ export class Group {
 
   get roomIsWaitedFor(): boolean {
     return this.#roomQueue.length > 0;
+  }
+
+  // ---- dual: hosts are held while the link is down
+
+  /** Whether the operation has to wait for the peer: it is kept, and tried again when the group thaws or gives up. */
+  holds(operation: () => void): boolean {
+    if (!this.#holding) return false;
+    this.#held.push(operation);
+    return true;
+  }
+
+  get frozen(): boolean {
+    return this.#frozenAt !== null;
+  }
+
+  /** Frozen, and not yet for so long that hosts are told. */
+  get #holding(): boolean {
+    return this.#frozenAt !== null && this.#serving && this.nowMs() - this.#frozenAt < FREEZE_HOLD_MS;
+  }
+
+  freeze(): void {
+    if (this.role !== 'dual' || this.#frozenAt !== null) return;
+    this.#frozenAt = this.nowMs();
+    this.counters.freezes += 1;
+  }
+
+  thaw(): void {
+    if (this.#frozenAt === null) return;
+    this.#frozenAt = null;
+    this.#releaseHeld();
+  }
+
+  #releaseHeld(): void {
+    for (const operation of this.#held.splice(0)) operation();
   }
 
   image(volume: number): ImageSource | null {
@@ -376,6 +435,7 @@ export class Group {
       }
     }
     this.mirror.tick(now);
+    if (this.#held.length > 0 && !this.#holding) this.#releaseHeld();
     this.checkpointer.poke();
     this.cleaner.poke();
     this.writeback.poke();
@@ -397,6 +457,7 @@ export class Group {
   async close(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#releaseHeld();
     for (const view of [...this.#views]) view.drop();
     for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
     this.#endLockWaits();
@@ -482,6 +543,10 @@ export class Group {
       );
     }
     const peer = this.mirror;
+    if (this.role === 'dual') {
+      this.#gate.advance(own.durable, peer.peerReceived, peer.peerDurable, peer.peerApplied);
+      return;
+    }
     if (!this.policy.paired || (this.ack === 'local' && !this.lockStep)) {
       this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
       return;

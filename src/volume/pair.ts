@@ -6,6 +6,10 @@
  *       replay      source: START -> target: READY -> the stream goes on
  *       base        the same, with the first copy in front
  *       returnTail  the peer sends back what the author lost; the author syncs it, and both begin again
+ *       found       two empty sites, both to write: one founds the group, and both begin again
+ *
+ * Where both sites write (dual) each of them says START for its own stream and READY for the other's, in any order, and
+ * hosts are served while both streams run.
  *
  * It also holds the one decision that needs time: after an unclean stop a source serves nobody until its peer was
  * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed; then it mints a generation first.
@@ -49,6 +53,8 @@ export interface PairOptions {
   platform: Platform;
   /** Creates the group's state when an empty standby is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
+  /** Creates the group's state where both sites are empty and this one goes first. */
+  found(): Promise<Group>;
   /** Hosts may come: told once. */
   onServing?: () => void;
   /** Answers what the peer asks (verify). */
@@ -71,6 +77,9 @@ export class Pair {
   #decision: Decision | null = null;
   #epoch = 0;
   #running = false;
+  /** This site's stream runs, the peer's stream runs. */
+  #sending = false;
+  #receiving = false;
   #refusal: string | null = null;
   #lostTail: LostTail | null = null;
   #mustEndWith = 0;
@@ -187,6 +196,8 @@ export class Pair {
   onLink(link: Link, hello: unknown): void {
     this.#link = link;
     this.#running = false;
+    this.#sending = false;
+    this.#receiving = false;
     link.onClose = (reason) => this.#closed(link, reason);
     link.onMessage = (header, stretch) => {
       if (this.#link === link) this.#onMessage(link, header, stretch);
@@ -201,11 +212,15 @@ export class Pair {
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       this.#refusal = null;
-      if (decision.source === mine.site.number) this.#start(link, decision, theirs);
+      if (decision.action === 'found') {
+        if (decision.source === mine.site.number) this.#found(link);
+      } else if (decision.source === mine.site.number) this.#start(link, decision, theirs);
+      else if (decision.back !== null && this.group !== null) this.#startBack(link, decision, theirs);
     });
   }
 
   tick(nowMs: number): void {
+    this.#serveBoth();
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#decision !== null && this.#decision.action !== 'refuse') return;
@@ -241,11 +256,19 @@ export class Pair {
   // ---- serving
 
   #begin(group: Group): void {
-    if (group.role !== 'primary') return;
+    if (group.role !== 'primary') return; // a dual site waits for its peer
     const { recovery, superblock } = group.state;
     const peers = Object.keys(superblock.peers).length;
     if (recovery.clean || !group.policy.paired || peers === 0) return this.#serve(group);
     this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+  }
+
+  /** Dual: hosts are served once both streams run, and what is here is a whole image. */
+  #serveBoth(): void {
+    const { group } = this;
+    if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
+    group.thaw();
+    this.#serve(group);
   }
 
   #serve(group: Group): void {
@@ -274,6 +297,32 @@ export class Pair {
     const refuse = { row: decision.row, code: decision.code ?? ('PEER_REFUSED' as ErrorCode), reason: decision.reason };
     link.send(this.#encoder.control({ kind: KIND_REFUSE, refuse }), null, null);
     link.close(CLOSE_REFUSED, decision.reason);
+  }
+
+  /** Both sites are empty, and this one goes first: the other then finds a group to adopt. */
+  #found(link: Link): void {
+    this.#options.found().then(
+      (group) => {
+        this.group = group;
+        if (this.#link === link) link.close(CLOSE_NORMAL, 'the group is founded: begin again');
+      },
+      (error: Error) => {
+        if (this.#link === link) link.close(CLOSE_REFUSED, `the group could not be founded: ${error.message}`);
+      },
+    );
+  }
+
+  /** The other site's stream, where both write. */
+  #startBack(link: Link, decision: Decision, theirs: SiteState): void {
+    const group = this.group!;
+    if (!group.sender!.keepFrom(decision.back! + 1)) {
+      return link.close(
+        CLOSE_PROTOCOL,
+        `${decision.back! + 1} is gone from the journal: both ends must decide the same`,
+      );
+    }
+    this.#remember(group, theirs, null);
+    this.#say(link, group, decision, decision.target, decision.back!, null);
   }
 
   /** This end holds the stream: it begins. */
@@ -313,18 +362,15 @@ export class Pair {
 
   #sendStart(link: Link, decision: Decision, theirs: SiteState, from: number): void {
     const group = this.group!;
-    const { superblock } = group.state;
     this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
-    const start: Start = {
-      epoch: decision.epoch,
-      row: decision.row,
-      action: decision.action === 'base' ? 'base' : 'replay',
-      stream: decision.stream,
-      from,
-      base: decision.base,
-      groupId: superblock.groupId,
-      generations: superblock.generations,
-    };
+    this.#say(link, group, decision, decision.stream, from, decision.base);
+  }
+
+  #say(link: Link, group: Group, decision: Decision, stream: number, from: number, base: Start['base']): void {
+    const { groupId, generations } = group.state.superblock;
+    const { epoch, row } = decision;
+    const action = base === null ? 'replay' : 'base';
+    const start: Start = { epoch, row, action, stream, from, base, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -350,11 +396,13 @@ export class Pair {
         case KIND_READY: {
           const decision = this.#decision;
           const group = this.group;
-          if (this.#running || decision === null || group === null || group.sender === null) throw unexpected(message);
+          if (this.#sending || decision === null || group === null || group.sender === null) throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
           this.#running = true;
-          group.sender.attach(link, message.ready, decision.base);
-          this.#serve(group);
+          this.#sending = true;
+          group.sender.attach(link, message.ready, decision.stream === group.journal.own.site ? decision.base : null);
+          if (group.role === 'dual') this.#serveBoth();
+          else this.#serve(group);
           return;
         }
         case KIND_REFUSE:
@@ -376,16 +424,18 @@ export class Pair {
         default:
           break;
       }
-      if (!this.#running || this.group === null) throw unexpected(message);
+      if (this.group === null) throw unexpected(message);
       const { sender, receiver } = this.group;
-      if (!sender?.onMessage(message) && !receiver?.onMessage(message, stretch)) throw unexpected(message);
+      if (this.#sending && sender!.onMessage(message)) return;
+      if (this.#receiving && receiver!.onMessage(message, stretch)) return;
+      throw unexpected(message);
     });
   }
 
   /** The source begins: adopt what has to be adopted, durably, then READY. */
   #onStart(link: Link, start: Start): void {
     const decision = this.#decision;
-    if (decision === null || this.#running || start.epoch !== decision.epoch || start.row !== decision.row) {
+    if (decision === null || this.#receiving || start.epoch !== decision.epoch || start.row !== decision.row) {
       throw new ForelockError(
         'PEER_PROTOCOL',
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
@@ -411,7 +461,11 @@ export class Pair {
       this.#options.adopt(adoption).then(
         (group) => {
           this.group = group;
-          if (this.#link === link) this.#guard(link, () => this.#ready(link, group, start));
+          if (this.#link !== link) return;
+          this.#guard(link, () => {
+            if (decision.back !== null) this.#startBack(link, decision, theirs);
+            this.#ready(link, group, start);
+          });
         },
         (error: Error) => {
           const code = error instanceof ForelockError ? error.code : 'EIO';
@@ -428,14 +482,17 @@ export class Pair {
     const decision = this.#decision!;
     const { superblock } = group.state;
     const { receiver } = group;
-    if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that is not a standby');
+    if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that takes no stream');
     if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
       throw new ForelockError(
         'PEER_REFUSED',
         `this standby holds the stream of site ${group.journal.peer.site}, not of site ${start.stream}: empty its state directory to follow the new one`,
       );
     }
-    if (decision.adopt) superblock.generations = start.generations;
+    if (decision.adopter === superblock.site.number) {
+      superblock.generations = start.generations;
+      group.journal.generation = start.generations[start.generations.length - 1]!.ordinal;
+    }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
       superblock.inconsistent = {
@@ -448,12 +505,14 @@ export class Pair {
     }
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
-    superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: 0 } };
+    const known = group.sender === null ? 0 : (superblock.peers[theirs.site.number]?.durable ?? 0);
+    superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: known } };
     group.state.save((error) => {
       if (this.#link !== link) return;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         this.#running = true;
+        this.#receiving = true;
         receiver.attach(link, start);
         const { target } = receiver;
         const ready = {
@@ -463,8 +522,10 @@ export class Pair {
           applied: target.applied,
           creditBytes: target.creditBytes,
           consistent: target.consistent,
+          horizon: group.sender === null ? 0 : group.journal.own.appended,
         };
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
+        this.#serveBoth();
       });
     });
   }
@@ -599,6 +660,8 @@ export class Pair {
     if (this.#link !== link) return;
     this.#link = null;
     this.#running = false;
+    this.#sending = false;
+    this.#receiving = false;
     this.#decision = null;
     this.group?.mirror.detach();
     this.#failAsks(reason);

@@ -57,6 +57,8 @@ export class Receiver implements MirrorEnd {
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
   /** When the image last showed everything that the source had announced, ms. */
   appliedAllAt = 0;
+  /** End of this site's own stream when it took the newest of the peer's records. */
+  #horizon = 0;
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
   readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
@@ -239,6 +241,7 @@ export class Receiver implements MirrorEnd {
       this.#frames.shift();
       this.counters.recordsReceived += kept;
       const { epoch, attempt } = data;
+      this.#horizon = journal.own.appended;
       if (data.first === 0) {
         if (next !== null) {
           this.#target.step({ kind: 'baseVerified', epoch, attempt, count: kept, next });
@@ -504,7 +507,9 @@ export class Receiver implements MirrorEnd {
       this.#confirmQueued = false;
       if (this.#link === null || !this.#target.confirmDue()) return;
       this.counters.confirmsSent += 1;
-      this.#link.send(this.#encoder.confirm(this.#target.takeConfirm()), null, null);
+      const confirm = this.#target.takeConfirm();
+      if (this.#group.sender !== null) confirm.horizon = this.#horizon;
+      this.#link.send(this.#encoder.confirm(confirm), null, null);
     });
   }
 }

@@ -8,7 +8,6 @@ import { TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
-import { ackLevel } from './gate.js';
 import type { LockRequest } from './locks.js';
 import { readBytes, type Volume } from './volume.js';
 
@@ -218,7 +217,7 @@ function acquire(
 /** A write's answer, as the group's ack says. */
 function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    volume.group.promise(sequence, ackLevel(volume.group.ack, false), {
+    volume.group.promise(sequence, volume.group.level(false), {
       settle: (error) => (error ? reject(error) : resolve()),
     });
   });

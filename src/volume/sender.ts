@@ -32,6 +32,15 @@ interface SentFrame {
   at: number;
 }
 
+/** Cursors of the peer that count once this site has the peer's stream to `horizon`. */
+interface Proof {
+  horizon: number;
+  received: number;
+  granted: number;
+  applied: number;
+  durable: number;
+}
+
 interface BasePiece {
   lba: number;
   blockCount: number;
@@ -53,6 +62,9 @@ export class Sender implements MirrorEnd {
   #basePreparing = false;
   #baseFailed: string | null = null;
   #loweredThrough = 0;
+  /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
+  #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
+  readonly #unproved: Proof[] = [];
   readonly #grantWaiters: { lock: number; resolve: () => void; reject: (error: Error) => void }[] = [];
   readonly counters = {
     framesSent: 0,
@@ -98,13 +110,13 @@ export class Sender implements MirrorEnd {
     return this.#link !== null;
   }
   get peerReceived(): number {
-    return this.#source.consistent ? this.#source.received : 0;
+    return this.#source.consistent ? this.#proved.received : 0;
   }
   get peerDurable(): number {
-    return this.#source.consistent ? this.#source.peerDurable : 0;
+    return this.#source.consistent ? this.#proved.durable : 0;
   }
   get peerApplied(): number {
-    return this.#source.consistent ? this.#source.applied : 0;
+    return this.#source.consistent ? this.#proved.applied : 0;
   }
   get replayFrom(): number {
     return this.#group.journal.head;
@@ -171,6 +183,10 @@ export class Sender implements MirrorEnd {
     );
     const position = this.#reader.find(this.#source.trimmed + 1);
     if (position >= 0) this.#retainFrom = position;
+    this.#unproved.length = 0;
+    const { trimmed } = this.#source;
+    this.#proved = { horizon: 0, received: trimmed, granted: trimmed, applied: trimmed, durable: trimmed };
+    this.#said(ready.horizon);
     link.onDrain = () => this.pump();
     this.#act();
     this.pump();
@@ -187,13 +203,35 @@ export class Sender implements MirrorEnd {
 
   /** @returns whether the message was this end's */
   onMessage(message: Message): boolean {
-    if (message.kind === KIND_CONFIRM)
+    if (message.kind === KIND_CONFIRM) {
       this.#source.step({ kind: 'confirm', confirm: message.confirm }, this.#group.nowMs());
-    else if (message.kind === KIND_NAK) this.#source.step({ kind: 'nak', nak: message.nak }, this.#group.nowMs());
+      if (this.#source.phase !== 'broken') this.#said(message.confirm.horizon);
+    } else if (message.kind === KIND_NAK) this.#source.step({ kind: 'nak', nak: message.nak }, this.#group.nowMs());
     else return false;
     this.#act();
     this.pump();
     return true;
+  }
+
+  // ---- what the peer said
+
+  #said(horizon: number): void {
+    const { received, granted, applied, peerDurable } = this.#source;
+    this.#unproved.push({ horizon, received, granted, applied, durable: peerDurable });
+    this.peerStreamMoved();
+  }
+
+  /** More of the peer's stream is here: what the peer said behind it counts now. */
+  peerStreamMoved(): void {
+    const { appended } = this.#group.journal.peer;
+    let proof: Proof | undefined;
+    while (this.#unproved.length > 0 && this.#unproved[0]!.horizon <= appended) proof = this.#unproved.shift();
+    if (proof === undefined) return;
+    this.#proved = proof;
+    while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= proof.granted)
+      this.#grantWaiters.shift()!.resolve();
+    this.#group.state.rememberPeerDurable(this.peerDurable);
+    this.#group.peerMoved();
   }
 
   // ---- MirrorEnd
@@ -221,7 +259,7 @@ export class Sender implements MirrorEnd {
   }
 
   whenGranted(lock: number): Promise<void> {
-    if (!this.#group.policy.paired || this.#source.granted >= lock) return Promise.resolve();
+    if (!this.#group.policy.paired || this.#proved.granted >= lock) return Promise.resolve();
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
   }
 
@@ -366,7 +404,7 @@ export class Sender implements MirrorEnd {
       }
     }
     if (!progressed) return;
-    const { trimmed, granted } = this.#source;
+    const { trimmed } = this.#source;
     while (this.#frameHead < this.#frames.length && this.#frames[this.#frameHead]!.through <= trimmed) {
       if (this.#retainFrom !== Number.POSITIVE_INFINITY) this.#retainFrom = this.#frames[this.#frameHead]!.end;
       this.#frameHead += 1;
@@ -375,9 +413,6 @@ export class Sender implements MirrorEnd {
       this.#frames.splice(0, this.#frameHead);
       this.#frameHead = 0;
     }
-    while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= granted)
-      this.#grantWaiters.shift()!.resolve();
-    this.#group.state.rememberPeerDurable(this.peerDurable);
     this.#endDegraded();
     this.#group.peerMoved();
   }

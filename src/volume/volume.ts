@@ -12,7 +12,6 @@ import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { BlockMap } from '../journal/map.js';
 import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
-import { ackLevel } from './gate.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
 
@@ -81,6 +80,7 @@ export class Volume {
     fua: boolean,
     completion: Completion,
   ): void {
+    if (this.group.holds(() => this.write(session, offset, size, payload, fua, completion))) return;
     const refused = this.group.refuseWrite();
     if (refused !== null) return this.group.settleSoon(completion, refused);
     if (size === 0) return this.group.settleSoon(completion, null);
@@ -92,6 +92,7 @@ export class Volume {
   }
 
   trim(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
+    if (this.group.holds(() => this.trim(session, offset, size, fua, completion))) return;
     const refused = this.group.refuseWrite();
     if (refused !== null) return this.group.settleSoon(completion, refused);
     this.counters.trims += 1;
@@ -103,6 +104,7 @@ export class Volume {
   }
 
   zero(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
+    if (this.group.holds(() => this.zero(session, offset, size, fua, completion))) return;
     const refused = this.group.refuseWrite();
     if (refused !== null) return this.group.settleSoon(completion, refused);
     if (size === 0) return this.group.settleSoon(completion, null);
@@ -125,6 +127,7 @@ export class Volume {
 
   /** Covers every write answered before this call: they precede the FLUSH record, on all connections. */
   flush(completion: Completion): void {
+    if (this.group.holds(() => this.flush(completion))) return;
     const refused = this.group.refuseWrite();
     if (refused !== null) return this.group.settleSoon(completion, refused);
     this.counters.flushes += 1;
@@ -137,12 +140,13 @@ export class Volume {
       const sequence = this.group.appendFlush();
       if (sequence === RING_FULL) return false;
       if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
-      else this.group.promise(sequence, ackLevel(this.group.ack, true), completion);
+      else this.group.promise(sequence, this.group.level(true), completion);
       return true;
     });
   }
 
   read(session: number, offset: number, size: number, completion: ReadCompletion): void {
+    if (this.group.holds(() => this.read(session, offset, size, completion))) return;
     const refused = this.group.refuseRead();
     if (refused !== null) return void this.group.defer(() => completion.settleRead(refused, []));
     this.counters.reads += 1;
@@ -310,7 +314,7 @@ export class Volume {
       }
       sequence = flush;
     }
-    group.promise(sequence, ackLevel(group.lockStep ? 'applied' : group.ack, fua), completion);
+    group.promise(sequence, group.level(fua), completion);
     return -1;
   }
 

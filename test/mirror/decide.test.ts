@@ -44,6 +44,72 @@ interface Case {
 
 const refuse = (row: number) => ({ row, action: 'refuse', code: 'PEER_REFUSED' }) as const;
 
+const DUAL = { role: 'dual', journalFrom: { 1: 1, 2: 1 } } as const;
+const DUAL_CASES: Case[] = [
+  {
+    finding: 'dual, both empty: the first by name founds the group',
+    a: { ...EMPTY, role: 'dual' },
+    b: { ...EMPTY, role: 'dual' },
+    expected: { row: 2, action: 'found', source: 1, target: 2 },
+  },
+  {
+    finding: 'dual, both empty: who knows volumes founds the group',
+    a: { ...EMPTY, role: 'dual', volumes: [] },
+    b: { ...EMPTY, role: 'dual' },
+    expected: { row: 2, action: 'found', source: 2, target: 1 },
+  },
+  {
+    finding: 'dual, one empty: it adopts, and its own stream runs back',
+    a: { ...EMPTY, role: 'dual' },
+    b: { ...DUAL, streams: { 2: 30 } },
+    expected: { row: 2, action: 'replay', stream: 2, source: 2, target: 1, from: 0, through: 30, back: 0, adopter: 1 },
+  },
+  {
+    finding: 'dual, one empty, the other’s journal does not begin at the beginning',
+    a: { ...DUAL, journalFrom: { 1: 50 } },
+    b: { ...EMPTY, role: 'dual' },
+    expected: { row: 2, action: 'base', stream: 1, from: 100, back: 0, adopter: 2 },
+  },
+  {
+    finding: 'dual, equal ends',
+    a: { ...DUAL, streams: { 1: 100, 2: 40 } },
+    b: { ...DUAL, streams: { 1: 100, 2: 40 } },
+    expected: { row: 6, action: 'replay', stream: 1, from: 100, through: 100, back: 40, adopter: 0 },
+  },
+  {
+    finding: 'dual, each author has more of its own stream',
+    a: { ...DUAL, streams: { 1: 120, 2: 40 } },
+    b: { ...DUAL, streams: { 1: 100, 2: 60 } },
+    expected: { row: 9, action: 'replay', stream: 1, from: 100, through: 120, back: 40 },
+  },
+  {
+    finding: 'dual, the second site lost its tail',
+    a: { ...DUAL, streams: { 1: 120, 2: 40 }, served: true },
+    b: { ...DUAL, streams: { 1: 100, 2: 30 } },
+    expected: { row: 7, action: 'returnTail', stream: 2, source: 1, target: 2, from: 30, through: 40 },
+  },
+  {
+    finding: 'dual, the second site’s journal is gone',
+    a: { ...DUAL, streams: { 1: 100, 2: 40 } },
+    b: { ...DUAL, streams: { 1: 100, 2: 60 }, journalFrom: { 1: 1, 2: 50 } },
+    expected: refuse(13),
+    says: /journal of b begins at 50, the peer a ends at 40/,
+  },
+  {
+    finding: 'dual, the second site went on alone, and the first has nothing beyond',
+    a: { ...DUAL, streams: { 1: 100, 2: 10 } },
+    b: { ...DUAL, generations: [G1, next(G1, 'b2', 2, { 1: 100, 2: 10 })], streams: { 1: 100, 2: 50 } },
+    expected: { row: 10, action: 'replay', stream: 1, from: 100, through: 100, back: 10, adopter: 1 },
+  },
+  {
+    finding: 'dual, both went on alone',
+    a: { ...DUAL, generations: [G1, A2] },
+    b: { ...DUAL, generations: [G1, B2] },
+    expected: refuse(5),
+    says: /split brain/,
+  },
+];
+
 const CASES: Case[] = [
   { finding: 'formats differ', b: { format: 2 }, expected: refuse(1), says: /format 1, b format 2/ },
   { finding: 'groups are called differently', b: { group: 'h' }, expected: refuse(1), says: /calls the group g/ },
@@ -52,7 +118,6 @@ const CASES: Case[] = [
   { finding: 'two primaries', b: { role: 'primary' }, expected: refuse(1), says: /both primary.*--role standby/ },
   { finding: 'two standbys', a: { role: 'standby' }, expected: refuse(1), says: /both standby.*--role primary/ },
   { finding: 'a dual site', b: { role: 'dual' }, expected: refuse(1), says: /b is dual/ },
-  { finding: 'two dual sites', a: { role: 'dual' }, b: { role: 'dual' }, expected: refuse(1), says: /is dual/ },
   { finding: 'another group of the same name', b: { groupId: 'other' }, expected: refuse(1), says: /another one/ },
   { finding: 'a volume more', b: { volumes: [] }, expected: refuse(1), says: /1 volumes, b has 0/ },
   {
@@ -73,18 +138,18 @@ const CASES: Case[] = [
     finding: 'both empty',
     a: EMPTY,
     b: EMPTY,
-    expected: { row: 2, action: 'replay', adopt: true, stream: 1, source: 1, target: 2, from: 0, through: 0, epoch: 3 },
+    expected: { row: 2, action: 'replay', adopter: 2, stream: 1, source: 1, target: 2, from: 0, through: 0, epoch: 3 },
   },
   {
     finding: 'an empty standby, though its number is remembered, and the whole journal',
     b: { ...EMPTY, incarnation: 1 },
-    expected: { row: 2, action: 'replay', adopt: true, from: 0, through: 100 },
+    expected: { row: 2, action: 'replay', adopter: 2, from: 0, through: 100 },
   },
   {
     finding: 'an empty standby and a journal cut short',
     a: { journalFrom: { 1: 51 } },
     b: EMPTY,
-    expected: { row: 2, action: 'base', adopt: true, from: 100, base: { volume: 0, lba: 0 } },
+    expected: { row: 2, action: 'base', adopter: 2, from: 100, base: { volume: 0, lba: 0 } },
   },
   {
     finding: 'an empty standby and an adopted image',
@@ -108,13 +173,13 @@ const CASES: Case[] = [
   {
     finding: 'an unfinished base copy',
     b: { base: BASE, streams: { 1: 40 } },
-    expected: { row: 3, action: 'base', from: 40, base: { volume: 0, lba: 7 }, adopt: false },
+    expected: { row: 3, action: 'base', from: 40, base: { volume: 0, lba: 7 }, adopter: 0 },
   },
   {
     finding: 'an unfinished base copy whose source went on alone',
     a: { generations: [G1, A2] },
     b: { base: BASE, streams: { 1: 40 } },
-    expected: { row: 3, action: 'base', from: 40, adopt: true },
+    expected: { row: 3, action: 'base', from: 40, adopter: 2 },
   },
   {
     finding: 'an unfinished base copy of another site',
@@ -146,7 +211,7 @@ const CASES: Case[] = [
     expected: refuse(5),
     says: /split brain: a and b both went on alone since generation g1/,
   },
-  { finding: 'equal ends', expected: { row: 6, action: 'replay', from: 100, through: 100, adopt: false } },
+  { finding: 'equal ends', expected: { row: 6, action: 'replay', from: 100, through: 100, adopter: 0 } },
   {
     finding: 'the primary lost its tail',
     a: { streams: { 1: 90 } },
@@ -208,7 +273,7 @@ const CASES: Case[] = [
     finding: 'the primary went on alone',
     a: { generations: [G1, A2], streams: { 1: 150 } },
     b: { streams: { 1: 80 } },
-    expected: { row: 10, action: 'replay', adopt: true, from: 80, through: 150 },
+    expected: { row: 10, action: 'replay', adopter: 2, from: 80, through: 150 },
   },
   {
     finding: 'the primary went on alone, and the journal is gone',
@@ -249,7 +314,7 @@ const CASES: Case[] = [
     finding: 'the promoted site is primary, and the old primary has nothing beyond',
     a: { role: 'standby', streams: { 1: 100 } },
     b: { role: 'primary', generations: [G1, B2], streams: { 1: 100, 2: 50 }, journalFrom: { 1: 1, 2: 1 } },
-    expected: { row: 10, action: 'replay', stream: 2, source: 2, target: 1, from: 0, through: 50, adopt: true },
+    expected: { row: 10, action: 'replay', stream: 2, source: 2, target: 1, from: 0, through: 50, adopter: 1 },
   },
   {
     finding: 'the promoted site came back as standby',
@@ -271,6 +336,7 @@ const CASES: Case[] = [
     expected: refuse(12),
     says: /a holds records 101 to 130 of its own, which b never got.*empty the state directory of a/,
   },
+  ...DUAL_CASES,
 ];
 
 test.each(CASES)('row $expected.row: $finding', ({ a, b, expected, says }) => {

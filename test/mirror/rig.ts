@@ -31,6 +31,7 @@ export function makeConfirm(changes: Partial<Confirm>): Confirm {
     rejected: 0,
     base: null,
     consistent: true,
+    horizon: 0,
     returned: false,
     ...changes,
   };

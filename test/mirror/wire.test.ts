@@ -64,6 +64,7 @@ const confirm: fc.Arbitrary<Confirm> = fc.record({
   rejected: u53,
   base: fc.option(position),
   consistent: fc.boolean(),
+  horizon: u53,
   returned: fc.boolean(),
 });
 
@@ -114,7 +115,7 @@ const CONTROL: Message[] = [
   },
   {
     kind: KIND_READY,
-    ready: { epoch: 4, received: 100, durable: 90, applied: 80, creditBytes: 1 << 28, consistent: true },
+    ready: { epoch: 4, received: 100, durable: 90, applied: 80, creditBytes: 1 << 28, consistent: true, horizon: 7 },
   },
   { kind: KIND_REFUSE, refuse: { row: 5, code: 'PEER_REFUSED', reason: 'split brain' } },
   { kind: KIND_ASK, ask: { id: 7, method: 'verify', params: { volume: 0, deep: { list: [1, 'x', null] } } } },

@@ -748,7 +748,7 @@ export class World {
       return;
     }
     if (!this.serving) this.serve();
-    if (decision.adopt) this.targetGenerations = [...this.generations];
+    if (decision.adopter !== 0) this.targetGenerations = [...this.generations];
     if (decision.action === 'base') {
       if (decision.row !== 3) {
         this.journal = [];
