@@ -10,6 +10,7 @@ export const ERROR_CODES = {
   EPERM: 'this site may not do that now: a standby, or a read-only view',
   ESHUTDOWN: 'the gateway is stopping, or the view was dropped',
   ETIMEDOUT: 'a bounded wait ended: a lock was not had, or the peer did not answer in time',
+  LOCK_ABORTED: 'a scope that aborts on conflict lost to one of the other site: none of its writes stays',
   ENOTSUP: 'not supported for this volume',
   PEER_AWAY: 'the promise needs the peer, which is away, and the policy is to fail',
   // configuration and command line
@@ -37,5 +38,21 @@ export class ForelockError extends Error {
     super(message, options);
     this.name = 'ForelockError';
     this.code = code;
+  }
+}
+
+/** A lock was not had, or not confirmed, within its wait; nested scopes that deadlock end so. Nothing is held. */
+export class LockTimeoutError extends ForelockError {
+  constructor(message: string) {
+    super('ETIMEDOUT', message);
+    this.name = 'LockTimeoutError';
+  }
+}
+
+/** The scope lost to one of the other site: all it wrote is gone at both sites, and so is what its session did on top. */
+export class LockAbortedError extends ForelockError {
+  constructor(message: string) {
+    super('LOCK_ABORTED', message);
+    this.name = 'LockAbortedError';
   }
 }

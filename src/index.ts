@@ -7,7 +7,7 @@
  *     await gateway.ready();
  *     const volume = new LibraryVolume(gateway.volume('disk'));
  */
-export { ERROR_CODES, type ErrorCode, ForelockError } from './errors.js';
+export { ERROR_CODES, type ErrorCode, ForelockError, LockAbortedError, LockTimeoutError } from './errors.js';
 export { LibraryVolume } from './frontend/library/volume.js';
 export { NbdClient, type NbdExtent } from './frontend/nbd/client.js';
 export { Gateway, type GatewayOptions, type GroupOptions } from './node/gateway.js';

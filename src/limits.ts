@@ -41,6 +41,8 @@ export const LOCK_WAIT_MS_MAX = 30_000;
 export const LOCK_WAITERS_MAX = 4096;
 /** Explicit scopes open at once per group. */
 export const SCOPES_MAX = 4096;
+/** Longest life of an explicit scope: where both sites write, an open one may hold up all that the other site sends. */
+export const SCOPE_AGE_MS_MAX = 60_000;
 
 // ---- link
 /** 1 GB/s x 200 ms is 200 MB in flight. */

@@ -62,6 +62,9 @@ export class DualEnd implements MirrorEnd {
   whenGranted(lock: number): Promise<void> {
     return this.#sender.whenGranted(lock);
   }
+  whenPeerApplied(): Promise<void> {
+    return this.#receiver.whenPeerApplied();
+  }
   giveUpRetention(): void {
     this.#sender.giveUpRetention();
     this.#receiver.giveUpRetention();

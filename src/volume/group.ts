@@ -6,14 +6,14 @@
  */
 import { FLAG_POINT, TYPE_FLUSH, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
-import { ForelockError } from '../errors.js';
+import { ForelockError, LockTimeoutError } from '../errors.js';
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS } from '../limits.js';
+import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX } from '../limits.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
@@ -22,6 +22,7 @@ import type { OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Receiver } from './receiver.js';
+import type { Scope } from './scope.js';
 import { Sender } from './sender.js';
 import { Volume } from './volume.js';
 
@@ -73,6 +74,8 @@ export class Group {
   readonly policy: GroupPolicy;
   /** LOCK sequences of this site's open scopes, with their volumes. */
   readonly ownScopes: Map<number, number>;
+  /** The same for those that somebody holds, oldest first. */
+  readonly openScopes = new Map<number, Scope>();
   readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, freezes: 0 };
 
   readonly #platform: Platform;
@@ -88,6 +91,8 @@ export class Group {
   /** Dual: since when there is no peer to write with, ms; null while there is. */
   #frozenAt: number | null = null;
   readonly #held: (() => void)[] = [];
+  /** Who waits for the peer's scopes, or for a time: true when it is over. */
+  readonly #admissions: ((now: number) => boolean)[] = [];
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -313,28 +318,98 @@ export class Group {
     else if (header.type === TYPE_UNLOCK) this.ownScopes.delete(header.scope);
   }
 
-  scopeOpened(lock: number, volume: number): void {
+  scopeOpened(lock: number, volume: number, scope: Scope | null = null): void {
     this.ownScopes.set(lock, volume);
+    if (scope !== null) this.openScopes.set(lock, scope);
     this.mirror.scopeOpened(lock);
   }
 
   scopeClosed(lock: number, end: number): void {
     this.ownScopes.delete(lock);
+    this.openScopes.delete(lock);
     this.mirror.scopeClosed(lock, end);
+  }
+
+  /** A host's session is gone: what it left open ends. */
+  endSession(session: number): void {
+    for (const scope of [...this.openScopes.values()]) {
+      if (scope.session === session)
+        this.#endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
+    }
   }
 
   /** Sessions of an earlier life are gone: their scopes end here, or the peer would hold their locks for ever. */
   #endDeadScopes(): void {
-    for (const [lock, number] of [...this.ownScopes]) {
-      this.whenRoom(() => {
-        // its holder may have ended it while this waited
-        if (this.ended !== null || !this.ownScopes.has(lock)) return true;
-        const end = this.volumes.get(number)!.appendScoped(TYPE_UNLOCK, 0, 0, lock, 0, 0, null);
-        if (end < 0) return end === NO_SPACE;
-        this.scopeClosed(lock, end);
+    for (const lock of [...this.ownScopes.keys()]) {
+      this.#endScope(lock, new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended'));
+    }
+  }
+
+  /** Ends a scope in its holder's place, as soon as there is room for its UNLOCK. */
+  #endScope(lock: number, reason: ForelockError): void {
+    this.whenRoom(() => {
+      // its holder may have ended it while this waited
+      const number = this.ownScopes.get(lock);
+      if (this.ended !== null || number === undefined) return true;
+      const scope = this.openScopes.get(lock);
+      const end = this.volumes.get(number)!.appendScoped(TYPE_UNLOCK, 0, scope?.session ?? 0, lock, 0, 0, null);
+      if (end < 0) return end === NO_SPACE;
+      this.scopeClosed(lock, end);
+      scope?.end(reason);
+      return true;
+    });
+  }
+
+  /** Scopes that have been open for too long: in the order in which they were opened. */
+  #endOldScopes(now: number): void {
+    for (const scope of this.openScopes.values()) {
+      if (now - scope.openedAt < SCOPE_AGE_MS_MAX) return;
+      this.#endScope(
+        scope.sequence,
+        new LockTimeoutError(
+          `the scope was open for ${SCOPE_AGE_MS_MAX / 1000} s and was ended: others wait for its blocks`,
+        ),
+      );
+    }
+  }
+
+  /** May a scope of this site be opened here now, as far as the peer's are concerned? */
+  admits(volume: Volume, lba: number, blockCount: number, _aborts: boolean): boolean {
+    return !volume.locks.mirrorHolds(lba, blockCount);
+  }
+
+  /** @throws LockTimeoutError */
+  whenAdmitted(volume: Volume, lba: number, blockCount: number, aborts: boolean, deadline: number): Promise<void> {
+    if (this.admits(volume, lba, blockCount, aborts)) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#admissions.push((now) => {
+        if (this.#stopping || now >= deadline) {
+          reject(
+            new LockTimeoutError(
+              `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`,
+            ),
+          );
+        } else if (this.admits(volume, lba, blockCount, aborts)) resolve();
+        else return false;
         return true;
       });
-    }
+    });
+  }
+
+  /** Calls back at the first tick from this time on. */
+  at(time: number, then: () => void): void {
+    this.#admissions.push((now) => {
+      if (now < time && !this.#stopping) return false;
+      then();
+      return true;
+    });
+  }
+
+  #pumpAdmissions(): void {
+    if (this.#admissions.length === 0) return;
+    const now = this.nowMs();
+    const waiting = this.#admissions.splice(0).filter((attempt) => !attempt(now));
+    this.#admissions.unshift(...waiting);
   }
 
   // ---- views
@@ -391,6 +466,7 @@ export class Group {
   locksMoved(): void {
     this.wakeLockWaiters();
     this.mirror.locksMoved();
+    this.#pumpAdmissions();
   }
 
   wakeLockWaiters(): void {
@@ -436,6 +512,8 @@ export class Group {
     }
     this.mirror.tick(now);
     if (this.#held.length > 0 && !this.#holding) this.#releaseHeld();
+    this.#endOldScopes(now);
+    this.#pumpAdmissions();
     this.checkpointer.poke();
     this.cleaner.poke();
     this.writeback.poke();

@@ -27,6 +27,8 @@ export interface MirrorEnd {
   scopeClosed(lock: number, end: number): void;
   /** Resolves when the peer granted this LOCK. */
   whenGranted(lock: number): Promise<void>;
+  /** Resolves once all of the peer's stream that is here now is applied. */
+  whenPeerApplied(): Promise<void>;
   /** The journal's limit is reached: what the peer still needs may go. */
   giveUpRetention(): void;
   /** Answers up to here were lowered to this site alone. */

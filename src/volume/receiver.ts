@@ -59,6 +59,7 @@ export class Receiver implements MirrorEnd {
   appliedAllAt = 0;
   /** End of this site's own stream when it took the newest of the peer's records. */
   #horizon = 0;
+  readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
   readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
@@ -324,7 +325,11 @@ export class Receiver implements MirrorEnd {
       }
       this.#applyAt += header.size;
     }
-    if (applied > 0) this.#target.step({ kind: 'applied', through: applied });
+    if (applied > 0) {
+      this.#target.step({ kind: 'applied', through: applied });
+      while (this.#appliedWaiters.length > 0 && this.#appliedWaiters[0]!.sequence <= applied)
+        this.#appliedWaiters.shift()!.resolve();
+    }
     if (baseApplied > 0) {
       this.counters.baseRecordsApplied += baseApplied;
       this.#target.step({ kind: 'baseApplied', count: baseApplied });
@@ -377,6 +382,11 @@ export class Receiver implements MirrorEnd {
   scopeClosed(): void {}
   whenGranted(): Promise<void> {
     return Promise.resolve();
+  }
+  whenPeerApplied(): Promise<void> {
+    const { appended } = this.#group.journal.peer;
+    if (this.#target.applied >= appended) return Promise.resolve();
+    return new Promise((resolve) => this.#appliedWaiters.push({ sequence: appended, resolve }));
   }
   /** A full journal is worse than a lost tail that cannot be given back. */
   giveUpRetention(): void {

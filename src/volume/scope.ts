@@ -1,11 +1,11 @@
 /**
- * Explicit write scopes: one lock over an extent, several writes, one unlock.
+ * Explicit scopes: one lock over an extent, several writes, one unlock.
  *
- * The lock is speculative: it is granted by this site's range lock alone, its LOCK record goes out at once, and the
- * writes follow without waiting. `confirmed` tells when the peer really had it.
+ * A write lock is speculative: it is granted by this site's range lock alone, its LOCK record goes out at once, and the
+ * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
-import { TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
-import { ForelockError } from '../errors.js';
+import { FLAG_ABORT_ON_CONFLICT, FLAG_READ_LOCK, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
+import { ForelockError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { LockRequest } from './locks.js';
@@ -18,37 +18,99 @@ export interface ExtentBytes {
 }
 
 export interface ScopeOptions {
-  /** Longest wait for this site's lock, milliseconds, 0..LOCK_WAIT_MS_MAX (the default). */
+  /**
+   * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites;
+   * it is not speculative, so opening it takes a round trip and until all that is on its way to the extent has come.
+   */
+  mode?: 'write' | 'read';
+  /**
+   * What becomes of a write scope that meets one of the other site, where both sites write. `replay` (the default): its
+   * writes go on top. `abort`: it is lost whole, with everything its session wrote on top of it, and `confirmed`
+   * rejects. What another session read of it without a lock is not taken back.
+   */
+  onConflict?: 'replay' | 'abort';
+  /** Longest wait for the lock, milliseconds, 0..LOCK_WAIT_MS_MAX (the default). */
   waitMsMax?: number;
 }
 
 /**
- * Locks an extent for writing and opens a scope over it.
+ * Locks an extent and opens a scope over it.
  *
- * @throws ForelockError EINVAL extent not aligned or outside the volume; ETIMEDOUT another holder kept it; EPERM, ENOSPC
+ * @param session of the host: what it does in one scope may depend on what it did in another
+ * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
+ * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
-export async function openScope(volume: Volume, extent: ExtentBytes, options: ScopeOptions = {}): Promise<Scope> {
+export async function openScope(
+  volume: Volume,
+  extent: ExtentBytes,
+  options: ScopeOptions = {},
+  session = volume.group.nextSession(),
+): Promise<Scope> {
+  const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
-  const refused = volume.group.refuseWrite();
+  const refused = group.refuseWrite();
   if (refused !== null) throw refused;
-  if (volume.group.ownScopes.size >= SCOPES_MAX)
-    throw new ForelockError('ETIMEDOUT', `${SCOPES_MAX} scopes are open already: unlock some`);
+  if (group.ownScopes.size >= SCOPES_MAX)
+    throw new LockTimeoutError(`${SCOPES_MAX} scopes are open already: unlock some`);
   const lba = extent.offset / volume.blockSize;
   const blockCount = extent.size / volume.blockSize;
-  const lock = await acquire(volume, 'write', lba, blockCount, options.waitMsMax ?? LOCK_WAIT_MS_MAX);
-  const sequence = await append(volume, () => {
-    const late = volume.group.refuseWrite();
-    if (late !== null) return late;
-    const appended = volume.appendScoped(TYPE_LOCK, 0, lock.session, 0, lba, blockCount, null);
-    // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-    if (appended > 0) volume.group.scopeOpened(appended, volume.number);
-    return appended;
-  }).catch((error) => {
+  for (const open of group.openScopes.values()) {
+    if (open.session === session && open.overlaps(volume, lba, blockCount)) {
+      throw new ForelockError('EINVAL', `blocks ${lba}+${blockCount} overlap an open scope of this session`);
+    }
+  }
+  const mode = options.mode ?? 'write';
+  const aborts = mode === 'write' && options.onConflict === 'abort';
+  const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
+  const lock = await acquire(volume, mode, lba, blockCount, deadline);
+  // from here on the mirror passes it: which of the two goes first is judged by their records
+  lock.streamed = true;
+  const flags = (mode === 'read' ? FLAG_READ_LOCK : 0) | (aborts ? FLAG_ABORT_ON_CONFLICT : 0);
+  let scope: Scope;
+  try {
+    await group.whenAdmitted(volume, lba, blockCount, aborts, deadline);
+    scope = await append(volume, () => {
+      const late = group.refuseWrite();
+      if (late !== null) return late;
+      if (!group.admits(volume, lba, blockCount, aborts)) return RING_FULL;
+      const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
+      if (sequence < 0) return sequence;
+      // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
+      const opened = new Scope(volume, lock, sequence, session);
+      group.scopeOpened(sequence, volume.number, opened);
+      return opened;
+    });
+  } catch (error) {
     volume.locks.release(lock);
-    volume.group.locksMoved();
+    group.locksMoved();
     throw error;
+  }
+  if (mode === 'read') await untilReadable(scope, deadline);
+  return scope;
+}
+
+/** A read lock is had once the peer has granted it, and all that the peer had sent by then is in the image here. */
+async function untilReadable(scope: Scope, deadline: number): Promise<void> {
+  const { group } = scope.volume;
+  let late = false;
+  const ended = new Promise<void>((resolve) => {
+    group.at(deadline, () => {
+      late = true;
+      resolve();
+    });
   });
-  return new Scope(volume, lock, sequence);
+  const granted = scope.confirmed.then(() => group.mirror.whenPeerApplied());
+  try {
+    await Promise.race([granted, ended]);
+  } catch (error) {
+    await scope.unlock();
+    throw error;
+  }
+  if (!late) return;
+  await scope.unlock();
+  throw new LockTimeoutError(
+    `volume ${scope.volume.name}: the read lock was not confirmed by the other site in time; what it needs is locked there, or the link is slow or down`,
+  );
 }
 
 /**
@@ -62,24 +124,47 @@ export async function holdLock(
   waitMsMax: number,
 ): Promise<LockRequest> {
   checkExtent(volume, extent.offset, extent.size);
-  return acquire(volume, mode, extent.offset / volume.blockSize, extent.size / volume.blockSize, waitMsMax);
+  const deadline = volume.group.nowMs() + Math.min(Math.max(0, waitMsMax), LOCK_WAIT_MS_MAX);
+  return acquire(volume, mode, extent.offset / volume.blockSize, extent.size / volume.blockSize, deadline);
 }
 
 export class Scope {
   readonly volume: Volume;
   /** Sequence of the LOCK record: the scope's number in the stream. */
   readonly sequence: number;
-  /** Resolves when the peer granted the lock (and rejects when the gateway stops before). */
+  /** Of the host that opened it. */
+  readonly session: number;
+  readonly openedAt: number;
+  /**
+   * Resolves when the peer granted the lock; where both sites write, nothing can take the scope back then. Rejects with
+   * LockAbortedError when an `abort` scope lost, and with ESHUTDOWN when the gateway stops before.
+   */
   readonly confirmed: Promise<void>;
   readonly #lock: LockRequest;
   #open = true;
+  /** Why the scope was ended by somebody else. */
+  #ended: ForelockError | null = null;
 
-  constructor(volume: Volume, lock: LockRequest, sequence: number) {
+  constructor(volume: Volume, lock: LockRequest, sequence: number, session: number) {
     this.volume = volume;
     this.#lock = lock;
     this.sequence = sequence;
+    this.session = session;
+    this.openedAt = volume.group.nowMs();
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
+  }
+
+  overlaps(volume: Volume, lba: number, blockCount: number): boolean {
+    return volume === this.volume && lba < this.#lock.end && lba + blockCount > this.#lock.lba;
+  }
+
+  /** The group ended it: it stops, the scope was too old, its session went away, or it was aborted. */
+  end(reason: ForelockError): void {
+    if (this.#ended !== null) return;
+    this.#ended = reason;
+    this.volume.locks.release(this.#lock);
+    this.volume.group.locksMoved();
   }
 
   /** Writes whole blocks within the scope's extent; resolves as the group's `ack` says. */
@@ -94,12 +179,12 @@ export class Scope {
       const last = at + piece.length === bytes.length;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
-        const late = group.refuseWrite() ?? this.#ended();
+        const late = group.refuseWrite() ?? this.#ended;
         if (late !== null) return late;
         const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
-          this.#lock.session,
+          this.session,
           this.sequence,
           (offset + at) / blockSize,
           piece.length / blockSize,
@@ -135,8 +220,8 @@ export class Scope {
     const { volume } = this;
     const { group } = volume;
     await append(volume, () => {
-      if (this.#ended() !== null || group.ended !== null) return 0;
-      const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.#lock.session, this.sequence, 0, 0, null);
+      if (this.#ended !== null || group.ended !== null) return 0;
+      const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;
     }).catch((error) => {
@@ -147,13 +232,8 @@ export class Scope {
     group.locksMoved();
   }
 
-  /** The group has ended the scope, because it stops. */
-  #ended(): ForelockError | null {
-    if (this.volume.group.ownScopes.has(this.sequence)) return null;
-    return new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended');
-  }
-
   #check(offset: number, size: number): void {
+    if (this.#ended !== null) throw this.#ended;
     if (!this.#open) throw new ForelockError('EINVAL', 'the scope is unlocked already');
     checkExtent(this.volume, offset, size);
     const { blockSize } = this.volume;
@@ -186,17 +266,17 @@ function checkExtent(volume: Volume, offset: number, size: number): void {
   }
 }
 
+/** @param deadline ms of the group's clock */
 function acquire(
   volume: Volume,
   mode: 'read' | 'write',
   lba: number,
   blockCount: number,
-  waitMsMax: number,
+  deadline: number,
 ): Promise<LockRequest> {
   const { group } = volume;
-  const wait = Math.min(Math.max(0, waitMsMax), LOCK_WAIT_MS_MAX);
-  const request = volume.locks.request('scope', mode, lba, blockCount, group.nextSession(), group.nowMs() + wait);
-  if (request === null) throw new ForelockError('ETIMEDOUT', 'too many requests already wait for locks on this volume');
+  const request = volume.locks.request('scope', mode, lba, blockCount, group.nextSession(), deadline);
+  if (request === null) throw new LockTimeoutError('too many requests already wait for locks on this volume');
   if (request.state === 'held') return Promise.resolve(request);
   return new Promise((resolve, reject) => {
     request.context = (ended: LockRequest) => {
@@ -205,9 +285,8 @@ function acquire(
         resolve(ended);
       } else
         reject(
-          new ForelockError(
-            'ETIMEDOUT',
-            `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by another holder for ${wait} ms`,
+          new LockTimeoutError(
+            `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by another holder until the wait's end`,
           ),
         );
     };
@@ -223,15 +302,18 @@ function promise(volume: Volume, sequence: number): Promise<void> {
   });
 }
 
-/** Appends as soon as there is room. @param attempt a sequence (0: nothing to append any more), RING_FULL, NO_SPACE or a refusal */
-function append(volume: Volume, attempt: () => number | ForelockError): Promise<number> {
+/**
+ * Appends as soon as there is room.
+ * @param attempt what was appended (0: nothing any more), RING_FULL, NO_SPACE or a refusal
+ */
+function append<T extends number | Scope>(volume: Volume, attempt: () => T | number | ForelockError): Promise<T> {
   return new Promise((resolve, reject) => {
     volume.group.whenRoom(() => {
       const result = attempt();
       if (result === RING_FULL) return false;
       if (result instanceof ForelockError) reject(result);
       else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
-      else resolve(result);
+      else resolve(result as T);
       return true;
     });
   });

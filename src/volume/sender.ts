@@ -263,6 +263,10 @@ export class Sender implements MirrorEnd {
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
   }
 
+  whenPeerApplied(): Promise<void> {
+    return Promise.resolve();
+  }
+
   /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone already */
   keepFrom(sequence: number): boolean {
     const position = this.#reader.find(sequence);

@@ -86,13 +86,20 @@ export class LibraryVolume {
   }
 
   /**
-   * Locks an extent for writing: others may read it and not write it, here and (speculatively) at the peer.
-   * Resolves at once when nobody here holds it; the peer is not waited for (see `Scope.confirmed`).
+   * Locks an extent: mode `write` (others may read it and not write it, here and, speculatively, at the peer) resolves
+   * at once when nobody here holds it; the peer is not waited for (see `Scope.confirmed`). Mode `read` (others neither
+   * read nor write it, at both sites) takes a round trip.
    *
-   * @param extent whole blocks
+   * @param extent whole blocks, not overlapping another open scope of this session
+   * @throws LockTimeoutError, ForelockError EINVAL, EPERM, ENOSPC
    */
   lock(extent: ExtentBytes, options: ScopeOptions = {}): Promise<Scope> {
-    return openScope(this.#volume, extent, options);
+    return openScope(this.#volume, extent, options, this.#session);
+  }
+
+  /** Ends the session: scopes that it left open are unlocked. */
+  close(): void {
+    this.#volume.group.endSession(this.#session);
   }
 
   #check(offset: number, size: number, what: string): void {
