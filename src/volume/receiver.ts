@@ -220,6 +220,7 @@ export class Receiver implements MirrorEnd {
       let wrong: string | null = null;
       let kept = 0;
       let sequence = journal.peer.appended;
+      let flushed = false;
       let next: BasePosition | null = null;
       const bytes = journal.accept(stretch, (at) => {
         const header = this.#received.read(journal.memory.view, at);
@@ -230,12 +231,13 @@ export class Receiver implements MirrorEnd {
         else {
           sequence = header.sequence;
           journal.peer.appended = sequence;
-          if (header.type === TYPE_FLUSH) journal.sync();
+          if (header.type === TYPE_FLUSH) flushed = true;
         }
         if (header.clock > journal.stamp) journal.stamp = header.clock;
         return true;
       });
       if (bytes < 0) return false;
+      if (flushed) journal.sync(); // now that the FLUSH itself is before the head
       this.#frames.shift();
       this.counters.recordsReceived += kept;
       const { epoch, attempt } = data;
