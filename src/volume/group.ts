@@ -230,9 +230,10 @@ export class Group {
 
   // ---- lock-step baseline: a write is sent as an explicit scope
 
-  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number): number {
-    // LOCK, WRITE and UNLOCK go in together or not at all
-    const room = this.journal.room(blockCount * (volume.blockSize + 8) + 1024);
+  /** @param size bytes of the record that goes into the scope */
+  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number, size: number): number {
+    // LOCK, the record and UNLOCK go in together or not at all
+    const room = this.journal.room(size + 1024);
     if (room < 0) return room;
     const lock = volume.appendScoped(TYPE_LOCK, 0, session, 0, lba, blockCount, null);
     if (lock > 0) this.scopeOpened(lock, volume.number);

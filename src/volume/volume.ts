@@ -10,6 +10,7 @@ import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { BlockMap } from '../journal/map.js';
+import { recordSize } from '../journal/record.js';
 import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import { ackLevel } from './gate.js';
@@ -289,7 +290,8 @@ export class Volume {
     let at = done;
     while (at < blockCount) {
       const count = Math.min(max, blockCount - at);
-      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count) : 0;
+      const size = recordSize(type, count, shift);
+      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count, size) : 0;
       if (scope < 0) return scope === RING_FULL ? at : this.#refuseSpace(completion);
       const to = journal.reserve(type, 0, this.number, lba + at, count, shift, session, scope, journal.peer.appended);
       if (to < 0) {

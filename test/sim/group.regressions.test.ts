@@ -214,3 +214,22 @@ test('a source that goes on alone while a peer comes does not leave it with the 
     expect(world.source.pair!.refusal).toBeNull();
   }
 });
+
+test('lock-step: a TRIM of more than the ring does not wait for a payload that it has not', async () => {
+  // The room for LOCK, TRIM and UNLOCK was asked for as if the blocks came along. The ring never has that much: the trim
+  // was not answered, and nothing that any host asked after it.
+  const blocks = 256;
+  const world = makeWorld({ speculation: 'off', volumes: [{ blocks, blockSize: 4096, platter: 'journal' }] });
+  await bothUp(world);
+  const volume = [...world.source.group!.volumes.values()][0]!;
+  expect(volume.size).toBeGreaterThan(world.source.journal.ringSize);
+  await world.settle(world.write(0, 8));
+  for (const bare of ['trim', 'zero'] as const) {
+    const answered = new Promise<void>((resolve, reject) =>
+      volume[bare](1, 0, volume.size, false, { settle: (error) => (error ? reject(error) : resolve()) }),
+    );
+    await world.settle(answered);
+  }
+  await world.settle(world.write(8, 8));
+  await atRest(world);
+});
