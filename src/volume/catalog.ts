@@ -72,7 +72,7 @@ export class Catalog implements DeviceCatalog {
 }
 
 /** A host's connection to a volume: its own session for locks. */
-class HostSession implements BlockDevice {
+export class HostSession implements BlockDevice {
   readonly #volume: Volume;
   readonly #session: number;
 

@@ -62,8 +62,11 @@ export class Group {
   /** Both of them, as one. */
   readonly mirror: MirrorEnd;
   readonly volumes = new Map<number, Volume>();
+  /** When flushes are answered. */
   readonly ack: AckName;
   readonly lockStep: boolean;
+  /** When writes are answered: in lock-step when they are applied, whatever `ack` says. */
+  readonly writeAck: AckName;
   readonly policy: GroupPolicy;
   /** LOCK sequences of this site's open scopes, with their volumes. */
   readonly ownScopes: Map<number, number>;
@@ -94,6 +97,7 @@ export class Group {
     this.journal = state.journal;
     this.ack = policy.ack;
     this.lockStep = policy.speculation === 'off';
+    this.writeAck = this.lockStep ? 'applied' : policy.ack;
     this.policy = policy;
     this.#platform = platform;
     const defer = platform.defer.bind(platform);
@@ -483,7 +487,7 @@ export class Group {
       );
     }
     const peer = this.mirror;
-    if (!this.policy.paired || (this.ack === 'local' && !this.lockStep)) {
+    if (!this.policy.paired || this.writeAck === 'local') {
       this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
       return;
     }

@@ -83,7 +83,7 @@ export class Scope {
     this.confirmed.catch(() => {}); // whoever does not ask is not told
   }
 
-  /** Writes whole blocks within the scope's extent; resolves as the group's `ack` says. */
+  /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
     const { volume } = this;
@@ -107,7 +107,7 @@ export class Scope {
           piece,
         );
         // in the same turn: promises are made in the order of the stream
-        if (sequence > 0 && last && group.ack !== 'local') promised = promise(volume, sequence);
+        if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);
         return sequence;
       });
     }
@@ -215,10 +215,10 @@ function acquire(
   });
 }
 
-/** A write's answer, as the group's ack says. */
+/** A write's answer, when the group promises it. */
 function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    volume.group.promise(sequence, ackLevel(volume.group.ack, false), {
+    volume.group.promise(sequence, ackLevel(volume.group.writeAck, false), {
       settle: (error) => (error ? reject(error) : resolve()),
     });
   });

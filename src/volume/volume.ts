@@ -312,7 +312,7 @@ export class Volume {
       }
       sequence = flush;
     }
-    group.promise(sequence, ackLevel(group.lockStep ? 'applied' : group.ack, fua), completion);
+    group.promise(sequence, ackLevel(group.writeAck, fua), completion);
     return -1;
   }
 

@@ -233,3 +233,26 @@ test('lock-step: a TRIM of more than the ring does not wait for a payload that i
   await world.settle(world.write(8, 8));
   await atRest(world);
 });
+
+test('lock-step: a write within a scope is answered when it is applied, with any ack', async () => {
+  // With `ack: local` it was answered at once: the baseline hid the very waits that it is there to show, and a holder
+  // took its writes for applied while the peer had not even granted the lock.
+  const world = makeWorld({ speculation: 'off' });
+  await bothUp(world);
+  const [here, there] = [world.source, world.target].map((site) => [...site.group!.volumes.values()][0]!);
+  const extent = { offset: 0, size: 8192 };
+  const lock = await world.settle(holdLock(there!, 'write', extent, 1000));
+  const scope = await world.settle(openScope(here!, extent));
+  let answered = false;
+  const written = scope.write(0, world.payload(4096)).then(() => {
+    answered = true;
+  });
+  await world.pass(500);
+  expect(answered).toBe(false);
+  there!.locks.release(lock);
+  world.target.group!.locksMoved();
+  await world.settle(written);
+  expect(world.target.journal.peerApplied).toBe(world.records);
+  await world.settle(scope.unlock());
+  await atRest(world);
+});
