@@ -77,6 +77,10 @@ const schema = z.strictObject({
     )
     .max(GROUP_VOLUMES_MAX),
   segmentSize: count,
+  /** In every local record of this journal, and of no other. */
+  journalId: z.number().int().min(1).max(0xffffffff),
+  /** A sync failed: nothing that is found from this position on is known to be on the disk. */
+  suspectFrom: count.nullable(),
   generations: z
     .array(
       z.strictObject({
@@ -118,6 +122,8 @@ const schema = z.strictObject({
     mapEnd: count,
     /** Journal position from which recovery replays. */
     position: count,
+    /** Everything before this one was durable when the checkpoint was made. */
+    durable: count,
     /** Cursors at that position. */
     own: count,
     /** `site` is the number of the stream's author, 0 where there is none. */

@@ -427,7 +427,7 @@ export class JournalWalk {
       type: TYPE_NAMES.get(header.type)!,
       stream: isLocal ? 'local' : header.site === this.#ownSite ? 'own' : 'peer',
       site: header.site,
-      sequence: header.sequence,
+      sequence: isLocal ? 0 : header.sequence,
       seen: header.seen,
       clock: header.clock,
       scope: header.scope,

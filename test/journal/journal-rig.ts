@@ -40,7 +40,10 @@ export interface RigOptions {
   /** Opens what is on this disk. */
   store?: MemoryStore;
   scheduler?: Scheduler;
-  from?: ReplayFrom;
+  from?: Partial<ReplayFrom>;
+  journalId?: number;
+  /** What the maps of the last checkpoint show. */
+  fillMap?: (map: BlockMap) => void;
   limit?: number;
   segmentSize?: number;
   kernel?: (memory: GroupMemory) => Kernel;
@@ -74,6 +77,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     ring,
     segmentSize,
     groupId: '00000000-0000-4000-8000-000000000000',
+    journalId: options.journalId ?? 0xfeed,
     ownSite: 1,
     generation: 1,
     poolSealBytes: 256 * 1024,
@@ -84,8 +88,10 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
   const liveness = new Liveness(segmentSize);
   const map = new BlockMap(BLOCKS, liveness);
   journal.volumes.set(1, { number: 1, map, blockShift: SHIFT, flat: false });
-  const from = options.from ?? { position: 0, own: 0, peerReceived: 0, peerApplied: 0 };
-  recover(journal, store, from, '00000000-0000-4000-8000-000000000000', liveness, cleanerBuffer, () => {});
+  options.fillMap?.(map);
+  const suspect = Number.POSITIVE_INFINITY;
+  const from = { position: 0, durable: 0, suspect, own: 0, peerReceived: 0, peerApplied: 0, ...options.from };
+  recover(journal, store, from, liveness, cleanerBuffer, () => {});
   const reader = new BlockReader(journal, offload, slices, defer);
   const settle = (): void => {
     while (scheduler.step());
