@@ -15,7 +15,7 @@ export interface GroupWorldOptions {
   ringSegments: number;
   poolSealBytes: number;
   hosts: number;
-  /** Host operations of the safety phase. */
+  /** Host operations of the phase with faults. */
   operations: number;
   /** Bytes of the largest host write. */
   writeSizeMax: number;
@@ -117,7 +117,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     ringSegments: pick(1, 2, 4),
     poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
     hosts: pick(1, 2, 4, 8),
-    operations: (speculation === 'on' ? 150 : 60) + Math.floor(random() * 250),
+    operations: (speculation === 'on' ? 2400 : 960) + 16 * Math.floor(random() * 250),
     writeSizeMax: pick(4096, 16384, 32768),
     flush: pick(0.02, 0.1, 0.2),
     fua: pick(0, 0.05, 0.2),

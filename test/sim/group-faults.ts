@@ -17,6 +17,14 @@ export interface Hold {
   blockCount: number;
 }
 
+/** What each fault is counted as. */
+export const FAULTS: readonly string[] = [
+  ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
+  ...['target crash in the first copy', 'cut', 'slow line', 'bit flip'],
+  ...['alpha disk full', 'beta disk full', 'alpha bad disk', 'beta bad disk', 'alpha journal failed'],
+  ...['beta journal failed', 'disk failed while opening', 'held at the target', 'evicted', 'target emptied'],
+];
+
 export class Faults {
   readonly holds = new Set<Hold>();
   /** False in the phase without faults. */

@@ -31,6 +31,8 @@ type Answer = (what: string, error: Error | null, good: () => void) => void;
 export class Hosts {
   /** Operations asked. */
   operations = 0;
+  /** Operations answered, be it with an error. */
+  answered = 0;
   stopped = false;
   #outstanding = 0;
   /** Of these, the ones that are the gateway's to answer: all but open scopes. */
@@ -145,6 +147,7 @@ export class Hosts {
       if (answered) violation(`${what} was answered twice`);
       answered = true;
       this.#open.delete(number);
+      this.answered += 1;
       try {
         if (error === null) {
           met(what);
