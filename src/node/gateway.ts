@@ -174,11 +174,11 @@ export class Gateway {
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
-  /** Resolves when every group serves (a primary) or has been adopted (a standby). */
+  /** Resolves when every group is ready to serve (a primary) or has been adopted (a standby). */
   async ready(): Promise<void> {
     while (
       this.#closing === null &&
-      this.#members.some(({ group }) => group === null || (group.role === 'primary' && !group.serving))
+      this.#members.some(({ group }) => group === null || (group.role === 'primary' && !group.ready))
     ) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }

@@ -82,6 +82,9 @@ export class Group {
   #sessions = 0;
   #lastFlush = 0;
   #serving = false;
+  #readyAlone = false;
+  /** Requests that wait for the group to go on alone. */
+  readonly #asked: (() => void)[] = [];
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -364,10 +367,41 @@ export class Group {
     return this.#serving;
   }
 
+  /** Hosts may come: what they ask is answered, be it that the group goes on alone for the first of them. */
+  get ready(): boolean {
+    return this.#serving || this.#readyAlone;
+  }
+
   /** Hosts may come: called once the lost tail is back, or the group serves alone. */
   startServing(): void {
     this.#endDeadScopes();
     this.#serving = true;
+    this.#askAgain();
+  }
+
+  /**
+   * The peer was waited for long enough: the next request is what makes the group go on alone (pair.ts).
+   * False: it could not; who waits is refused.
+   */
+  setReadyAlone(ready: boolean): void {
+    this.#readyAlone = ready;
+    if (!ready) this.#askAgain();
+  }
+
+  /** Somebody waits for the group to go on alone. */
+  get isAsked(): boolean {
+    return this.#asked.length > 0;
+  }
+
+  /** What to do with a request that is refused. @returns true: it is asked again when the group has gone on alone */
+  hold(again: () => void): boolean {
+    if (this.#serving || !this.#readyAlone || this.#stopping) return false;
+    this.#asked.push(again);
+    return true;
+  }
+
+  #askAgain(): void {
+    for (const again of this.#asked.splice(0)) again();
   }
 
   /** Timed work; the platform calls it every few tens of milliseconds. */
@@ -402,6 +436,7 @@ export class Group {
   async close(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#askAgain();
     for (const view of [...this.#views]) view.drop();
     for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
     this.#endLockWaits();

@@ -8,7 +8,17 @@
  *       returnTail  the peer sends back what the author lost; the author syncs it, and both begin again
  *
  * It also holds the one decision that needs time: after an unclean stop a source serves nobody until its peer was
- * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed; then it mints a generation first.
+ * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed. Then it is ready to go on alone, and does so for the first
+ * request: it mints a generation, durably, before anything is appended or answered.
+ *
+ *     waiting --peer returns the tail, or has none--> serving
+ *     waiting --LOST_TAIL_WAIT_MS--> ready --request--> minting --durable--> serving
+ *     ready   --peer returns the tail, or has none--> serving
+ *
+ * Why it is minted so late: from then on the lost tail contradicts what this site may have told somebody, and only a
+ * person can let go of it (row 11 of mirror/decide.ts). Until then nobody was told anything, not even by a read, and
+ * no sequence was used a second time: however often this site crashes, the tail can still come back. What is left is a
+ * crash between the save and the answers to requests that wait for it: whether they were answered cannot be known.
  */
 import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -58,7 +68,7 @@ export interface PairOptions {
 export type PairState = 'away' | 'refused' | 'handshaking' | 'returning the tail' | 'base copy' | 'streaming';
 
 interface LostTail {
-  /** ms: serve alone from then on. */
+  /** ms: ready to go on alone from then on. */
   until: number;
 }
 
@@ -207,9 +217,12 @@ export class Pair {
 
   tick(nowMs: number): void {
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
+    const group = this.group!;
+    group.setReadyAlone(true);
+    if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#decision !== null && this.#decision.action !== 'refuse') return;
-    const { journal } = this.group!;
+    const { journal } = group;
     // the new generation begins at an end that the next crash cannot take back: part of a returned tail may be here
     if (journal.own.durable < journal.own.appended) journal.sync();
     else this.#serveAlone();
@@ -255,15 +268,21 @@ export class Pair {
     this.#options.onServing?.();
   }
 
-  /** Nobody answered: what is recovered here is the truth from now on, under a new generation. */
+  /** The peer did not answer, and a host asks: what is recovered here is the truth from now on, under a new generation. */
   #serveAlone(): void {
     const group = this.group!;
+    const { superblock } = group.state;
+    const { generations } = superblock;
     this.#lostTail = null;
     this.counters.minted += 1;
-    mintGeneration(group.state.superblock, group.journal);
+    superblock.generations = [...generations];
+    mintGeneration(superblock, group.journal);
     group.state.save((error) => {
-      if (error === null) this.#serve(group);
-      else this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      if (error === null) return this.#serve(group);
+      superblock.generations = generations;
+      group.journal.generation = generations[generations.length - 1]!.ordinal;
+      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      group.setReadyAlone(false);
     });
   }
 

@@ -30,6 +30,8 @@ export interface ScopeOptions {
  */
 export async function openScope(volume: Volume, extent: ExtentBytes, options: ScopeOptions = {}): Promise<Scope> {
   checkExtent(volume, extent.offset, extent.size);
+  if (volume.group.refuseWrite() !== null)
+    await new Promise<void>((resolve) => volume.group.hold(resolve) || resolve());
   const refused = volume.group.refuseWrite();
   if (refused !== null) throw refused;
   if (volume.group.ownScopes.size >= SCOPES_MAX)

@@ -83,7 +83,8 @@ export class Volume {
     completion: Completion,
   ): void {
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.write(session, offset, size, payload, fua, completion));
     if (size === 0) return this.group.settleSoon(completion, null);
     this.counters.writes += 1;
     this.counters.bytesWritten += size;
@@ -94,7 +95,8 @@ export class Volume {
 
   trim(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.trim(session, offset, size, fua, completion));
     this.counters.trims += 1;
     // a trim is advice: blocks that are covered only in part stay as they are
     const lba = Math.ceil(offset / this.blockSize);
@@ -105,7 +107,8 @@ export class Volume {
 
   zero(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.zero(session, offset, size, fua, completion));
     if (size === 0) return this.group.settleSoon(completion, null);
     this.counters.zeroes += 1;
     const lba = Math.ceil(offset / this.blockSize);
@@ -127,7 +130,7 @@ export class Volume {
   /** Covers every write answered before this call: they precede the FLUSH record, on all connections. */
   flush(completion: Completion): void {
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null) return this.#refuse(refused, completion, () => this.flush(completion));
     this.counters.flushes += 1;
     this.group.whenRoom(() => {
       const { ended } = this.group;
@@ -145,7 +148,11 @@ export class Volume {
 
   read(session: number, offset: number, size: number, completion: ReadCompletion): void {
     const refused = this.group.refuseRead();
-    if (refused !== null) return void this.group.defer(() => completion.settleRead(refused, []));
+    if (refused !== null) {
+      if (!this.group.hold(() => this.read(session, offset, size, completion)))
+        this.group.defer(() => completion.settleRead(refused, []));
+      return;
+    }
     this.counters.reads += 1;
     this.counters.bytesRead += size;
     const lba = Math.floor(offset / this.blockSize);
@@ -165,6 +172,7 @@ export class Volume {
   }
 
   extents(offset: number, size: number, count: number): DeviceExtent[] {
+    if (this.group.refuseRead() !== null) return [{ size, hole: false }]; // says nothing of the content
     const extents: DeviceExtent[] = [];
     const end = offset + size;
     let at = offset;
@@ -213,6 +221,10 @@ export class Volume {
   }
 
   // ---- inside
+
+  #refuse(refused: ForelockError, completion: Completion, again: () => void): void {
+    if (!this.group.hold(again)) this.group.settleSoon(completion, refused);
+  }
 
   #readNow(offset: number, size: number, completion: ReadCompletion): void {
     readBytes(this.group, this.map, this, offset, size, completion);

@@ -75,7 +75,7 @@ export class Hosts {
     after(think, () => {
       if (this.stopped) return;
       const { group } = source;
-      if (group === null || source.state !== 'up' || !group.serving) {
+      if (group === null || source.state !== 'up' || !group.ready) {
         after(RETRY_MS, next);
         return;
       }
