@@ -560,11 +560,12 @@ export class Pair {
       return true;
     });
     if (bytes < 0) {
+      const kept = stretch.slice(); // it was lent to us for this call
       link.pauseReceiving();
       group.whenRoom(() => {
-        if (journal.room(stretch.length) < 0) return false;
+        if (journal.room(kept.length) < 0) return false;
         link.resumeReceiving();
-        this.#guard(link, () => this.#onReturned(link, message, stretch));
+        this.#guard(link, () => this.#onReturned(link, message, kept));
         return true;
       });
       return;

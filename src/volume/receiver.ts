@@ -197,8 +197,10 @@ export class Receiver implements MirrorEnd {
       else this.#actOn(effect);
     }
     if (accepted && stretch !== null) {
-      this.#frames.push({ data, stretch });
+      const frame = { data, stretch };
+      this.#frames.push(frame);
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      if (this.#frames.at(-1) === frame) frame.stretch = stretch.slice(); // it was lent to us for this call
     }
     this.#noteBaseEnd();
     this.#queueConfirm();

@@ -208,6 +208,8 @@ export class SimLink implements Link {
       this.#in.shift();
       this.bytesReceived += item.size;
       if (!this.#closing) this.onMessage!(item.header, item.stretch);
+      item.header.fill(0xee); // they were lent for the call
+      item.stretch?.fill(0xee);
     }
     this.#delivering = false;
   }
