@@ -210,6 +210,8 @@ export class Pair {
       this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
+      const damage = this.group?.receiver?.damage ?? null;
+      if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       this.#refusal = null;
       if (decision.source === mine.site.number) this.#start(link, decision, theirs);
     });

@@ -5,18 +5,12 @@
  *
  * The commit log is the journal between `#applyAt` and its end.
  */
-import {
-  FLAG_POINT,
-  HEADER_SIZE,
-  TYPE_BASE,
-  TYPE_BASE_ZERO,
-  TYPE_FLUSH,
-  TYPE_LOCAL,
-  TYPE_LOCK,
-} from '../../assembly/layout.js';
+import { FLAG_POINT, TYPE_BASE, TYPE_BASE_ZERO, TYPE_FLUSH, TYPE_LOCAL, TYPE_LOCK } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { RecordHeader } from '../journal/record.js';
-import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import { segmentName } from '../journal/segments.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { APPLY, TargetStream } from '../mirror/target.js';
 import {
@@ -47,6 +41,8 @@ export class Receiver implements MirrorEnd {
   #waitingForRoom = false;
   /** Position of the first record of the commit log. */
   #applyAt: number;
+  /** Why nothing more is applied, until this site is restored: the commit log is damaged. */
+  #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
@@ -59,8 +55,6 @@ export class Receiver implements MirrorEnd {
   appliedAllAt = 0;
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
-  readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
-  readonly #smallView = new DataView(this.#small.buffer);
   readonly counters = {
     framesReceived: 0,
     bytesReceived: 0,
@@ -68,6 +62,7 @@ export class Receiver implements MirrorEnd {
     recordsApplied: 0,
     baseRecordsApplied: 0,
     corruptRecords: 0,
+    damaged: 0,
     framesDropped: 0,
     rejections: 0,
     protocolErrors: 0,
@@ -134,8 +129,12 @@ export class Receiver implements MirrorEnd {
   get imageConsistent(): boolean {
     return this.#target.consistent;
   }
+  get damage(): ForelockError | null {
+    return this.#damage;
+  }
 
   describe(): string {
+    if (this.#damage !== null) return this.#damage.message;
     if (this.#link === null) return 'no link to the source';
     if (!this.#target.consistent) return 'receiving the first copy';
     return this.#target.rejected > 0 ? `waiting for a lock that sequence ${this.#target.rejected} needs` : 'receiving';
@@ -302,11 +301,12 @@ export class Receiver implements MirrorEnd {
     const now = this.#group.nowMs();
     let applied = 0;
     let baseApplied = 0;
-    while (this.#applyAt < journal.sealed) {
-      const header = this.#headerAt(this.#applyAt);
-      if (header === null) {
-        journal.sync();
-        break; // cannot be read now: counted, tried again with the next tick
+    while (this.#applyAt < journal.sealed && this.#damage === null) {
+      const at = journal.locate(this.#applyAt);
+      const header = at < 0 ? null : this.#header.read(journal.memory.view, at);
+      if (header === null || !this.#follows(header)) {
+        this.#damaged(header);
+        break;
       }
       const { type } = header;
       if (type < TYPE_LOCAL && header.site === this.#stream) {
@@ -314,7 +314,7 @@ export class Receiver implements MirrorEnd {
         if (this.#target.admit(type, header.flags, volume, lba, blockCount, header.scope, sequence, now) !== APPLY)
           break;
         journal.apply(type, volume, lba, blockCount, this.#applyAt);
-        if (header.blockShift > 0) this.#noteChecksums(header);
+        if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;
         else {
           applied = sequence;
@@ -335,19 +335,26 @@ export class Receiver implements MirrorEnd {
     this.#queueConfirm();
   }
 
-  #headerAt(position: number): RecordHeader | null {
-    const { journal } = this.#group;
-    if (journal.inRing(position)) return this.#header.read(journal.memory.view, journal.address(position));
-    const segment = journal.segments.get(journal.segments.numberOf(position));
-    if (segment === undefined) return null;
-    if (segment.file.read(this.#small, position % journal.segmentSize) < HEADER_SIZE) return null;
-    return this.#header.read(this.#smallView, 0);
+  /** Whether the commit log goes on with this record. */
+  #follows(header: RecordHeader): boolean {
+    if (header.type >= TYPE_LOCAL || header.site !== this.#stream || header.sequence === 0) return true;
+    return header.sequence === this.#group.journal.peerApplied + 1;
   }
 
-  #noteChecksums(header: RecordHeader): void {
+  /** What cannot be applied as it was received would be wrong data, or leave a gap: this site follows no further. */
+  #damaged(found: RecordHeader | null): void {
     const { journal } = this.#group;
-    if (journal.inRing(this.#applyAt)) journal.noteChecksums(journal.address(this.#applyAt), header, this.#applyAt);
-    else journal.noteChecksums(0, header, this.#applyAt, this.#smallView);
+    const what =
+      found === null ? 'the record does not check, or cannot be read' : `sequence ${found.sequence} is there`;
+    const place = `${segmentName(journal.segments.numberOf(this.#applyAt))} at offset ${this.#applyAt % journal.segmentSize}`;
+    this.counters.damaged += 1;
+    this.#damage = new ForelockError(
+      'STATE_CORRUPT',
+      `the journal of site ${this.#group.state.superblock.site.name} is damaged at position ${this.#applyAt} (${place}): ` +
+        `${what}, where sequence ${journal.peerApplied + 1} was received. Nothing from there on is applied. ` +
+        'Stop this site, empty its state directory and start it again as an empty standby',
+    );
+    this.#link?.close(CLOSE_REFUSED, this.#damage.message);
   }
 
   // ---- MirrorEnd
