@@ -315,7 +315,10 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     const from = begins ? group.journal.own.sealed : decision.from;
-    if (!group.sender!.keepFrom(from + 1)) {
+    const sender = group.sender!;
+    if (!sender.keepFrom(from + 1)) {
+      const { damage } = sender;
+      if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       // freed since HELLO said that it is here; the next one says what there is
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
@@ -510,13 +513,17 @@ export class Pair {
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
     const reader = new StreamReader(journal, state.offload, decision.stream, state.regions.readBack, () => pump());
     if (!reader.seek(decision.from + 1)) {
+      if (reader.damage !== null) throw reader.damage;
       link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${decision.from + 1} of the lost tail`);
       return;
     }
-    const pump = (): void => {
+    const send = (): void => {
       while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX && reader.nextSequence <= decision.through) {
         const stretch = reader.next(decision.through, FRAME_SIZE_MAX);
-        if (stretch === null) return;
+        if (stretch === null) {
+          if (reader.damage !== null) throw reader.damage;
+          return;
+        }
         this.counters.tailRecordsReturned += stretch.count;
         const data = {
           epoch: decision.epoch,
@@ -537,6 +544,7 @@ export class Pair {
         );
       }
     };
+    const pump = (): void => this.#guard(link, send);
     link.onDrain = pump;
     pump();
   }

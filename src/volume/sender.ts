@@ -13,10 +13,10 @@ import { recordSize } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Region } from '../kernel/memory.js';
 import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
-import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
-import { KIND_CONFIRM, KIND_NAK, type Message, type Ready, WireEncoder } from '../mirror/wire.js';
+import { KIND_CONFIRM, KIND_NAK, type Message, NAK_CHECK, type Ready, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
 import type { Volume } from './volume.js';
@@ -60,6 +60,8 @@ export class Sender implements MirrorEnd {
     recordsSent: 0,
     rewinds: 0,
     rejections: 0,
+    /** Links that ended because the stream could not be read back. */
+    givenUp: 0,
     baseBlocksSent: 0,
     protocolErrors: 0,
   };
@@ -225,7 +227,12 @@ export class Sender implements MirrorEnd {
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
   }
 
-  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone already */
+  /** Why the stream cannot be read back, after it was tried. */
+  get damage(): ForelockError | null {
+    return this.#reader.damage;
+  }
+
+  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone, or for `damage` */
   keepFrom(sequence: number): boolean {
     const position = this.#reader.find(sequence);
     if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);
@@ -289,11 +296,16 @@ export class Sender implements MirrorEnd {
         return;
       }
       if (this.#reader.nextSequence !== want.from && !this.#reader.seek(want.from)) {
-        link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
+        if (this.#reader.damage === null)
+          link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
+        else this.#giveUp(this.#reader.damage);
         return;
       }
       const stretch = this.#reader.next(want.through, want.bytesMax);
-      if (stretch === null) return;
+      if (stretch === null) {
+        if (this.#reader.damage !== null) this.#giveUp(this.#reader.damage);
+        return;
+      }
       const { journal } = this.#group;
       const through = stretch.first + stretch.count - 1;
       const header = this.#encoder.data({
@@ -322,9 +334,19 @@ export class Sender implements MirrorEnd {
     }
   }
 
+  /** What comes next cannot be read here, so it will not help to begin again: both ends say why the stream stands. */
+  #giveUp(damage: ForelockError): void {
+    const link = this.#link;
+    if (link === null) return;
+    this.counters.givenUp += 1;
+    link.close(CLOSE_REFUSED, `${damage.code}: ${damage.message}`);
+    this.detach();
+  }
+
   /** Acts on what the machine decided. */
   #act(): void {
     let progressed = false;
+    let damage: ForelockError | null = null;
     for (const effect of this.#source.drain()) {
       switch (effect.kind) {
         case 'progressed':
@@ -338,6 +360,8 @@ export class Sender implements MirrorEnd {
               this.#frames[this.#frames.length - 1]!.through >= effect.from
             )
               this.#frames.pop();
+            // if it is damaged here already, NAKs would follow for ever
+            if (effect.reason === NAK_CHECK && !this.#reader.check(effect.from)) damage = this.#reader.damage;
           }
           break;
         case 'rejected':
@@ -365,6 +389,7 @@ export class Sender implements MirrorEnd {
           break;
       }
     }
+    if (damage !== null) this.#giveUp(damage);
     if (!progressed) return;
     const { trimmed, granted } = this.#source;
     while (this.#frameHead < this.#frames.length && this.#frames[this.#frameHead]!.through <= trimmed) {

@@ -25,6 +25,8 @@ export interface JournalRig {
   liveness: Liveness;
   reader: BlockReader;
   cleanerBuffer: Region;
+  /** For a StreamReader. */
+  readBack: Region[];
   offload: SimOffload;
   /** Appends one write of `count` blocks filled with `fill`; its sequence. */
   write(lba: number, count: number, fill: number): number;
@@ -65,6 +67,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
   const ring = memory.take(2 * segmentSize);
   const slices = [memory.take(4 * MIB), memory.take(4 * MIB)];
   const cleanerBuffer = memory.take(4 * MIB);
+  const readBack = [memory.take(3 * MIB), memory.take(3 * MIB)];
   const kernel = (options.kernel ?? ((each) => createKernel('wasm', each)))(memory);
   const life = { over: false };
   const offload = new SimOffload({ random, scheduler }, life, () => store, memory, kernel, 1);
@@ -104,6 +107,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     liveness,
     reader,
     cleanerBuffer,
+    readBack,
     offload,
     settle,
     write(lba, count, fill) {
