@@ -89,7 +89,7 @@ export class Volume {
     this.counters.writes += 1;
     this.counters.bytesWritten += size;
     const aligned = offset % this.blockSize === 0 && size % this.blockSize === 0;
-    if (!aligned) return this.#writePartial(session, offset, size, payload, fua, completion);
+    if (!aligned) return this.#writePartial(session, offset, size, joined(payload, size), fua, completion);
     this.#admit(session, TYPE_WRITE, offset / this.blockSize, size / this.blockSize, payload, fua, completion);
   }
 
@@ -244,7 +244,10 @@ export class Volume {
     if (!this.group.roomIsWaitedFor && this.locks.isFree(lba, blockCount, session)) {
       done = this.#append(session, type, lba, blockCount, 0, payload, fua, completion);
     }
-    if (done >= 0) this.#appendWhenRoom(session, type, lba, blockCount, done, payload, fua, completion);
+    if (done < 0) return;
+    // the payload was lent for this call
+    const kept = payload === null ? null : joined(payload, blockCount * this.blockSize);
+    this.#appendWhenRoom(session, type, lba, blockCount, done, kept, fua, completion);
   }
 
   /** The write has to wait: for room (in order with others), and perhaps for a lock. */
@@ -457,6 +460,13 @@ export function copyPieces(
     if (left === 0) return;
   }
   assert(left === 0, 'the pieces add up to the size');
+}
+
+/** The pieces as one, in memory of its own. */
+function joined(pieces: readonly Uint8Array[], size: number): Uint8Array[] {
+  const bytes = new Uint8Array(size);
+  copyPieces(pieces, 0, size, bytes, 0);
+  return [bytes];
 }
 
 /** Reads bytes of any alignment through a map (current or pinned). */
