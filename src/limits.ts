@@ -17,6 +17,10 @@ export const BLOCK_SIZE_MAX = 65536;
 export const VOLUME_SIZE_MAX = 16 * TIB;
 /** Volume numbers are u16 in a record; a group of hundreds is a configuration error. */
 export const GROUP_VOLUMES_MAX = 256;
+/** Groups of one gateway: each has a thread, a ring and its files. */
+export const GROUPS_MAX = 64;
+/** Of a group's history: each is one failover. The eldest are dropped by who mints; a peer that tells more is refused. */
+export const GENERATIONS_MAX = 64;
 
 // ---- journal
 export const RING_SIZE_DEFAULT = 64 * MIB;
@@ -74,6 +78,13 @@ export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;
+/** Answers are bounded by what a gateway has volumes and groups; this is against something that is no gateway. */
+export const CONTROL_ANSWER_MAX = 16 * MIB;
+/** Locks held over the API at once; each holds a connection. */
+export const CONTROL_LOCKS_MAX = 256;
+/** A `forelock lock` may be longer than any lease of the gateway; these are against typing errors. */
+export const HOLD_SECONDS_MAX = 24 * 3600;
+export const WAIT_SECONDS_MAX = 3600;
 
 assert(RECORD_SIZE_MAX <= SEGMENT_SIZE_MIN / 2, 'a record fits a segment');
 assert(RECORD_SIZE_MAX <= MESSAGE_SIZE_MAX, 'a record fits a message');

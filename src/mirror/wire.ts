@@ -48,7 +48,7 @@ import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
-import { CONTROL_SIZE_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
+import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
 import type { BasePosition } from './base.js';
 import type { SiteState } from './decide.js';
 
@@ -71,8 +71,6 @@ export const HEARTBEAT_SIZE = 32;
 /** The record's check or a block's checksum does not match. */
 export const NAK_CHECK = 1;
 
-/** Generations that a site tells: a handshake with this many and GROUP_VOLUMES_MAX volumes fits CONTROL_SIZE_MAX. */
-export const HISTORY_MAX = 512;
 /** Sites with a stream in one group: numbers are a byte. */
 const SITES_MAX = 255;
 const TEXT_MAX = 4 * KIB;
@@ -226,7 +224,7 @@ const generation = z.strictObject({
   minter: siteNumber,
   ends: bySite,
 });
-const generations = z.array(generation).max(HISTORY_MAX);
+const generations = z.array(generation).max(GENERATIONS_MAX);
 
 const siteState: z.ZodType<SiteState> = z.strictObject({
   format: z.int().min(0).max(0xffff),
@@ -272,7 +270,7 @@ const start: z.ZodType<Start> = z.strictObject({
   from: sequence,
   base: position.nullable(),
   groupId: name,
-  generations,
+  generations: generations.min(1),
 });
 
 const ready: z.ZodType<Ready> = z.strictObject({

@@ -21,6 +21,7 @@ import {
   BLOCK_SIZE_MIN,
   CONTROL_SIZE_MAX,
   GROUP_VOLUMES_MAX,
+  GROUPS_MAX,
   JOURNAL_SEGMENTS_MIN,
   RING_SIZE_DEFAULT,
   RING_SIZE_MAX,
@@ -86,7 +87,6 @@ export interface GatewayOptions {
 /** Key files, states and sockets have paths far below this. */
 const PATH_LENGTH_MAX = 4096;
 const FILE_SIZE_MAX = CONTROL_SIZE_MAX;
-const GROUPS_MAX = 64;
 const RTT_MS_MAX = 60_000;
 
 const JOURNAL_SIZE_MIN = JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN;

@@ -12,17 +12,13 @@ import { BlockMap } from '../journal/map.js';
 import { MapLog } from '../journal/map-log.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
-import {
-  SUPERBLOCK_GENERATIONS_MAX,
-  SUPERBLOCK_NAMES,
-  type Superblock,
-  SuperblockFiles,
-} from '../journal/superblock.js';
+import { SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import {
   BLOCK_SIZE_DEFAULT,
+  GENERATIONS_MAX,
   JOURNAL_SEGMENTS_MIN,
   MIB,
   RING_SIZE_DEFAULT,
@@ -372,7 +368,7 @@ export function mintGeneration(superblock: Superblock, journal: Journal): void {
     ends,
   };
   superblock.generations.push(minted);
-  if (superblock.generations.length > SUPERBLOCK_GENERATIONS_MAX) superblock.generations.shift();
+  if (superblock.generations.length > GENERATIONS_MAX) superblock.generations.shift();
   journal.generation = minted.ordinal;
 }
 

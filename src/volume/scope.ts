@@ -90,7 +90,7 @@ export class Scope {
     this.#check(offset, bytes.length);
     const { volume } = this;
     const { group, blockSize } = volume;
-    const pieceMax = Math.min(1024 * blockSize, 1048576);
+    const pieceMax = volume.payloadBlocksMax * blockSize;
     let promised: Promise<void> | null = null;
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));

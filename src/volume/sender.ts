@@ -6,7 +6,7 @@
  * A target without history first gets the live blocks, as BASE records in map order (a fuzzy copy: what changes
  * meanwhile comes again in the stream).
  */
-import { HEADER_SIZE, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
+import { HEADER_SIZE, RECORD_BLOCKS_MAX, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { recordSize } from '../journal/record.js';
@@ -510,7 +510,7 @@ export class Sender implements MirrorEnd {
       const mapped = volume.map.lookup(from);
       const data = (mapped && !volume.map.zero) || (!mapped && volume.platter === 'flat');
       const room = Math.max(1, Math.floor((FRAME_SIZE_MAX - (at - region.at)) / (volume.blockSize + 8)));
-      const limit = Math.min(end - from, data ? Math.min(1024, room) : BASE_ZERO_BLOCKS_MAX);
+      const limit = Math.min(end - from, data ? Math.min(RECORD_BLOCKS_MAX, room) : BASE_ZERO_BLOCKS_MAX);
       const blockCount = Math.max(1, volume.map.run(from, limit));
       pieces.push({ lba: from, blockCount, data, at });
       at += recordSize(data ? TYPE_BASE : TYPE_BASE_ZERO, blockCount, data ? volume.blockShift : 0);

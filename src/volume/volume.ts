@@ -5,7 +5,7 @@
  *
  * Sealing, persisting and sending start by themselves from what was published (journal/, sender.ts).
  */
-import { TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import { RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
@@ -17,8 +17,6 @@ import { ackLevel } from './gate.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
 
-/** Bytes of one record at most; a larger host write becomes several records under one local grant. */
-const PIECE_SIZE_MAX = 1048576;
 /** ZERO and TRIM carry no payload; their block count is a u32. */
 const BARE_BLOCKS_MAX = 2 ** 31;
 
@@ -56,7 +54,8 @@ export class Volume {
     lockWaits: 0,
     lockTimeouts: 0,
   };
-  readonly #payloadBlocksMax: number;
+  /** Blocks of one record with payload; a larger host write becomes several records under one local grant. */
+  readonly payloadBlocksMax: number;
 
   constructor(group: Group, options: VolumeOptions) {
     this.group = group;
@@ -69,7 +68,7 @@ export class Volume {
     this.map = options.map;
     this.locks = options.locks;
     assert(Number.isInteger(this.blockShift), 'block size is a power of two');
-    this.#payloadBlocksMax = Math.min(1024, PIECE_SIZE_MAX >> this.blockShift);
+    this.payloadBlocksMax = Math.min(RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX >> this.blockShift);
   }
 
   // ---- host operations; `session` is the host connection's number
@@ -299,7 +298,7 @@ export class Volume {
       group.settleSoon(completion, ended);
       return -1;
     }
-    const max = payload === null ? BARE_BLOCKS_MAX : this.#payloadBlocksMax;
+    const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;
     let at = done;
