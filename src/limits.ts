@@ -54,6 +54,11 @@ export const FRAME_SIZE_MAX = 256 * KIB;
 export const MESSAGE_SIZE_MAX = 2 * MIB;
 /** Control messages (JSON): handshakes with 256 volumes fit ten times. */
 export const CONTROL_SIZE_MAX = 256 * KIB;
+/**
+ * Most journal that a target drops for a rejection (what is more stays, and waits): recovery applies what is newer than
+ * this only when it knows that nothing drops it. A frame, even of the largest record, is half of it.
+ */
+export const DROP_BYTES_MAX = 2 * MESSAGE_SIZE_MAX;
 /** Bytes queued in the socket's user-space buffer; more only delays a NAK's go-back. */
 export const LINK_BUFFER_MAX = 8 * MIB;
 export const LINK_HANDSHAKE_MS_MAX = 10_000;

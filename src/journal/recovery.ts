@@ -25,6 +25,10 @@
  * as if the power had gone; what the peer has of it comes back as the lost tail. (A sync error that no process has seen
  * yet is told to the next one that syncs the file, by Linux since 4.16.)
  *
+ * A TRUNCATED takes back records of the peer that stand before it, so the newest DROP_BYTES_MAX of these are applied only
+ * when they are behind, or something proves that they had been applied. One that was lost in a crash took back nothing:
+ * the stream is longer then, and the same, because no source goes on from before it until it is durable (READY waits).
+ *
  * Pure decisions; the only I/O is reading the files, straight into the ring's memory, where the tail stays readable
  * afterwards.
  */
@@ -41,9 +45,11 @@ import {
   TYPE_PAD,
   TYPE_RELOCATED,
   TYPE_SEGMENT,
+  TYPE_TRUNCATED,
 } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
+import { DROP_BYTES_MAX } from '../limits.js';
 import { type Journal, parseSegmentHead } from './journal.js';
 import type { Liveness } from './liveness.js';
 import { RecordHeader, recordSize } from './record.js';
@@ -95,7 +101,7 @@ export function recover(
   const numbers = Segments.numbersIn(store);
   journal.own.appended = from.own;
   journal.peer.appended = from.peerReceived;
-  let applied = from.peerApplied;
+  const peer = new PeerReplay(journal, from.peerApplied, onRecord);
   let marked = Math.max(from.position, from.durable);
   if (from.suspect < Number.POSITIVE_INFINITY) marked = Math.max(marked, from.suspect);
   let position = from.position;
@@ -150,7 +156,7 @@ export function recover(
         if (!follows(journal, header, from)) {
           throw corrupt(number, recordAt - at, `${streamOf(journal, header)} jumps to sequence ${header.sequence}`);
         }
-        applied = replay(journal, header, recordAt, here, from, applied, report, onRecord);
+        replay(journal, header, recordAt, here, from, peer, report, onRecord);
         if (header.type === TYPE_MARK) {
           marked = Math.max(marked, header.lba);
           journal.peerApplied = Math.max(journal.peerApplied, header.scope);
@@ -182,6 +188,7 @@ export function recover(
         '(start it as an empty standby) or from a backup',
     );
   }
+  peer.settle(end); // what it overwrites may stand in segments that are gone for that
   for (const number of liveness.segments()) {
     const there = journal.segments.get(number);
     if (there === undefined || number * size >= end) {
@@ -194,7 +201,7 @@ export function recover(
   // looking behind the end went through the ring's memory
   if (last > Math.floor(end / size)) ringFrom = end;
   report.tornBytes = cutTail(journal, numbers, end);
-  journal.peerApplied = applied;
+  journal.peerApplied = peer.applied;
   journal.restore(Math.max(ringFrom, 0), end);
   return report;
 }
@@ -217,21 +224,23 @@ function replay(
   at: number,
   position: number,
   from: ReplayFrom,
-  applied: number,
+  peer: PeerReplay,
   report: RecoveryReport,
   onRecord: ReplayListener,
-): number {
+): void {
   const { type } = header;
   if (type === TYPE_RELOCATED) {
+    peer.settle(header.scope + 1); // what was copied from there had been applied
     const map = journal.volumes.get(header.volume)?.map;
-    if (map === undefined) return applied;
+    if (map === undefined) return;
     for (let i = 0; i < header.blockCount; i += 1) {
       map.compareAndSwing(header.lba + i, header.scope, header.seen + i, position, i);
     }
     journal.noteChecksums(at, header, position);
-    return applied;
+    return;
   }
-  if (type >= TYPE_LOCAL) return applied;
+  if (type === TYPE_TRUNCATED) peer.truncate(position, header.scope);
+  if (type >= TYPE_LOCAL) return;
   const known = header.volume === 0 || journal.volumes.has(header.volume);
   if (!known)
     throw corrupt(
@@ -241,25 +250,82 @@ function replay(
     );
   const payload = header.blockShift > 0;
   if (type === TYPE_BASE || type === TYPE_BASE_ZERO) {
+    peer.settle(position);
     journal.apply(type, header.volume, header.lba, header.blockCount, position);
     report.base = { volume: header.volume, lba: header.lba + header.blockCount };
   } else if (header.site === journal.own.site) {
+    peer.settle(position);
     journal.own.appended = Math.max(journal.own.appended, header.sequence);
     onRecord(header);
-    if (header.sequence <= from.own || type === TYPE_ABORT) return applied;
+    if (header.sequence <= from.own || type === TYPE_ABORT) return;
     journal.apply(type, header.volume, header.lba, header.blockCount, position);
   } else {
     journal.peer.site = header.site;
     journal.peer.appended = Math.max(journal.peer.appended, header.sequence);
-    onRecord(header);
-    if (header.sequence <= applied) return applied;
-    // sessions that held locks died with the process, so nothing that was received has to wait any longer
-    journal.apply(type, header.volume, header.lba, header.blockCount, position);
-    if (payload) journal.noteChecksums(at, header, position);
-    return header.sequence;
+    peer.add(header, at, position);
+    return;
   }
   if (payload) journal.noteChecksums(at, header, position);
-  return applied;
+}
+
+interface Unsettled {
+  header: RecordHeader;
+  position: number;
+  /** Header and checksums, for a record with payload: the ring may have gone on when it is applied. */
+  head: DataView | null;
+}
+
+/**
+ * Applies what was received, though no MARK says that it was applied: sessions that held locks died with the process,
+ * so nothing has to wait any longer.
+ */
+class PeerReplay {
+  applied: number;
+  readonly #journal: Journal;
+  readonly #onRecord: ReplayListener;
+  /** Not applied yet, in order: a TRUNCATED may follow. */
+  #unsettled: Unsettled[] = [];
+
+  constructor(journal: Journal, applied: number, onRecord: ReplayListener) {
+    this.#journal = journal;
+    this.applied = applied;
+    this.#onRecord = onRecord;
+  }
+
+  add(header: RecordHeader, at: number, position: number): void {
+    if (header.sequence <= this.applied) return this.#onRecord(header);
+    const { memory } = this.#journal;
+    const head = header.blockShift === 0 ? null : new DataView(memory.bytes.slice(at, at + header.payloadAt).buffer);
+    this.#unsettled.push({ header: new RecordHeader().read(memory.view, at), position, head });
+    if (position - this.#unsettled[0]!.position > 2 * DROP_BYTES_MAX) this.settle(position - DROP_BYTES_MAX);
+  }
+
+  /** Applies what stands before `position`. */
+  settle(position: number): void {
+    const journal = this.#journal;
+    let count = 0;
+    for (const { header, position: here, head } of this.#unsettled) {
+      if (here >= position) break;
+      count += 1;
+      this.#onRecord(header);
+      journal.apply(header.type, header.volume, header.lba, header.blockCount, here);
+      if (head !== null) journal.noteChecksums(0, header, here, head);
+      this.applied = header.sequence;
+    }
+    this.#unsettled.splice(0, count);
+  }
+
+  truncate(position: number, through: number): void {
+    const journal = this.#journal;
+    if (through < this.applied) {
+      const { segmentSize } = journal;
+      const what = `it ends the peer's stream at ${through}, but ${this.applied} was applied`;
+      throw corrupt(Math.floor(position / segmentSize), position % segmentSize, what);
+    }
+    this.#unsettled = this.#unsettled.filter(({ header }) => header.sequence <= through);
+    journal.peer.appended = through;
+    journal.noteTruncated(position, through);
+  }
 }
 
 /** @param at address of the segment's first record; -1 where there is none of this journal */

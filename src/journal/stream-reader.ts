@@ -6,7 +6,7 @@
  * not hashed again: the peer does, and when it says NAK, `check` tells whose fault it is. What is not what was written
  * there ends the reading: `damage` says what and where, and whoever reads tells both ends.
  */
-import { RECORD_SIZE_MAX, RECORD_SIZE_MIN, TYPE_LOCAL } from '../../assembly/layout.js';
+import { RECORD_SIZE_MAX, RECORD_SIZE_MIN, TYPE_LOCAL, TYPE_TRUNCATED } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
@@ -43,6 +43,8 @@ export class StreamReader {
   #damage: ForelockError | null = null;
   #position = 0;
   #sequence = 0;
+  /** Where the peer's stream was taken back to an earlier end, behind the place that was sought last. */
+  #truncated: { position: number; through: number }[] = [];
   #onReady: () => void;
   readonly #header = new RecordHeader();
   readonly counters = { fromRing: 0, fromSegments: 0, damaged: 0 };
@@ -101,13 +103,26 @@ export class StreamReader {
       if (journal.segments.count > 0 || !journal.inRing(ringStart)) return -1;
       start = 0;
     }
+    let found = -1;
+    this.#truncated = [];
     for (let position = start; position < journal.head; ) {
       const header = this.#headerAt(position);
       if (header === null) return -1;
-      if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence === sequence) return position;
+      if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence === sequence) {
+        if (own) return position;
+        found = position;
+      } else if (header.type === TYPE_TRUNCATED && !own) {
+        this.#truncated.push({ position, through: header.scope });
+        if (sequence > header.scope) found = -1;
+      }
       position += header.size;
     }
-    return -1;
+    return found;
+  }
+
+  /** Whether a TRUNCATED behind this record took it back. */
+  #isTruncated(sequence: number, position: number): boolean {
+    return this.#truncated.some((each) => each.position > position && each.through < sequence);
   }
 
   /** The header of the record at a position, from ring or file; null if it is gone, or damaged. The object is reused. */
@@ -223,7 +238,8 @@ export class StreamReader {
       assert(header.size >= RECORD_SIZE_MIN, 'a sealed stretch is made of records');
       if (!ring && !journal.belongsAt(header, this.#position + skipped + size)) break;
       const mine = header.type < TYPE_LOCAL && header.site === this.#site && header.sequence > 0;
-      if (!mine || header.sequence < this.#sequence) {
+      const isBefore = header.sequence < this.#sequence;
+      if (!mine || isBefore || this.#isTruncated(header.sequence, this.#position + skipped + size)) {
         if (count > 0) break;
         skipped += header.size;
         continue;

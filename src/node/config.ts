@@ -30,6 +30,7 @@ import {
   VOLUME_SIZE_MAX,
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
+import { REJECT_POLICIES, type RejectPolicy } from '../mirror/wire.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 
 export interface HostPort {
@@ -62,6 +63,7 @@ export interface GroupOptions {
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
   whenPeerAway: 'degrade' | 'block' | 'fail';
+  onReject: RejectPolicy;
   /** Bytes of journal on disk; null: twice the volumes' size. */
   journal: number | null;
   /** Bytes of shared-memory ring. */
@@ -237,6 +239,7 @@ const groupFields = {
   speculation: switchValue.exactOptional(),
   kernel: oneOf('wasm', 'reference', 'compare').exactOptional(),
   'when-peer-away': oneOf('degrade', 'block', 'fail').exactOptional(),
+  'on-reject': oneOf(...REJECT_POLICIES).exactOptional(),
   journal: sizeBetween(JOURNAL_SIZE_MIN, Number.MAX_SAFE_INTEGER).exactOptional(),
   ring: sizeBetween(RING_SIZE_MIN, RING_SIZE_MAX).exactOptional(),
   'link-rtt': value((text) => {
@@ -334,6 +337,7 @@ function groupOptions(name: string, group: GroupSettings): GroupOptions {
     speculation: group.speculation ?? true,
     kernel: group.kernel ?? 'wasm',
     whenPeerAway: group['when-peer-away'] ?? 'degrade',
+    onReject: group['on-reject'] ?? 'target-retry',
     journal: group.journal ?? null,
     ring: group.ring ?? RING_SIZE_DEFAULT,
     linkRtt: group['link-rtt'] ?? 0,

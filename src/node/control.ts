@@ -29,6 +29,7 @@ import {
   WAIT_SECONDS_MAX,
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import type { VerifyReport } from '../volume/verify.js';
 import { checkSocketPath, type HostPort } from './config.js';
 
@@ -99,6 +100,9 @@ export interface GroupStatus {
   ack: 'local' | 'received' | 'applied';
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
+  onReject: RejectPolicy;
+  /** The record that waits for its lock at the target, and what that means for the stream; null when none does. */
+  rejection: { sequence: number; state: 'waiting' | 'halted' | 'rewound'; ageMs: number } | null;
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {

@@ -16,6 +16,7 @@ import { PiscinaPool } from '../kernel/pool.js';
 import { KIB, LOCK_WAIT_MS_MAX } from '../limits.js';
 import { LinkEndpoint } from '../link/endpoint.js';
 import { readKey } from '../link/key.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import type { AckName } from '../volume/gate.js';
@@ -57,6 +58,8 @@ export interface GroupOptions {
   ack: AckName;
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
+  /** Of a primary, where blocks are locked at its standby. @default 'target-retry' */
+  onReject?: RejectPolicy | undefined;
   kernel: KernelName;
   /** Bytes. */
   journal?: number | undefined;
@@ -73,6 +76,8 @@ export interface GatewayOptions {
   groups: readonly GroupOptions[];
   /** Where NBD is served; none: library only. */
   nbd: readonly NbdAddress[];
+  /** Gets a line when something happens that an operator may want to know of. */
+  onEvent?: ((text: string) => void) | undefined;
 }
 
 /** One group of a gateway, with its link; `group` is null while an empty standby waits to be adopted. */
@@ -185,8 +190,9 @@ export class Gateway {
   }
 
   /** Opens what `forelock serve` was told (config.ts). */
-  static fromConfig(config: Config): Promise<Gateway> {
+  static fromConfig(config: Config, onEvent?: (text: string) => void): Promise<Gateway> {
     return Gateway.open({
+      onEvent,
       state: config.state,
       site: config.site,
       nbd: [
@@ -207,6 +213,7 @@ export class Gateway {
         ack: group.ack,
         speculation: group.speculation ? 'on' : 'off',
         whenPeerAway: group.whenPeerAway,
+        onReject: group.onReject,
         kernel: group.kernel,
         journal: group.journal ?? undefined,
         ring: group.ring,
@@ -321,9 +328,14 @@ export class Gateway {
         ack: options.ack,
         speculation: options.speculation,
         whenPeerAway: options.whenPeerAway,
+        onReject: options.onReject ?? 'target-retry',
         paired: options.peer !== undefined || options.listen !== undefined,
       },
-      { nowMs: () => performance.now(), defer: environment.defer },
+      {
+        nowMs: () => performance.now(),
+        defer: environment.defer,
+        tell: (text) => this.options.onEvent?.(text),
+      },
     );
     this.#groups.push(group);
     return group;

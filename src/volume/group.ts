@@ -13,6 +13,7 @@ import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
 import { AckGate, type AckLevel, type AckName } from './gate.js';
@@ -30,6 +31,8 @@ export interface GroupPolicy {
   ack: AckName;
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
+  /** Of a source: what it does when the target cannot lock. */
+  onReject: RejectPolicy;
   /** A peer is configured (--peer or --listen). */
   paired: boolean;
 }
@@ -39,6 +42,8 @@ export interface Platform {
   /** Milliseconds, for waits; may be monotonic. */
   nowMs(): number;
   defer(task: () => void): void;
+  /** A line for the operator's log. */
+  tell?(text: string): void;
 }
 
 interface PinnedPoint {
@@ -162,6 +167,10 @@ export class Group {
 
   defer(task: () => void): void {
     this.#platform.defer(task);
+  }
+
+  tell(text: string): void {
+    this.#platform.tell?.(`group ${this.name}: ${text}`);
   }
 
   /** A number of its own for every host connection and explicit scope holder. */

@@ -346,6 +346,7 @@ export class Pair {
       stream: decision.stream,
       from,
       base: decision.base,
+      onReject: group.policy.onReject,
       groupId: superblock.groupId,
       generations: superblock.generations,
     };
@@ -473,7 +474,7 @@ export class Pair {
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
     superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: 0 } };
-    group.state.save((error) => {
+    const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
@@ -490,7 +491,8 @@ export class Pair {
         };
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
       });
-    });
+    };
+    receiver.whenClosed(() => group.state.save(adopted));
   }
 
   // ---- the lost tail
@@ -507,6 +509,7 @@ export class Pair {
       stream: decision.stream,
       from: decision.from,
       base: null,
+      onReject: 'target-retry',
       groupId: state.superblock.groupId,
       generations: state.superblock.generations,
     };

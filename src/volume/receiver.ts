@@ -10,20 +10,14 @@ import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { RecordHeader } from '../journal/record.js';
 import { segmentName } from '../journal/segments.js';
+import { DROP_BYTES_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { APPLY, TargetStream } from '../mirror/target.js';
-import {
-  type Data,
-  KIND_DATA,
-  KIND_HEARTBEAT,
-  type Message,
-  NAK_CHECK,
-  type Start,
-  WireEncoder,
-} from '../mirror/wire.js';
+import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { Rejection } from './rejection.js';
 
 interface PendingFrame {
   data: Data;
@@ -48,6 +42,9 @@ export class Receiver implements MirrorEnd {
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
+  /** Behind the last record that takes back some of the stream. */
+  #closedAt = 0;
+  readonly rejection: Rejection;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -65,6 +62,8 @@ export class Receiver implements MirrorEnd {
     damaged: 0,
     framesDropped: 0,
     rejections: 0,
+    rewinds: 0,
+    recordsDropped: 0,
     protocolErrors: 0,
     confirmsSent: 0,
     stalls: 0,
@@ -72,6 +71,7 @@ export class Receiver implements MirrorEnd {
 
   constructor(group: Group) {
     this.#group = group;
+    this.rejection = new Rejection(group, () => this.describe());
     const { journal, state } = group;
     this.#stream = journal.peer.site;
     const { inconsistent, streamStart } = state.superblock;
@@ -137,7 +137,9 @@ export class Receiver implements MirrorEnd {
     if (this.#damage !== null) return this.#damage.message;
     if (this.#link === null) return 'no link to the source';
     if (!this.#target.consistent) return 'receiving the first copy';
-    return this.#target.rejected > 0 ? `waiting for a lock that sequence ${this.#target.rejected} needs` : 'receiving';
+    const { rejected, rewound } = this.#target;
+    if (rejected === 0) return 'receiving';
+    return `waiting for a lock that sequence ${rejected} needs${rewound ? ', which was dropped and comes again' : ''}`;
   }
 
   // ---- link
@@ -152,6 +154,7 @@ export class Receiver implements MirrorEnd {
       kind: 'connected',
       epoch: start.epoch,
       base: start.base === null ? null : { start: start.from, next: start.base },
+      onReject: start.onReject,
     });
     if (start.base !== null) {
       this.#group.journal.peer.appended = start.from;
@@ -301,6 +304,7 @@ export class Receiver implements MirrorEnd {
     const now = this.#group.nowMs();
     let applied = 0;
     let baseApplied = 0;
+    if (this.#target.onReject === 'retransmit' && !this.#mayDrop) this.#target.step({ kind: 'keep' });
     while (this.#applyAt < journal.sealed && this.#damage === null) {
       const at = journal.locate(this.#applyAt);
       const header = at < 0 ? null : this.#header.read(journal.memory.view, at);
@@ -325,6 +329,7 @@ export class Receiver implements MirrorEnd {
       }
       this.#applyAt += header.size;
     }
+    this.#act(); // what was dropped is no more, before anybody asks about it
     if (applied > 0) this.#target.step({ kind: 'applied', through: applied });
     if (baseApplied > 0) {
       this.counters.baseRecordsApplied += baseApplied;
@@ -333,6 +338,35 @@ export class Receiver implements MirrorEnd {
     if (applied > 0 || baseApplied > 0) this.#group.wakeLockWaiters();
     this.#act();
     this.#queueConfirm();
+  }
+
+  /** What a rejection may still take back: little enough, and there is room to say so. */
+  get #mayDrop(): boolean {
+    const { journal } = this.#group;
+    // a turn of segment may come before the TRUNCATED
+    return journal.head + KIB - this.#applyAt <= DROP_BYTES_MAX && journal.canTruncate;
+  }
+
+  /** What was received behind `through` is not applied; from there on it comes again. */
+  #drop(through: number): void {
+    const { journal } = this.#group;
+    journal.truncatePeer(through);
+    this.#applyAt = journal.head;
+    this.#closedAt = journal.head;
+    while (this.#tailMarks.length > 0 && this.#tailMarks.at(-1)!.through > through) this.#tailMarks.pop();
+    this.#tailMarks.push({ through, position: journal.head });
+  }
+
+  /**
+   * Calls back once what was dropped cannot come back in a crash. Before that a source that has crashed itself must not
+   * go on from the shorter stream: it would use sequences again that still stand here.
+   */
+  whenClosed(then: () => void): void {
+    const { journal } = this.#group;
+    if (journal.durable >= this.#closedAt) return then();
+    if (journal.failed !== null) return; // it never is
+    journal.sync();
+    this.#group.whenDurable(() => this.whenClosed(then));
   }
 
   /** Whether the commit log goes on with this record. */
@@ -372,12 +406,14 @@ export class Receiver implements MirrorEnd {
   }
 
   locksMoved(): void {
+    this.#target.step({ kind: 'locksMoved' });
     this.applyReceived();
   }
 
   tick(nowMs: number): void {
     if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
+    this.rejection.look(this.#target.rejected);
     this.#queueConfirm();
   }
 
@@ -431,7 +467,7 @@ export class Receiver implements MirrorEnd {
             attempt: effect.attempt,
             sequence: effect.sequence,
             base: effect.base,
-            reason: NAK_CHECK,
+            reason: effect.reason,
             returned: false,
           }),
           null,
@@ -440,6 +476,11 @@ export class Receiver implements MirrorEnd {
         break;
       case 'rejected':
         this.counters.rejections += 1;
+        break;
+      case 'dropped':
+        this.counters.rewinds += 1;
+        this.counters.recordsDropped += effect.count;
+        this.#drop(effect.through);
         break;
       case 'consistent':
         this.#noteConsistent();

@@ -16,9 +16,10 @@ import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
-import { KIND_CONFIRM, KIND_NAK, type Message, NAK_CHECK, type Ready, WireEncoder } from '../mirror/wire.js';
+import { KIND_CONFIRM, KIND_NAK, type Message, NAK_CHECK, NAK_REJECTED, type Ready, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { Rejection } from './rejection.js';
 import type { Volume } from './volume.js';
 
 /** Most blocks in one BASE_ZERO record: bounds what a NAK makes us send again, not bytes. */
@@ -53,6 +54,8 @@ export class Sender implements MirrorEnd {
   #basePreparing = false;
   #baseFailed: string | null = null;
   #loweredThrough = 0;
+  readonly rejection: Rejection;
+  #stopped: SourceStream['stopped'] = null;
   readonly #grantWaiters: { lock: number; resolve: () => void; reject: (error: Error) => void }[] = [];
   readonly counters = {
     framesSent: 0,
@@ -60,6 +63,10 @@ export class Sender implements MirrorEnd {
     recordsSent: 0,
     rewinds: 0,
     rejections: 0,
+    halts: 0,
+    haltedMs: 0,
+    rejectedRewinds: 0,
+    rewoundMs: 0,
     /** Links that ended because the stream could not be read back. */
     givenUp: 0,
     baseBlocksSent: 0,
@@ -69,11 +76,13 @@ export class Sender implements MirrorEnd {
   /** @param confirmed the last sequence known to be durable and applied at the peer; -1 when there is no peer yet */
   constructor(group: Group, confirmed: number) {
     this.#group = group;
+    this.rejection = new Rejection(group, () => this.describe());
     const { own } = group.journal;
     // which of the records before a restart were answered alone is not known: any of them may have been
     if (group.state.superblock.degradedSince !== null) this.#loweredThrough = own.appended;
     this.#source = new SourceStream({
       speculation: group.policy.speculation,
+      onReject: group.policy.onReject,
       appended: own.appended,
       sealed: own.sealed,
       durable: own.durable,
@@ -137,6 +146,9 @@ export class Sender implements MirrorEnd {
 
   describe(): string {
     if (this.#baseFailed !== null) return `first copy stopped: ${this.#baseFailed}`;
+    if (this.#link !== null && this.#source.rejected > 0) {
+      return `${this.#source.stopped ?? 'streaming'}: sequence ${this.#source.rejected} waits for its lock at the target`;
+    }
     return this.#link === null
       ? 'no link to the peer'
       : this.#source.phase === 'base'
@@ -184,6 +196,7 @@ export class Sender implements MirrorEnd {
     this.#link = null;
     this.#source.step({ kind: 'disconnected' }, this.#group.nowMs());
     this.#act();
+    this.#lookAtRejection();
     this.#group.peerMoved();
   }
 
@@ -194,6 +207,7 @@ export class Sender implements MirrorEnd {
     else if (message.kind === KIND_NAK) this.#source.step({ kind: 'nak', nak: message.nak }, this.#group.nowMs());
     else return false;
     this.#act();
+    this.#lookAtRejection();
     this.pump();
     return true;
   }
@@ -211,6 +225,7 @@ export class Sender implements MirrorEnd {
   tick(nowMs: number): void {
     this.#source.step({ kind: 'tick' }, nowMs);
     this.#act();
+    this.#lookAtRejection();
     this.pump();
   }
 
@@ -354,6 +369,7 @@ export class Sender implements MirrorEnd {
           break;
         case 'rewound':
           this.counters.rewinds += 1;
+          if (effect.reason === NAK_REJECTED) this.counters.rejectedRewinds += 1;
           if (effect.from > 0) {
             while (
               this.#frames.length > this.#frameHead &&
@@ -405,6 +421,17 @@ export class Sender implements MirrorEnd {
     this.#group.state.rememberPeerDurable(this.peerDurable);
     this.#endDegraded();
     this.#group.peerMoved();
+  }
+
+  /** Counts how long nothing was sent for a rejection. */
+  #lookAtRejection(): void {
+    const { stopped, phase, rejected } = this.#source;
+    const before = this.#stopped;
+    if (stopped === 'halted' && before === null) this.counters.halts += 1;
+    this.#stopped = stopped;
+    const ms = this.rejection.look(phase === 'away' ? 0 : rejected);
+    if (before === 'halted') this.counters.haltedMs += ms;
+    else if (before === 'rewound') this.counters.rewoundMs += ms;
   }
 
   /** "Degraded since" ends when the peer has, durably, everything that was answered without it. */

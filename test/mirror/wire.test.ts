@@ -22,6 +22,8 @@ import {
   KIND_REFUSE,
   KIND_START,
   type Message,
+  NAK_CHECK,
+  NAK_REJECTED,
   NAK_SIZE,
   type Nak,
   WireEncoder,
@@ -72,7 +74,7 @@ const nak: fc.Arbitrary<Nak> = fc
     attempt: u32,
     sequence: u53,
     base: position,
-    reason: fc.nat(127),
+    reason: fc.constantFrom(NAK_CHECK, NAK_REJECTED),
     returned: fc.boolean(),
   })
   .map((each) => ({ ...each, base: each.sequence === 0 ? each.base : null }));
@@ -107,6 +109,7 @@ const CONTROL: Message[] = [
       stream: 1,
       from: 100,
       base: null,
+      onReject: 'retransmit',
       groupId: 'id',
       generations: HELLO.generations,
     },

@@ -1,5 +1,6 @@
 /** What a world is drawn of, and how a seed draws it. */
 import type { KernelName } from '../../src/kernel/kernel.js';
+import type { RejectPolicy } from '../../src/mirror/wire.js';
 import type { AckName } from '../../src/volume/gate.js';
 import type { WhenPeerAway } from '../../src/volume/group.js';
 
@@ -9,6 +10,7 @@ export interface GroupWorldOptions {
   ack: AckName;
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
+  onReject: RejectPolicy;
   volumes: { blocks: number; blockSize: number; platter: 'journal' | 'flat' }[];
   segmentSize: number;
   journalSegments: number;
@@ -58,6 +60,7 @@ export const QUIET: GroupWorldOptions = {
   ack: 'local',
   speculation: 'on',
   whenPeerAway: 'degrade',
+  onReject: 'target-retry',
   volumes: [{ blocks: 64, blockSize: 4096, platter: 'journal' }],
   segmentSize: 128 * 1024,
   journalSegments: 20,
@@ -143,5 +146,6 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     delayMax: pick(0.5, 5, 40),
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
+    onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
   };
 }

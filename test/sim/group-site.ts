@@ -135,6 +135,7 @@ export class Site {
       ack: options.ack,
       speculation: options.speculation,
       whenPeerAway: options.whenPeerAway,
+      onReject: options.onReject,
       paired: true,
     };
     const group = new Group(state, policy, { nowMs: () => scheduler.now, defer: this.#deferIn(life) });

@@ -21,6 +21,7 @@ const SIMPLER: Partial<GroupWorldOptions>[] = [
   { hosts: 1 },
   { ack: 'local' },
   { speculation: 'on' },
+  { onReject: 'target-retry' },
   { poolSealBytes: QUIET.poolSealBytes },
   { writeSizeMax: QUIET.writeSizeMax },
   { thinkMs: QUIET.thinkMs },
