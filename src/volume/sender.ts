@@ -16,7 +16,15 @@ import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
-import { KIND_CONFIRM, KIND_NAK, type Message, NAK_CHECK, NAK_REJECTED, type Ready, WireEncoder } from '../mirror/wire.js';
+import {
+  KIND_CONFIRM,
+  KIND_NAK,
+  type Message,
+  NAK_CHECK,
+  NAK_REJECTED,
+  type Ready,
+  WireEncoder,
+} from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Rejection } from './rejection.js';
