@@ -83,6 +83,8 @@ export class Pair {
   #running = false;
   #refusal: string | null = null;
   #lostTail: LostTail | null = null;
+  /** A new generation is being saved: no peer may take it over that may yet outlive it. */
+  #minting = false;
   #mustEndWith = 0;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
@@ -202,6 +204,8 @@ export class Pair {
       if (this.#link === link) this.#onMessage(link, header, stretch);
     };
     this.#guard(link, () => {
+      if (this.#minting)
+        return link.close(CLOSE_PROTOCOL, 'a generation is being minted: both ends must decide the same');
       const theirs = parseSiteState(hello);
       this.#peer = theirs;
       const mine = this.hello();
@@ -276,10 +280,12 @@ export class Pair {
     const { superblock } = group.state;
     const { generations } = superblock;
     this.#lostTail = null;
+    this.#minting = true;
     this.counters.minted += 1;
     superblock.generations = [...generations];
     mintGeneration(superblock, group.journal);
     group.state.save((error) => {
+      this.#minting = false;
       if (error === null) return this.#serve(group);
       superblock.generations = generations;
       group.journal.generation = generations[generations.length - 1]!.ordinal;

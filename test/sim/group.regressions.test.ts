@@ -287,6 +287,33 @@ test('a source that was ready to go on alone, and was asked nothing, takes its l
   }
 });
 
+test('a generation that is not on the disk yet is not what a peer follows', async () => {
+  // A link came up while a new generation was being saved. The peer adopted it and had it on its disk first; then the
+  // source lost power, and with it the generation: it was refused as the one that had not gone on, by its own standby.
+  for (let seed = 1; seed <= 20; seed += 1) {
+    const world = makeWorld({ delayMax: 2 }, seed);
+    await bothUp(world);
+    await world.settle(world.write(0, 8));
+    await atRest(world);
+    world.source.crash(true);
+    world.lineDownUntil = Number.POSITIVE_INFINITY;
+    world.source.open();
+    await world.until(() => world.source.group?.ready === true, 12_000, 'it does not get ready');
+    const { store, life } = world.source;
+    const save = store.save.bind(store);
+    store.save = (...given) => world.scheduler.schedule(() => life.over || save(...given), 1000);
+    world.write(0, 8).catch(() => {});
+    await world.until(() => world.source.pair!.counters.minted === 1, 1000, 'it does not mint');
+    world.lineDownUntil = 0;
+    await world.pass(20 * seed);
+    world.source.crash(true);
+    store.save = save;
+    world.source.open();
+    await atRest(world);
+    expect(world.source.pair!.refusal).toBeNull();
+  }
+});
+
 test('a source that goes on alone for a read does not take back what it showed', async () => {
   // The other way round: once anything was answered, be it a read, the tail that is missing from the answer is gone.
   const world = makeWorld();
