@@ -13,7 +13,7 @@
  *     12     1    type         TYPE_*
  *     13     1    flags        FLAG_*
  *     14     2    volume       number of the volume in the group, 0 where the record is about none
- *     16     8    sequence     in the record's stream, from 1; 0 in local records and BASE records
+ *     16     8    sequence     in the record's stream, from 1; 0 in BASE records
  *     24     8    seen         the peer's sequence received here when the scope was stamped
  *     32     8    clock        hybrid logical clock of the stamp, microseconds
  *     40     8    lba          first block
@@ -34,8 +34,10 @@
  * Records with payload: WRITE, BASE, RELOCATED, and local records with LOCAL_PAYLOAD (SEGMENT), whose blocks
  * are 512 bytes (blockShift 9).
  *
- * Local records (type >= TYPE_LOCAL) never leave the site. They reuse header fields:
- *   MARK       lba = durable position known, sequence = 0, seen = peer's sequence received, scope = peer's sequence applied
+ * Local records (type >= TYPE_LOCAL) never leave the site. They reuse header fields. In all of them sequence is the
+ * position where the record stands and session the journal's own number (of its superblock): one that says otherwise
+ * is a copy, or was left by another journal.
+ *   MARK       lba = durable position known, seen = peer's sequence received, scope = peer's sequence applied
  *   RELOCATED  a block moved by the cleaner: lba, blockCount as the data; scope = position of the record it was
  *              copied from, seen = index of the first block in that record. Replay swings only pointers that still
  *              point there.

@@ -17,6 +17,10 @@ export const BLOCK_SIZE_MAX = 65536;
 export const VOLUME_SIZE_MAX = 16 * TIB;
 /** Volume numbers are u16 in a record; a group of hundreds is a configuration error. */
 export const GROUP_VOLUMES_MAX = 256;
+/** Groups of one gateway: each has a thread, a ring and its files. */
+export const GROUPS_MAX = 64;
+/** Of a group's history: each is one failover. The eldest are dropped by who mints; a peer that tells more is refused. */
+export const GENERATIONS_MAX = 64;
 
 // ---- journal
 export const RING_SIZE_DEFAULT = 64 * MIB;
@@ -52,6 +56,11 @@ export const FRAME_SIZE_MAX = 256 * KIB;
 export const MESSAGE_SIZE_MAX = 2 * MIB;
 /** Control messages (JSON): handshakes with 256 volumes fit ten times. */
 export const CONTROL_SIZE_MAX = 256 * KIB;
+/**
+ * Most journal that a target drops for a rejection (what is more stays, and waits): recovery applies what is newer than
+ * this only when it knows that nothing drops it. A frame, even of the largest record, is half of it.
+ */
+export const DROP_BYTES_MAX = 2 * MESSAGE_SIZE_MAX;
 /** Bytes queued in the socket's user-space buffer; more only delays a NAK's go-back. */
 export const LINK_BUFFER_MAX = 8 * MIB;
 export const LINK_HANDSHAKE_MS_MAX = 10_000;
@@ -78,6 +87,13 @@ export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;
+/** Answers are bounded by what a gateway has volumes and groups; this is against something that is no gateway. */
+export const CONTROL_ANSWER_MAX = 16 * MIB;
+/** Locks held over the API at once; each holds a connection. */
+export const CONTROL_LOCKS_MAX = 256;
+/** A `forelock lock` may be longer than any lease of the gateway; these are against typing errors. */
+export const HOLD_SECONDS_MAX = 24 * 3600;
+export const WAIT_SECONDS_MAX = 3600;
 
 assert(RECORD_SIZE_MAX <= SEGMENT_SIZE_MIN / 2, 'a record fits a segment');
 assert(RECORD_SIZE_MAX <= MESSAGE_SIZE_MAX, 'a record fits a message');

@@ -77,7 +77,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ['src/mirror/', 'src/link/', 'src/platter/'],
   ['src/journal/'],
   ['src/kernel/'],
-  ['src/assert.ts', 'src/errors.ts', 'src/limits.ts', 'src/paths.ts', 'src/units.ts'],
+  ['src/assert.ts', 'src/errors.ts', 'src/limits.ts', 'src/paths.ts', 'src/sockets.ts', 'src/units.ts'],
   ['assembly/layout.ts'],
 ];
 

@@ -134,6 +134,7 @@ export class Checkpointer {
           mapFile: place.mapFile,
           mapEnd: place.mapEnd,
           position: cursors.position,
+          durable: head,
           own,
           peer: { site: journal.peer.site, received: cursors.peerReceived, applied: cursors.peerApplied },
           openScopes: cursors.openScopes,

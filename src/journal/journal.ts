@@ -27,6 +27,7 @@ import {
   TYPE_RELOCATED,
   TYPE_SEGMENT,
   TYPE_TRIM,
+  TYPE_TRUNCATED,
   TYPE_WRITE,
   TYPE_ZERO,
 } from '../../assembly/layout.js';
@@ -34,7 +35,7 @@ import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { GroupMemory, Region } from '../kernel/memory.js';
-import type { Offload } from '../kernel/offload.js';
+import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
 import { APPEND_SIZE_MAX, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
@@ -87,6 +88,8 @@ export interface JournalOptions {
   ring: Region;
   segmentSize: number;
   groupId: string;
+  /** Drawn when the state was created: stands in every local record, so that no other journal's are taken for its own. */
+  journalId: number;
   ownSite: number;
   generation: number;
   /** Batches of at least this many bytes are sealed by the pool. */
@@ -143,6 +146,8 @@ export class Journal {
 
   readonly #options: JournalOptions;
   readonly #ringAt: number;
+  /** For a header that is read back from a segment. */
+  readonly #headerRead: Region;
   #listener: JournalListener = { sealed() {}, durable() {}, room() {}, failed() {} };
   /** Oldest position whose ring bytes are valid. */
   #ringFrom = 0;
@@ -151,6 +156,8 @@ export class Journal {
   #pending: { type: number; volume: number; lba: number; blockCount: number; size: number } | null = null;
   readonly #pads: { from: number; to: number }[] = [];
   readonly #sealMarks: Mark[] = [];
+  /** The last TRUNCATED: where it stands, and with which sequence the peer's stream ends before it. */
+  #truncated = { position: 0, through: 0 };
   #pumpQueued = false;
   #sealing = false;
   #writing = false;
@@ -177,6 +184,7 @@ export class Journal {
     this.segmentSize = options.segmentSize;
     this.ringSize = options.ring.size;
     this.#ringAt = options.ring.at;
+    this.#headerRead = options.memory.take(READ_RUN_OVERHEAD);
     this.limit = options.limit;
     this.hostReserve = 2 * options.segmentSize;
     this.generation = options.generation;
@@ -207,6 +215,34 @@ export class Journal {
   /** Whether the ring still holds the bytes from `position` on. */
   inRing(position: number): boolean {
     return position >= this.#ringFrom && position < this.head;
+  }
+
+  /**
+   * Whether a record whose header checks belongs where it stands. Local records say where that is and in which journal;
+   * of a stream's records the sequence tells, which the caller knows.
+   */
+  belongsAt(header: RecordHeader, position: number): boolean {
+    return header.type < TYPE_LOCAL || (header.session === this.#options.journalId && header.sequence === position);
+  }
+
+  /**
+   * Address in shared memory of the record at `position`: of the whole record while it is in the ring, otherwise of its
+   * header and checksums, read back from the segment and checked. The next call uses that memory again.
+   * @returns -1 when it cannot be read, or is not what was written there
+   */
+  locate(position: number): number {
+    if (this.inRing(position)) return this.address(position);
+    const { at, size } = this.#headerRead;
+    const into = this.memory.bytes.subarray(at, at + size);
+    let available = 0;
+    try {
+      available =
+        this.segments.get(this.segments.numberOf(position))?.file.read(into, position % this.segmentSize) ?? 0;
+    } catch {
+      return -1; // the disk's error: as good as not there
+    }
+    if (this.kernel.checkHeader(at, available) === 0) return -1;
+    return this.belongsAt(this.#header.read(this.memory.view, at), position) ? at : -1;
   }
 
   /** Recovery has left valid bytes [from, head) in the ring and the files; everything is durable. */
@@ -249,7 +285,7 @@ export class Journal {
     if (room < 0) return room;
     this.#turnSegment(size);
     const local = type >= TYPE_LOCAL;
-    const sequence = local ? 0 : this.own.appended + 1;
+    const sequence = local ? this.head : this.own.appended + 1;
     this.stamp = Math.max(this.stamp + 1, this.#options.clock());
     const at = this.address(this.head);
     const encoded = this.kernel.encode(
@@ -265,7 +301,7 @@ export class Journal {
       this.stamp,
       scope === 0 && !local ? sequence : scope,
       this.generation,
-      session,
+      local ? this.#options.journalId : session,
       this.own.site,
     );
     assert(encoded === size, 'encode and recordSize agree');
@@ -366,6 +402,36 @@ export class Journal {
     return taken;
   }
 
+  /** Whether `truncatePeer` would find room now. */
+  get canTruncate(): boolean {
+    return this.#admit(RECORD_SIZE_MIN, false) === 0;
+  }
+
+  /**
+   * The peer's stream ends with `through` again: what stands behind that was received in vain. Nobody applies it, and
+   * recovery neither, once this is durable. It must not reach back further than DROP_BYTES_MAX.
+   */
+  truncatePeer(through: number): void {
+    const room = this.#admit(RECORD_SIZE_MIN, false);
+    assert(room === 0 && through <= this.peer.appended, `the peer's stream cannot end at ${through}`);
+    this.#sealInline(this.head);
+    this.peer.appended = through;
+    this.peer.sealed = through;
+    this.peer.durable = Math.min(this.peer.durable, through);
+    for (const mark of this.#sealMarks) mark.peer = Math.min(mark.peer, through);
+    this.#turnSegment(RECORD_SIZE_MIN);
+    this.noteTruncated(this.head, through);
+    this.head += this.#encodeLocal(TYPE_TRUNCATED, 0, 0, 0, 0, through);
+    this.#sealInline(this.head);
+    this.sync();
+  }
+
+  /** A TRUNCATED stands at `position`: segments before it hold less of the peer's stream than their heads say. */
+  noteTruncated(position: number, through: number): void {
+    this.#truncated = { position, through };
+    for (const segment of this.segments.all()) segment.peerBefore = Math.min(segment.peerBefore, through);
+  }
+
   /** 0 when records of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
   room(size: number): number {
     return this.#admit(size, true);
@@ -377,10 +443,12 @@ export class Journal {
     this.#queuePump();
   }
 
-  /** Keeps the ring from overwriting [position, …) until the handle is released. Pins are made in ascending order. */
+  /** Keeps the ring from overwriting [position, …) until the handle is released. */
   pin(position: number): { position: number; released: boolean } {
     const pin = { position, released: false };
-    this.#pins.push(pin);
+    let index = this.#pins.length; // ascending: only what is sent again is pinned before what is on its way
+    while (index > 0 && this.#pins[index - 1]!.position > position) index -= 1;
+    this.#pins.splice(index, 0, pin);
     return pin;
   }
 
@@ -498,12 +566,12 @@ export class Journal {
       lba,
       blockCount,
       blockShift,
-      0,
+      this.head,
       seen,
       this.stamp,
       scope,
       this.generation,
-      0,
+      this.#options.journalId,
       this.own.site,
     );
   }
@@ -661,6 +729,8 @@ export class Journal {
     assert(head !== null, 'a segment begins with its SEGMENT record');
     segment.ownBefore = head.own.before;
     segment.peerBefore = head.peer.before;
+    const { position, through } = this.#truncated;
+    if (segment.number * this.segmentSize < position) segment.peerBefore = Math.min(segment.peerBefore, through);
   }
 
   #writeFailed(error: NodeJS.ErrnoException): void {

@@ -1,13 +1,19 @@
 /**
  * Walks one site's stream in the journal, in order, and hands out stretches of it as they stand: from the ring while
  * they are still there, from segment files otherwise. Local records and the other site's stream are stepped over.
+ *
+ * Of what comes from a file no field is used before its header was checked, and its place in the stream. The blocks are
+ * not hashed again: the peer does, and when it says NAK, `check` tells whose fault it is. What is not what was written
+ * there ends the reading: `damage` says what and where, and whoever reads tells both ends.
  */
-import { AT_SIZE, AT_TYPE, HEADER_SIZE, RECORD_SIZE_MAX, TYPE_LOCAL } from '../../assembly/layout.js';
+import { RECORD_SIZE_MAX, RECORD_SIZE_MIN, TYPE_LOCAL, TYPE_TRUNCATED } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
+import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import type { Journal } from './journal.js';
 import { RecordHeader } from './record.js';
+import { segmentName } from './segments.js';
 
 /** A run of whole records of one stream, in shared memory. */
 export interface Stretch {
@@ -21,6 +27,9 @@ export interface Stretch {
   release: () => void;
 }
 
+const REMEDY =
+  '. The other site cannot be told what stood there: start it as an empty standby, or restore this one from a backup';
+
 /** Where a stream's records are looked up and read from. */
 export class StreamReader {
   readonly #journal: Journal;
@@ -30,12 +39,14 @@ export class StreamReader {
   readonly #free: Region[];
   #loaded: { region: Region; position: number; size: number; users: number } | null = null;
   #loading = false;
+  #loadFailed: ForelockError | null = null;
+  #damage: ForelockError | null = null;
   #position = 0;
   #sequence = 0;
+  /** Where the peer's stream was taken back to an earlier end, behind the place that was sought last. */
+  #truncated: { position: number; through: number }[] = [];
   #onReady: () => void;
   readonly #header = new RecordHeader();
-  readonly #small = new Uint8Array(HEADER_SIZE);
-  readonly #smallView = new DataView(this.#small.buffer);
   readonly counters = { fromRing: 0, fromSegments: 0, damaged: 0 };
 
   /**
@@ -57,9 +68,14 @@ export class StreamReader {
     return this.#sequence;
   }
 
+  /** Why the last `find`, `seek`, `next` or `check` came to nothing: STATE_CORRUPT, EIO; null if it did not fail. */
+  get damage(): ForelockError | null {
+    return this.#damage;
+  }
+
   /**
    * Goes to a sequence.
-   * @returns false if the journal does not hold it (any more)
+   * @returns false if the journal does not hold it (any more), or it cannot be found for `damage`
    */
   seek(sequence: number): boolean {
     const position = this.find(sequence);
@@ -69,8 +85,9 @@ export class StreamReader {
     return true;
   }
 
-  /** Position of the record with this sequence (or of the stream's end, for the sequence after the last); -1 if it is gone. */
+  /** Position of the record with this sequence (or of the stream's end, for the sequence after the last); -1 if it is gone, or for `damage`. */
   find(sequence: number): number {
+    this.#damage = null;
     const journal = this.#journal;
     const own = this.#site === journal.own.site;
     const end = own ? journal.own : journal.peer;
@@ -86,41 +103,77 @@ export class StreamReader {
       if (journal.segments.count > 0 || !journal.inRing(ringStart)) return -1;
       start = 0;
     }
+    let found = -1;
+    this.#truncated = [];
     for (let position = start; position < journal.head; ) {
-      const header = this.headerAt(position);
+      const header = this.#headerAt(position);
       if (header === null) return -1;
-      if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence === sequence) return position;
+      if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence === sequence) {
+        if (own) return position;
+        found = position;
+      } else if (header.type === TYPE_TRUNCATED && !own) {
+        this.#truncated.push({ position, through: header.scope });
+        if (sequence > header.scope) found = -1;
+      }
       position += header.size;
     }
-    return -1;
+    return found;
   }
 
-  /** The header of the record at a position, from ring or file; null if it cannot be read. The object is reused. */
-  headerAt(position: number): RecordHeader | null {
+  /** Whether a TRUNCATED behind this record took it back. */
+  #isTruncated(sequence: number, position: number): boolean {
+    return this.#truncated.some((each) => each.position > position && each.through < sequence);
+  }
+
+  /** The header of the record at a position, from ring or file; null if it is gone, or damaged. The object is reused. */
+  #headerAt(position: number): RecordHeader | null {
     const journal = this.#journal;
-    if (journal.inRing(position)) return this.#header.read(journal.memory.view, journal.address(position));
-    const segment = journal.segments.get(journal.segments.numberOf(position));
-    if (segment === undefined) return null;
-    if (segment.file.read(this.#small, position % journal.segmentSize) < HEADER_SIZE) return null;
-    const header = this.#header.read(this.#smallView, 0);
-    return header.size >= 80 ? header : null;
+    const at = journal.locate(position);
+    if (at >= 0) return this.#header.read(journal.memory.view, at);
+    if (journal.segments.get(journal.segments.numberOf(position)) !== undefined) this.#damaged(position);
+    return null;
+  }
+
+  /**
+   * Whether the journal's own copy of a record is whole, blocks included: to be asked when the peer found it damaged.
+   * @returns false when it is not, and `damage` says so
+   */
+  check(sequence: number): boolean {
+    const journal = this.#journal;
+    const position = this.find(sequence);
+    const header = position < 0 ? null : this.#headerAt(position);
+    if (header === null) return this.#damage === null; // gone: the next seek tells
+    let at = journal.address(position);
+    if (!journal.inRing(position)) {
+      const region = this.#free.at(-1);
+      if (region === undefined) return true; // all of them are on their way: the next NAK asks again
+      at = region.at;
+      const file = journal.segments.get(journal.segments.numberOf(position))!.file;
+      const into = journal.memory.bytes.subarray(at, at + header.size);
+      try {
+        into.fill(0, file.read(into, position % journal.segmentSize));
+      } catch (error) {
+        this.#damage = this.#unreadable(position, error as Error);
+        return false;
+      }
+    }
+    if (journal.kernel.verify(at, header.size) < header.size) this.#damaged(position);
+    return this.#damage === null;
   }
 
   /**
    * The next stretch of the stream, through sequence `through`, of about `bytesMax` bytes but at least one record.
-   * @returns null when there is none now: the end is reached, or it is being read (onReady follows)
-   * @throws Error when a segment that should hold it cannot be read
+   * @returns null when there is none now: the end is reached, it is being read (onReady follows), or `damage` says why
    */
   next(through: number, bytesMax: number): Stretch | null {
     const journal = this.#journal;
-    while (this.#sequence <= through && this.#position < journal.sealed) {
+    this.#damage = this.#loadFailed;
+    this.#loadFailed = null;
+    while (this.#damage === null && this.#sequence <= through && this.#position < journal.sealed) {
       if (journal.inRing(this.#position)) {
-        const stretch = this.#take(
-          journal.address(this.#position),
-          Math.min(journal.sealed, this.#segmentEnd()) - this.#position,
-          through,
-          bytesMax,
-        );
+        const at = journal.address(this.#position);
+        const available = Math.min(journal.sealed, this.#segmentEnd()) - this.#position;
+        const stretch = this.#take(at, available, through, bytesMax, true);
         if (stretch === null) continue;
         const pin = journal.pin(stretch.position);
         stretch.release = () => journal.unpin(pin);
@@ -129,10 +182,10 @@ export class StreamReader {
       }
       const loaded = this.#loaded;
       if (loaded !== null && this.#position >= loaded.position && this.#position < loaded.position + loaded.size) {
-        const offset = this.#position - loaded.position;
-        if (this.#wholeRecordAt(loaded.region.at + offset, loaded.size - offset)) {
-          const stretch = this.#take(loaded.region.at + offset, loaded.size - offset, through, bytesMax);
-          if (stretch === null) continue;
+        const from = this.#position;
+        const offset = from - loaded.position;
+        const stretch = this.#take(loaded.region.at + offset, loaded.size - offset, through, bytesMax, false);
+        if (stretch !== null) {
           loaded.users += 1;
           let released = false;
           stretch.release = () => {
@@ -147,6 +200,13 @@ export class StreamReader {
           this.counters.fromSegments += 1;
           return stretch;
         }
+        if (this.#position > from) continue;
+        if (offset === 0) {
+          // any record fits what was loaded from its beginning
+          this.#unload();
+          this.#damaged(from);
+          return null;
+        }
       }
       this.#load();
       return null;
@@ -159,31 +219,32 @@ export class StreamReader {
     return this.#position - (this.#position % size) + size;
   }
 
-  #wholeRecordAt(at: number, available: number): boolean {
-    if (available < HEADER_SIZE) return false;
-    const view = this.#journal.memory.view;
-    if (view.getUint8(at + AT_TYPE) >= TYPE_LOCAL) return true; // stepped over, needs no body
-    return view.getUint32(at + AT_SIZE, true) <= available;
-  }
-
-  /** Steps over foreign records at the cursor, then takes a run of the stream's own. Null: only foreign ones were there. */
-  #take(at: number, available: number, through: number, bytesMax: number): Stretch | null {
-    const view = this.#journal.memory.view;
+  /**
+   * Steps over foreign records at the cursor, then takes a run of the stream's own. Null: only foreign ones were there, or
+   * (not from the ring) one that is not whole or not what belongs there.
+   */
+  #take(at: number, available: number, through: number, bytesMax: number, ring: boolean): Stretch | null {
+    const journal = this.#journal;
+    const { view } = journal.memory;
     const header = this.#header;
     let size = 0;
     let count = 0;
     let skipped = 0;
     while (skipped + size < available) {
       const here = at + skipped + size;
-      if (!this.#wholeRecordAt(here, available - skipped - size)) break;
+      const rest = available - skipped - size;
+      if (!ring && journal.kernel.checkHeader(here, rest) === 0) break;
       header.read(view, here);
-      assert(header.size >= 80, 'a sealed stretch is made of records');
+      assert(header.size >= RECORD_SIZE_MIN, 'a sealed stretch is made of records');
+      if (!ring && !journal.belongsAt(header, this.#position + skipped + size)) break;
       const mine = header.type < TYPE_LOCAL && header.site === this.#site && header.sequence > 0;
-      if (!mine || header.sequence < this.#sequence) {
+      const isBefore = header.sequence < this.#sequence;
+      if (!mine || isBefore || this.#isTruncated(header.sequence, this.#position + skipped + size)) {
         if (count > 0) break;
         skipped += header.size;
         continue;
       }
+      if (!ring && (header.size > rest || header.sequence !== this.#sequence + count)) break;
       assert(header.sequence === this.#sequence + count, 'the stream has no gap');
       if (header.sequence > through || (count > 0 && size + header.size > bytesMax)) break;
       size += header.size;
@@ -200,19 +261,15 @@ export class StreamReader {
   #load(): void {
     if (this.#loading) return;
     const journal = this.#journal;
-    const old = this.#loaded;
-    if (old !== null) {
-      this.#loaded = null;
-      if (old.users === 0) this.#free.push(old.region);
+    this.#unload();
+    const position = this.#position;
+    const segment = journal.segments.get(journal.segments.numberOf(position));
+    if (segment === undefined) {
+      this.#damage = this.#unreadable(position, new Error('the segment is gone'));
+      return;
     }
     const region = this.#free.pop();
     if (region === undefined) return; // all of them are on their way; a release calls onReady
-    const segment = journal.segments.get(journal.segments.numberOf(this.#position));
-    if (segment === undefined) {
-      this.#free.push(region);
-      throw new Error(`segment of position ${this.#position} (sequence ${this.#sequence}) is gone`);
-    }
-    const position = this.#position;
     const size = Math.min(region.size, this.#segmentEnd() - position);
     this.#loading = true;
     journal.segments.retain(segment);
@@ -221,10 +278,36 @@ export class StreamReader {
       journal.segments.release(segment);
       if (error === null && bytesRead > 0) this.#loaded = { region, position, size: bytesRead, users: 0 };
       else {
-        this.counters.damaged += 1;
+        this.#loadFailed = this.#unreadable(position, error ?? new Error('the file ends before it'));
         this.#free.push(region);
       }
       this.#onReady();
     });
+  }
+
+  #unload(): void {
+    const old = this.#loaded;
+    if (old === null) return;
+    this.#loaded = null;
+    if (old.users === 0) this.#free.push(old.region);
+  }
+
+  #damaged(position: number): void {
+    this.counters.damaged += 1;
+    this.#damage = new ForelockError(
+      'STATE_CORRUPT',
+      `${this.#place(position)} is not what was written there${REMEDY}`,
+    );
+  }
+
+  #unreadable(position: number, error: Error): ForelockError {
+    this.counters.damaged += 1;
+    return new ForelockError('EIO', `${this.#place(position)} cannot be read (${error.message})${REMEDY}`);
+  }
+
+  #place(position: number): string {
+    const { segments, segmentSize } = this.#journal;
+    const name = segmentName(segments.numberOf(position));
+    return `${name} at offset ${position % segmentSize} (position ${position})`;
   }
 }

@@ -30,14 +30,12 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import { z } from 'zod';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
-import { GROUP_VOLUMES_MAX, SCOPES_MAX } from '../limits.js';
+import { GENERATIONS_MAX, GROUP_VOLUMES_MAX, SCOPES_MAX } from '../limits.js';
 import type { Store } from './store.js';
 
 export const SUPERBLOCK_FORMAT = 1;
 /** Both files are read whole at open; hundreds of volumes, generations and SCOPES_MAX open scopes each way fit. */
 export const SUPERBLOCK_SIZE_MAX = 1024 * 1024;
-/** Generations remembered: each is one failover. The eldest are dropped by who mints. */
-export const SUPERBLOCK_GENERATIONS_MAX = 64;
 
 export const SUPERBLOCK_NAMES = ['superblock.a', 'superblock.b'] as const;
 
@@ -57,7 +55,7 @@ const openScopes = z
   .max(SCOPES_MAX);
 
 const schema = z.strictObject({
-  groupId: z.uuid(),
+  groupId: id,
   group: name,
   /** This site. */
   site: z.strictObject({ number: site, name }),
@@ -77,6 +75,10 @@ const schema = z.strictObject({
     )
     .max(GROUP_VOLUMES_MAX),
   segmentSize: count,
+  /** In every local record of this journal, and of no other. */
+  journalId: z.number().int().min(1).max(0xffffffff),
+  /** A sync failed: nothing that is found from this position on is known to be on the disk. */
+  suspectFrom: count.nullable(),
   generations: z
     .array(
       z.strictObject({
@@ -89,7 +91,7 @@ const schema = z.strictObject({
         ends: z.record(z.string().regex(/^\d{1,3}$/), count),
       }),
     )
-    .max(SUPERBLOCK_GENERATIONS_MAX),
+    .max(GENERATIONS_MAX),
   /** How often this site's state was opened: the peer remembers it, so a clone is found. */
   incarnation: count,
   /** By site number: what is remembered of each peer. */
@@ -118,6 +120,8 @@ const schema = z.strictObject({
     mapEnd: count,
     /** Journal position from which recovery replays. */
     position: count,
+    /** Everything before this one was durable when the checkpoint was made. */
+    durable: count,
     /** Cursors at that position. */
     own: count,
     /** `site` is the number of the stream's author, 0 where there is none. */

@@ -17,7 +17,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo, Socket } from 'node:net';
+import { type AddressInfo, connect, type NetConnectOpts, type Socket } from 'node:net';
 import { type ClientOptions, type ServerOptions, WebSocket, WebSocketServer } from 'ws';
 import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../errors.js';
@@ -29,8 +29,10 @@ import {
   RECONNECT_MS_MIN,
 } from '../limits.js';
 import { VERSION } from '../paths.js';
+import { readingInto } from '../sockets.js';
 import { type Clock, systemClock } from './clock.js';
 import { Handshake, type HandshakeRole, NONCE_SIZE, type PeerHello } from './handshake.js';
+import { Intake } from './intake.js';
 import {
   CLOSE_AUTH,
   CLOSE_BUSY,
@@ -216,17 +218,21 @@ export class LinkEndpoint {
     server.requestTimeout = LINK_HANDSHAKE_MS_MAX;
     server.maxConnections = 2 * LINKS_PENDING_MAX;
     const wsServer = new WebSocketServer({ noServer: true, clientTracking: false, ...WS_OPTIONS } as ServerOptions);
-    server.on('upgrade', (request, socket, head) => {
+    server.on('upgrade', (request, accepted, head) => {
       if (request.headers.origin !== undefined || this.#pending.size >= LINKS_PENDING_MAX || this.#closed) {
         this.#refusals += 1;
-        socket.on('error', () => {}); // whoever it was may be gone before the answer
+        accepted.on('error', () => {}); // whoever it was may be gone before the answer
         const status = request.headers.origin !== undefined ? '403 Forbidden' : '503 Service Unavailable';
-        socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
+        accepted.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
         return;
       }
+      const intake = new Intake();
+      const socket = readingInto(accepted as Socket, intake.onread, true);
+      intake.attach(socket);
+      intake.startFrames(head, true);
       wsServer.handleUpgrade(request, socket, head, (ws) => {
         this.#track(ws);
-        this.#shakeHands(ws, socket as Socket, 'listener', () => {});
+        this.#shakeHands(ws, socket, intake, 'listener', () => {});
       });
     });
     await new Promise<void>((resolve, reject) => {
@@ -251,11 +257,21 @@ export class LinkEndpoint {
     if (this.#options.zeroMask ?? (url.protocol === 'wss:' || isLoopback(url.hostname))) {
       options.generateMask = maskWithZeroes;
     }
-    const ws = new WebSocket(url, options);
+    const intake = new Intake();
+    if (url.protocol === 'ws:') {
+      options.createConnection = ((to: NetConnectOpts) => connect({ ...to, onread: intake.onread })) as typeof connect;
+    }
     let socket: Socket | null = null;
-    ws.on('upgrade', (response) => {
-      socket = response.socket;
-    });
+    options.finishRequest = (request) => {
+      request.once('socket', (connecting) => intake.attach(connecting));
+      // before ws's own listener, which says that the link is open
+      request.prependOnceListener('upgrade', (_, upgraded: Socket, head: Buffer) => {
+        socket = upgraded;
+        intake.startFrames(head, false);
+      });
+      request.end();
+    };
+    const ws = new WebSocket(url, options);
     this.#track(ws);
     let failed = false;
     const fail = (error: Error) => {
@@ -269,7 +285,7 @@ export class LinkEndpoint {
     ws.once('open', () => {
       ws.off('error', fail);
       if (this.#state !== 'refused') this.#setState('handshaking', 'connected, not authenticated yet');
-      this.#shakeHands(ws, socket!, 'connector', () => this.#reconnect(this.#state === 'refused'));
+      this.#shakeHands(ws, socket!, intake, 'connector', () => this.#reconnect(this.#state === 'refused'));
     });
   }
 
@@ -289,7 +305,7 @@ export class LinkEndpoint {
   }
 
   /** @param ended called once when this connection is over, as link or before */
-  #shakeHands(ws: WebSocket, socket: Socket, role: HandshakeRole, ended: () => void): void {
+  #shakeHands(ws: WebSocket, socket: Socket, intake: Intake, role: HandshakeRole, ended: () => void): void {
     const { site, key, hello } = this.#options;
     const handshake = new Handshake({
       role,
@@ -344,7 +360,7 @@ export class LinkEndpoint {
       ws.off('message', onMessage);
       ws.off('close', onClose);
       ws.off('error', onError);
-      this.#adopt(ws, socket, step.done, ended);
+      this.#adopt(ws, socket, intake, step.done, ended);
     };
     ws.on('error', onError);
     ws.on('close', onClose);
@@ -358,10 +374,10 @@ export class LinkEndpoint {
     return { code: CLOSE_BUSY, reason: `linked with site ${JSON.stringify(this.#peerSite)} already` };
   }
 
-  #adopt(ws: WebSocket, socket: Socket, peer: PeerHello, ended: () => void): void {
+  #adopt(ws: WebSocket, socket: Socket, intake: Intake, peer: PeerHello, ended: () => void): void {
     this.#link?.end(CLOSE_REPLACED, 'replaced by a newer link from the same site');
     const upAt = this.#clock.now();
-    const link = new WsLink(ws, socket, this.#clock, (reason, code) => {
+    const link = new WsLink(ws, socket, intake, this.#clock, (reason, code) => {
       this.#roundTripMs = link.roundTripMs;
       this.#bytesSent += link.bytesSent;
       this.#bytesReceived += link.bytesReceived;

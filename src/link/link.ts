@@ -13,7 +13,7 @@
  * opened again, its endpoint makes a new one.
  */
 export interface Link {
-  /** Called for every message. The bytes are now the receiver's; they may share a buffer of up to 64 KiB. */
+  /** Called for every message. The bytes are lent for the call: what is needed later is to be copied. */
   onMessage: ((header: Uint8Array, stretch: Uint8Array | null) => void) | null;
   /** Called when `bufferedBytes` fell below LINK_BUFFER_LOW after having been above it: there is room again. */
   onDrain: (() => void) | null;

@@ -149,7 +149,7 @@ export class ShapedLink implements Link {
     this.#in = new Line(clock, shape, () => this.#arrive());
     inner.onMessage = (header, stretch) => {
       if (this.#closed) return;
-      this.#in.push(header, stretch, null);
+      this.#in.push(header.slice(), stretch === null ? null : stretch.slice(), null); // they are lent for this call
       this.#throttle();
     };
     inner.onDrain = () => this.#drain();

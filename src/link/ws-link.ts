@@ -4,6 +4,7 @@ import type { WebSocket } from 'ws';
 import { assert } from '../assert.js';
 import { CONTROL_SIZE_MAX, HEARTBEAT_MS, LINK_BUFFER_MAX, MESSAGE_SIZE_MAX, PEER_SILENT_MS_MAX } from '../limits.js';
 import type { Clock } from './clock.js';
+import type { Intake } from './intake.js';
 import { CLOSE_PROTOCOL, CLOSE_TIMEOUT, fitReason, type Link, STRETCH_FOLLOWS } from './link.js';
 
 /** `onDrain` comes when a buffer that was fuller than this is no longer so. */
@@ -53,15 +54,28 @@ export class WsLink implements Link {
   #pingSentAt = 0;
   #pingNumber = 0;
 
-  /** @param gone told at once, before the owner's `onClose`, when the link is no longer usable */
-  constructor(ws: WebSocket, socket: Socket, clock: Clock, gone: (reason: string, code: number) => void) {
+  /**
+   * @param intake what the socket reads by, if it does; messages come from there, or from ws
+   * @param gone   told at once, before the owner's `onClose`, when the link is no longer usable
+   */
+  constructor(
+    ws: WebSocket,
+    socket: Socket,
+    intake: Intake,
+    clock: Clock,
+    gone: (reason: string, code: number) => void,
+  ) {
     this.#ws = ws;
     this.#socket = socket;
     this.#clock = clock;
     this.#gone = gone;
     this.#beatAt = clock.now();
     this.#bytesRead = socket.bytesRead;
-    ws.on('message', (data, isBinary) => this.#receive(data as Buffer, isBinary));
+    intake.onMessage = (message) => this.#receive(message, true);
+    ws.on('message', (data, isBinary) => {
+      const { buffer, byteOffset, length } = data as Buffer;
+      this.#receive(new Uint8Array(buffer, byteOffset, length), isBinary); // no Buffer: its slice is no copy
+    });
     ws.on('ping', (data) => this.#answerPing(data));
     ws.on('pong', (data) => this.#measure(data));
     ws.on('error', (error) => {
@@ -162,8 +176,8 @@ export class WsLink implements Link {
     if (before >= LINK_BUFFER_LOW && this.bufferedBytes < LINK_BUFFER_LOW && !this.#closed) this.onDrain?.();
   }
 
-  #receive(data: Buffer, isBinary: boolean): void {
-    if (this.#closed) return;
+  #receive(data: Uint8Array, isBinary: boolean): void {
+    if (this.#closed || this.#ws.readyState !== this.#ws.OPEN) return;
     this.bytesReceived += data.length;
     const header = this.#header;
     if (header !== null && isBinary && data.length > 0) {
@@ -173,7 +187,7 @@ export class WsLink implements Link {
       const what = isBinary ? `binary message of ${data.length} bytes` : 'text message';
       this.close(CLOSE_PROTOCOL, `a ${what} where a ${header === null ? 'header' : 'stretch'} was due`);
     } else if ((data[1]! & STRETCH_FOLLOWS) !== 0) {
-      this.#header = data;
+      this.#header = data.slice(); // it was lent to us for this call
     } else {
       this.onMessage?.(data, null);
     }

@@ -12,6 +12,10 @@
  *     base      --base sent, last-->      streaming  from start + 1, the start of the base copy
  *     streaming --NAK(sequence)-->        streaming  sent goes back to before it, attempt + 1
  *     any       --NAK(0)-->               base       back to the position in the NAK, attempt + 1
+ *     streaming --NAK(sequence), rejected--> rewound  the same as NAK(sequence), and nothing goes until the target says
+ *                                                    that the lock can be had (retransmit)
+ *     streaming --CONFIRM rejects-->      halted     nothing goes until it is granted (halt)
+ *     halted, rewound --no rejected-->    streaming
  *     any       --disconnected-->         away
  *     any       --peer broke protocol-->  broken     until the next connected
  *
@@ -21,12 +25,12 @@
  *     sealed >= durable      received >= peerDurable >= trimmed
  *
  * While the base copy runs, the peer's cursors stand at its start: they say nothing about promises until
- * `consistent`. The same machine returns a lost tail to its author: there, `appended` is the end of the copy.
+ * `consistent`. `halted` and `rewound` are told by `stopped`, within phase streaming. The same machine returns a lost tail to its author: there, `appended` is the end of the copy.
  */
 import { assert } from '../assert.js';
 import { FRAME_SIZE_MAX, HEARTBEAT_MS } from '../limits.js';
 import { type BasePosition, positionBefore } from './base.js';
-import type { Confirm, Nak } from './wire.js';
+import { type Confirm, NAK_REJECTED, type Nak, type RejectPolicy } from './wire.js';
 
 export type SourcePhase = 'away' | 'base' | 'streaming' | 'broken';
 
@@ -70,9 +74,9 @@ export type SourceEvent =
 export type SourceEffect =
   /** received, granted, applied, peerDurable or trimmed moved: look at them. */
   | { kind: 'progressed' }
-  /** The target could not lock for this record and keeps it waiting; said once. */
+  /** The target could not lock for this record; said once. It keeps it waiting, or (retransmit) dropped it. */
   | { kind: 'rejected'; sequence: number }
-  /** What was rejected has its lock. */
+  /** What was rejected has its lock; under retransmit: can have it, and is sent again. */
   | { kind: 'granted'; sequence: number }
   /** A new attempt: the next `want` starts again at `from` (0: in the base copy, at `base`). */
   | { kind: 'rewound'; attempt: number; from: number; base: BasePosition | null; reason: number }
@@ -98,6 +102,7 @@ export interface Want {
 export interface SourceOptions {
   /** on: never wait for a lock. off: lock-step, the baseline for tests and benchmarks. */
   speculation: 'on' | 'off';
+  onReject: RejectPolicy;
   appended: number;
   sealed: number;
   durable: number;
@@ -112,6 +117,7 @@ interface Scope {
 
 export class SourceStream {
   readonly #speculation: 'on' | 'off';
+  readonly #onReject: RejectPolicy;
   #phase: SourcePhase = 'away';
   #appended: number;
   #sealed: number;
@@ -128,6 +134,8 @@ export class SourceStream {
   #sentBytes = 0;
   #creditBytes = 0;
   #rejected = 0;
+  /** Retransmit: `sent` was taken back to before this record until its lock can be had; or 0. */
+  #heldBack = 0;
   #base: BasePosition = { volume: 0, lba: 0 };
   #baseDurable: BasePosition | null = null;
   /** The target's base was asked for in this epoch: a NAK(0) makes sense. */
@@ -155,6 +163,7 @@ export class SourceStream {
 
   constructor(options: SourceOptions) {
     this.#speculation = options.speculation;
+    this.#onReject = options.onReject;
     this.#appended = options.appended;
     this.#sealed = options.sealed;
     this.#durable = options.durable;
@@ -203,9 +212,15 @@ export class SourceStream {
   get trimmed(): number {
     return this.#trimmed;
   }
-  /** Sequence that the target waits with, or 0. */
+  /** Sequence that waits for its lock at the target, or 0. */
   get rejected(): number {
     return this.#rejected;
+  }
+  /** Why nothing is sent although it could be; null when it is sent. */
+  get stopped(): 'halted' | 'rewound' | null {
+    if (this.#phase !== 'streaming') return null;
+    if (this.#heldBack !== 0) return 'rewound';
+    return this.#onReject === 'halt' && this.#rejected !== 0 ? 'halted' : null;
   }
   /** Bytes that may still be sent before the peer gives more credit. */
   get credit(): number {
@@ -267,13 +282,13 @@ export class SourceStream {
   }
 
   /**
-   * What the driver should send now, or null: not connected, nothing sealed, no credit, or (lock-step) a wait.
+   * What the driver should send now, or null: not connected, nothing sealed, no credit, stopped, or (lock-step) a wait.
    * It takes whole records, possibly fewer than asked for but at least one, sends them and steps `sent` (`baseSent`)
    * before it asks again. The object is used again by the next call.
    */
   want(): Want | null {
     if (this.#phase !== 'base' && this.#phase !== 'streaming') return null;
-    if (this.#sentBytes >= this.#creditBytes) return null;
+    if (this.#sentBytes >= this.#creditBytes || this.stopped !== null) return null;
     const want = this.#want;
     want.phase = this.#phase;
     want.epoch = this.#epoch;
@@ -308,6 +323,7 @@ export class SourceStream {
     this.#sentBytes = 0;
     this.#creditBytes = event.creditBytes;
     this.#rejected = 0;
+    this.#heldBack = 0;
     this.#baseInEpoch = base !== null;
     this.#baseDurable = base && { volume: base.volume, lba: base.lba };
     this.#heartbeatAt = now;
@@ -369,7 +385,7 @@ export class SourceStream {
       this.#break('CONFIRM takes back what an earlier one said');
       return;
     }
-    if (rejected !== 0 && (rejected <= confirm.granted || rejected > received)) {
+    if (rejected !== 0 && (rejected <= confirm.granted || (rejected > received && rejected !== this.#heldBack))) {
       this.#break(`CONFIRM rejects ${rejected}, which is granted or was not received`);
       return;
     }
@@ -390,6 +406,7 @@ export class SourceStream {
     }
     if (rejected !== 0 && rejected !== this.#rejected) this.#effects.push({ kind: 'rejected', sequence: rejected });
     this.#rejected = rejected;
+    if (rejected === 0) this.#heldBack = 0;
     if (moved) this.#progressed();
     if (confirm.consistent && !this.#consistent) {
       this.#consistent = true;
@@ -401,6 +418,11 @@ export class SourceStream {
     if (nak.attempt < this.#attempt) return; // said again, or of a stretch that is being sent again already
     if (nak.attempt > this.#attempt) {
       this.#break(`NAK of attempt ${nak.attempt}, not begun yet`);
+      return;
+    }
+    const isRejected = nak.reason === NAK_REJECTED;
+    if (isRejected && (this.#onReject !== 'retransmit' || nak.sequence === 0)) {
+      this.#break(`NAK drops ${nak.sequence} for its lock, under ${this.#onReject}`);
       return;
     }
     if (nak.sequence === 0) {
@@ -431,6 +453,10 @@ export class SourceStream {
     this.#scopeIndex = 0;
     const base = nak.sequence === 0 ? this.#base : null;
     this.#effects.push({ kind: 'rewound', attempt: this.#attempt, from: nak.sequence, base, reason: nak.reason });
+    if (!isRejected) return;
+    this.#rejected = nak.sequence;
+    this.#heldBack = nak.sequence;
+    this.#effects.push({ kind: 'rejected', sequence: nak.sequence });
   }
 
   #sentThrough(through: number, bytes: number): void {

@@ -11,6 +11,8 @@
  *     base      --BASE_END accepted-->          streaming  from start + 1
  *     any       --bad(sequence)-->              resyncing  NAK; everything of this attempt is dropped
  *     resyncing --attempt + 1, from sequence--> base or streaming
+ *     streaming --rejected, retransmit-->       dropped    NAK; what was received from the record on is no more
+ *     dropped   --its lock can be had-->        resyncing  told by the CONFIRM; the range stays wanted until it was had
  *     any       --disconnected-->               away       open scopes stay: they are in the stream
  *     any       --peer broke protocol-->        broken     until the next connected
  *
@@ -29,7 +31,11 @@
  * A scope that was open when the base copy began has its LOCK before the start of what this site gets: its writes need
  * the range free for the moment, its UNLOCK nothing.
  *
- * What must wait is REJECTED: the confirm names it, and the lock manager gives nobody else any of its blocks first.
+ * What must wait is REJECTED: the confirm names it, and the lock manager gives nobody else any of its blocks first. Under
+ * retransmit the record and all behind it are dropped and come again. What may be dropped must not have been promised:
+ * `kept` is the last sequence that stays whatever happens (what the site had when the epoch began, and told in HELLO and
+ * READY), and only what is kept or granted is confirmed as received and durable. A record that is kept, a base record
+ * and one that is looked at without a link wait as under target-retry.
  */
 import {
   FLAG_READ_LOCK,
@@ -47,7 +53,7 @@ import { assert } from '../assert.js';
 import { CREDIT_BYTES, MESSAGE_SIZE_MAX, SCOPES_MAX } from '../limits.js';
 import type { LockRequest, RangeLocks } from '../volume/locks.js';
 import { type BasePosition, positionBefore } from './base.js';
-import type { Confirm } from './wire.js';
+import { type Confirm, NAK_CHECK, NAK_REJECTED, type RejectPolicy } from './wire.js';
 
 export type TargetPhase = 'away' | 'base' | 'streaming' | 'broken';
 export type DropReason = 'old epoch' | 'old attempt' | 'duplicate' | 'away';
@@ -68,7 +74,7 @@ export interface TargetBase {
 
 export type TargetEvent =
   /** A new epoch. `base` when a base copy begins or goes on in it; null also when a whole one is being caught up with. */
-  | { kind: 'connected'; epoch: number; base: { start: number; next: BasePosition } | null }
+  | { kind: 'connected'; epoch: number; base: { start: number; next: BasePosition } | null; onReject: RejectPolicy }
   | { kind: 'disconnected' }
   /** A DATA frame with its stretch. `first` is 0 for base records; `baseEnd`: BASE_END, with the source's appended then. */
   | {
@@ -94,16 +100,22 @@ export type TargetEvent =
   | { kind: 'baseApplied'; count: number }
   /** Accepted bytes left the ring: written to a segment, or thrown away after a NAK. */
   | { kind: 'consumed'; bytes: number }
-  | { kind: 'applied'; through: number };
+  | { kind: 'applied'; through: number }
+  /** Retransmit: what was received so far cannot be dropped any more. */
+  | { kind: 'keep' }
+  /** Locks were released, at this time. */
+  | { kind: 'locksMoved' };
 
 export type TargetEffect =
   | { kind: 'accept'; epoch: number; attempt: number; first: number; count: number; bytes: number }
   /** Throw the stretch away (counted). Its credit is given back already. */
   | { kind: 'drop'; reason: DropReason; bytes: number }
   /** Answer NAK; throw away everything accepted of this attempt and not yet verified. */
-  | { kind: 'nak'; epoch: number; attempt: number; sequence: number; base: BasePosition | null }
+  | { kind: 'nak'; epoch: number; attempt: number; sequence: number; base: BasePosition | null; reason: number }
   /** The head of the commit log has to wait for its lock; said once per record. */
   | { kind: 'rejected'; sequence: number; volume: number; lba: number; blockCount: number }
+  /** Behind this sequence nothing was received: `count` records, given to the journal, are no more of the stream. */
+  | { kind: 'dropped'; through: number; count: number }
   /** It has its lock. */
   | { kind: 'granted'; sequence: number }
   /** The base copy is applied, caught up with and durable: the image is the source's at one point. */
@@ -140,6 +152,13 @@ interface Scope extends OpenScope {
   lock: LockRequest;
 }
 
+/** A record that was dropped, and will find its lock when it comes again. */
+interface Dropped {
+  sequence: number;
+  lba: number;
+  blockCount: number;
+}
+
 export class TargetStream {
   readonly #locks: ReadonlyMap<number, RangeLocks>;
   readonly #creditMax: number;
@@ -171,6 +190,9 @@ export class TargetStream {
   #poison: string | null = null;
 
   readonly #scopes = new Map<number, Scope>();
+  #onReject: RejectPolicy = 'target-retry';
+  #kept: number;
+  #dropped: Dropped | null = null;
   #rejected = 0;
   /** The head that waits, by its own lock manager; null when nothing waits. */
   #waitingAt: RangeLocks | null = null;
@@ -200,6 +222,7 @@ export class TargetStream {
     this.#creditMax = options.creditBytes ?? CREDIT_BYTES;
     this.#received = options.received;
     this.#accepted = options.received;
+    this.#kept = options.received;
     this.#granted = options.applied;
     this.#applied = options.applied;
     this.#durable = options.durable;
@@ -238,6 +261,14 @@ export class TargetStream {
   get rejected(): number {
     return this.#rejected;
   }
+  /** What was rejected was dropped, and is to come again. */
+  get rewound(): boolean {
+    return this.#dropped !== null;
+  }
+  /** The source's policy. */
+  get onReject(): RejectPolicy {
+    return this.#onReject;
+  }
   /** Cumulative bytes that the source may have sent in this epoch. */
   get creditBytes(): number {
     return this.#consumedBytes + this.#creditMax;
@@ -269,11 +300,13 @@ export class TargetStream {
   step(event: TargetEvent): void {
     switch (event.kind) {
       case 'connected':
-        this.#connected(event.epoch, event.base);
+        this.#connected(event.epoch, event.base, event.onReject);
         break;
       case 'disconnected':
         this.#phase = 'away';
         this.#forgetUnverified();
+        // the record is nowhere here: nobody need wait for it until it comes again
+        if (this.#dropped !== null) this.#endWait();
         break;
       case 'frame':
         this.#frame(event);
@@ -309,6 +342,13 @@ export class TargetStream {
       case 'applied':
         this.#appliedThrough(event.through);
         break;
+      case 'keep':
+        if (this.#kept < this.#received) this.#dirty = true;
+        this.#kept = this.#received;
+        break;
+      case 'locksMoved':
+        this.#lookAtDropped();
+        break;
     }
     this.#check();
   }
@@ -323,16 +363,21 @@ export class TargetStream {
     const confirm = this.#confirm;
     confirm.epoch = this.#epoch;
     confirm.attempt = this.#attempt;
-    confirm.received = this.#received;
+    confirm.received = this.#promised;
     confirm.granted = this.#granted;
     confirm.applied = this.#applied;
-    confirm.durable = this.#durable;
+    confirm.durable = Math.min(this.#durable, this.#promised);
     confirm.creditBytes = this.creditBytes;
     confirm.rejected = this.#rejected;
     confirm.base = this.#baseInEpoch ? this.#baseDurable : null;
     confirm.consistent = this.#base === null;
     this.#dirty = false;
     return confirm;
+  }
+
+  /** Last sequence that will not be dropped any more. */
+  get #promised(): number {
+    return this.#onReject === 'retransmit' ? Math.max(this.#kept, this.#granted) : this.#received;
   }
 
   // ---- the apply loop
@@ -500,13 +545,34 @@ export class TargetStream {
       this.#rejected = sequence;
       this.#dirty = true;
       this.#effects.push({ kind: 'rejected', sequence, volume, lba, blockCount });
+      if (this.#onReject === 'retransmit' && sequence > this.#kept && this.#live) this.#drop(sequence, lba, blockCount);
     }
     return WAIT;
+  }
+
+  /** Drops the commit log from this record on, which is its head. */
+  #drop(sequence: number, lba: number, blockCount: number): void {
+    const through = sequence - 1;
+    this.#effects.push({ kind: 'dropped', through, count: this.#received - through });
+    this.#dropped = { sequence, lba, blockCount };
+    this.#received = through;
+    this.#durable = Math.min(this.#durable, through);
+    this.#again(sequence, NAK_REJECTED, null);
+  }
+
+  /** The range is wanted, so whoever is gone from it has no successor: the record will find its lock. */
+  #lookAtDropped(): void {
+    const dropped = this.#dropped;
+    if (dropped === null || this.#rejected === 0 || !this.#waitingAt!.mirrorFree(dropped.lba, dropped.blockCount))
+      return;
+    this.#rejected = 0;
+    this.#dirty = true;
   }
 
   #endWait(): void {
     this.#waitingAt?.mirrorHad();
     this.#waitingAt = null;
+    this.#dropped = null;
     this.#had = false;
     this.#rejected = 0;
   }
@@ -519,7 +585,7 @@ export class TargetStream {
 
   // ---- transitions
 
-  #connected(epoch: number, base: { start: number; next: BasePosition } | null): void {
+  #connected(epoch: number, base: { start: number; next: BasePosition } | null, onReject: RejectPolicy): void {
     if (epoch <= this.#epoch) {
       this.#break(`epoch ${epoch} after ${this.#epoch}`);
       return;
@@ -530,6 +596,8 @@ export class TargetStream {
     this.#arrivedBytes = 0;
     this.#consumedBytes = 0;
     this.#baseInEpoch = base !== null;
+    this.#onReject = onReject;
+    if (this.#dropped !== null) this.#endWait();
     this.#dirty = true;
     this.#phase = base === null ? 'streaming' : 'base';
     this.#forgetUnverified();
@@ -555,6 +623,7 @@ export class TargetStream {
       this.#accepted = base.start;
       this.#start = base.start;
     }
+    this.#kept = this.#received;
   }
 
   /** What was accepted and not verified is thrown away by the driver and comes again. */
@@ -567,11 +636,11 @@ export class TargetStream {
   #frame(event: Extract<TargetEvent, { kind: 'frame' }>): void {
     const { epoch, attempt, first, count, bytes, baseEnd } = event;
     if (!this.#live) {
-      this.#drop('away', bytes);
+      this.#ignore('away', bytes);
       return;
     }
     if (epoch < this.#epoch) {
-      this.#drop('old epoch', bytes);
+      this.#ignore('old epoch', bytes);
       return;
     }
     if (epoch > this.#epoch) {
@@ -589,7 +658,7 @@ export class TargetStream {
       return;
     }
     if (attempt < this.#attempt) {
-      this.#dropConsumed('old attempt', bytes);
+      this.#ignoreConsumed('old attempt', bytes);
       return;
     }
     if (count === 0 && bytes !== 0) {
@@ -614,7 +683,7 @@ export class TargetStream {
       this.#awaited = -1;
     }
     if (last <= this.#accepted) {
-      this.#dropConsumed('duplicate', bytes);
+      this.#ignoreConsumed('duplicate', bytes);
       return;
     }
     if (first !== this.#accepted + 1) {
@@ -662,6 +731,8 @@ export class TargetStream {
     }
     if (through > this.#received) this.#dirty = true;
     this.#received = through;
+    // it is the head of the commit log again, and waits there if it must
+    if (this.#dropped !== null && through >= this.#dropped.sequence) this.#dropped = null;
   }
 
   #baseVerified(count: number, next: BasePosition): void {
@@ -685,18 +756,23 @@ export class TargetStream {
         : sequence === this.#received + 1 && sequence <= this.#accepted,
       `bad ${sequence} of (${this.#received}, ${this.#accepted}]`,
     );
-    const { epoch } = this;
-    const attempt = this.#attempt;
-    this.#attempt = attempt + 1;
-    this.#awaited = sequence;
-    this.#forgetUnverified();
     let position: BasePosition | null = null;
     if (sequence === 0) {
       const base = this.#base!;
       this.#phase = 'base';
       position = { volume: base.next.volume, lba: base.next.lba };
     }
-    this.#effects.push({ kind: 'nak', epoch, attempt, sequence, base: position });
+    this.#again(sequence, NAK_CHECK, position);
+  }
+
+  /** A new attempt, from this record on. */
+  #again(sequence: number, reason: number, base: BasePosition | null): void {
+    const { epoch } = this;
+    const attempt = this.#attempt;
+    this.#attempt = attempt + 1;
+    this.#awaited = sequence;
+    this.#forgetUnverified();
+    this.#effects.push({ kind: 'nak', epoch, attempt, sequence, base, reason });
   }
 
   #consumed(bytes: number): void {
@@ -723,13 +799,13 @@ export class TargetStream {
     this.#effects.push({ kind: 'consistent' });
   }
 
-  #drop(reason: DropReason, bytes: number): void {
+  #ignore(reason: DropReason, bytes: number): void {
     this.#effects.push({ kind: 'drop', reason, bytes });
   }
 
-  #dropConsumed(reason: DropReason, bytes: number): void {
+  #ignoreConsumed(reason: DropReason, bytes: number): void {
     this.#consumed(bytes);
-    this.#drop(reason, bytes);
+    this.#ignore(reason, bytes);
   }
 
   get #live(): boolean {

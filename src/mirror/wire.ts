@@ -23,7 +23,7 @@
  *
  *     NAK (3), 32 bytes                               HEARTBEAT (4), 32 bytes
  *     0      1    kind                                0      1    kind
- *     1      1    reason: NAK_*, below 128            1      1    flags: 1 DEGRADED
+ *     1      1    reason: 1 CHECK, 2 REJECTED         1      1    flags: 1 DEGRADED
  *     2      2    base volume                         2      6    zero
  *     4      4    epoch                               8      8    appended
  *     8      4    attempt                             16     8    flushed
@@ -38,6 +38,13 @@
  * Bit 7 of byte 1 is the link's, in every kind: set if and only if a stretch follows. (JSON begins with '{', 0x7b.)
  * RETURN marks the messages of a lost tail on its way back to its author.
  *
+ * What happens to a record whose lock is held at the target is the source's policy, and START tells it (`onReject`):
+ *
+ *     target-retry, halt   CONFIRM's `rejected` names the record, which was received and waits; 0 when it was granted
+ *     retransmit           NAK with reason REJECTED: this record and all behind it were dropped, and stay away until a
+ *                          CONFIRM of the new attempt says `rejected` 0: then its lock can be had, and they come again.
+ *                          Only what is granted is confirmed as received and durable, besides what READY said
+ *
  * HELLO (16), START (17), READY (18), REFUSE (19), ASK (20), ANSWER (21): the kind, then one JSON object in UTF-8, in
  * all at most CONTROL_SIZE_MAX bytes. Unknown fields are refused.
  *
@@ -49,7 +56,7 @@ import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
-import { CONTROL_SIZE_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
+import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
 import type { BasePosition } from './base.js';
 import type { SiteState } from './decide.js';
 
@@ -71,9 +78,13 @@ export const HEARTBEAT_SIZE = 32;
 
 /** The record's check or a block's checksum does not match. */
 export const NAK_CHECK = 1;
+/** Its lock is held: retransmit alone. */
+export const NAK_REJECTED = 2;
 
-/** Generations that a site tells: a handshake with this many and GROUP_VOLUMES_MAX volumes fits CONTROL_SIZE_MAX. */
-export const HISTORY_MAX = 512;
+/** What follows a rejection, of which the source decides for its group. */
+export const REJECT_POLICIES = ['target-retry', 'halt', 'retransmit'] as const;
+export type RejectPolicy = (typeof REJECT_POLICIES)[number];
+
 /** Sites with a stream in one group: numbers are a byte. */
 const SITES_MAX = 255;
 const TEXT_MAX = 4 * KIB;
@@ -116,7 +127,7 @@ export interface Confirm {
   durable: number;
   /** Cumulative stretch bytes that may have been sent in this epoch. */
   creditBytes: number;
-  /** Sequence that waits for its lock at the target, or 0. */
+  /** Sequence that waits for its lock at the target, or that was dropped and does; or 0. */
   rejected: number;
   /** Durable progress of the base copy: everything before it; null when there is none. */
   base: BasePosition | null;
@@ -160,6 +171,8 @@ export interface Start {
   /** The stream goes on behind this sequence; for a base copy, its start. */
   from: number;
   base: BasePosition | null;
+  /** The source's policy; of no meaning for a tail that is returned. */
+  onReject: RejectPolicy;
   /** The source's group and history, which the target takes over before it answers READY. */
   groupId: string;
   generations: SiteState['generations'];
@@ -235,7 +248,7 @@ const generation = z.strictObject({
   minter: siteNumber,
   ends: bySite,
 });
-const generations = z.array(generation).max(HISTORY_MAX);
+const generations = z.array(generation).max(GENERATIONS_MAX);
 
 const siteState: z.ZodType<SiteState> = z.strictObject({
   format: z.int().min(0).max(0xffff),
@@ -280,8 +293,9 @@ const start: z.ZodType<Start> = z.strictObject({
   stream: siteNumber,
   from: sequence,
   base: position.nullable(),
+  onReject: z.enum(REJECT_POLICIES),
   groupId: name,
-  generations,
+  generations: generations.min(1),
 });
 
 const ready: z.ZodType<Ready> = z.strictObject({
@@ -364,7 +378,7 @@ export class WireEncoder {
 
   nak(nak: Nak): Uint8Array {
     assert((nak.sequence === 0) === (nak.base !== null), 'a NAK of the base copy has a position');
-    assert(nak.reason <= 0x7f, `NAK reason ${nak.reason}`);
+    assert(nak.reason === NAK_CHECK || nak.reason === NAK_REJECTED, `NAK reason ${nak.reason}`);
     const bytes = this.#take(NAK_SIZE);
     const view = this.#view;
     const at = this.#at - NAK_SIZE;
@@ -533,7 +547,7 @@ function decodeNak(view: DataView): Nak {
     reason: view.getUint8(1),
     returned: (flags & NAK_RETURN) !== 0,
   };
-  if (nak.reason > 0x7f) throw protocolError(`NAK with reason ${nak.reason}`);
+  if (nak.reason !== NAK_CHECK && nak.reason !== NAK_REJECTED) throw protocolError(`NAK with reason ${nak.reason}`);
   if ((nak.sequence === 0) !== (nak.base !== null))
     throw protocolError('NAK: sequence 0 and a base position go together');
   return nak;

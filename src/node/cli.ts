@@ -15,6 +15,7 @@ import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { readKey } from '../link/key.js';
+import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 import { type Flags, resolveOptions } from './config.js';
@@ -155,6 +156,13 @@ function addServe(program: Command): void {
       ),
     )
     .option('--when-split <policy>', 'dual, link down: freeze (default), or prefer:SITE goes on alone')
+    .addOption(
+      choice(
+        '--on-reject <policy>',
+        "the primary's: where the standby's blocks are locked, go on sending, stop, or send again; default target-retry",
+        ...REJECT_POLICIES,
+      ),
+    )
     .option('--site <name>', "this site's name (default: the state directory's); the peer's must differ")
     .option('--group <name>', 'the group that all --volume form (default: main)')
     .option('--journal <size>', "journal on disk, per group (default: twice the volumes' size)")
@@ -209,7 +217,7 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     if (warning !== null) warn(warning);
   }
   const { Gateway } = await import('./gateway.js'); // everything else starts faster without it
-  const gateway = await Gateway.fromConfig(options);
+  const gateway = await Gateway.fromConfig(options, (text) => say(text));
   const stopping = stopSignal();
   let control: ControlServer | null = null;
   try {

@@ -21,6 +21,7 @@ import {
   BLOCK_SIZE_MIN,
   CONTROL_SIZE_MAX,
   GROUP_VOLUMES_MAX,
+  GROUPS_MAX,
   JOURNAL_SEGMENTS_MIN,
   RING_SIZE_DEFAULT,
   RING_SIZE_MAX,
@@ -29,6 +30,7 @@ import {
   VOLUME_SIZE_MAX,
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
+import { REJECT_POLICIES, type RejectPolicy } from '../mirror/wire.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 
 export interface HostPort {
@@ -63,6 +65,7 @@ export interface GroupOptions {
   whenPeerAway: 'degrade' | 'block' | 'fail';
   /** Role dual, without a link: both sites freeze, or the site of this name goes on alone. */
   whenSplit: 'freeze' | { prefer: string };
+  onReject: RejectPolicy;
   /** Bytes of journal on disk; null: twice the volumes' size. */
   journal: number | null;
   /** Bytes of shared-memory ring. */
@@ -88,7 +91,6 @@ export interface GatewayOptions {
 /** Key files, states and sockets have paths far below this. */
 const PATH_LENGTH_MAX = 4096;
 const FILE_SIZE_MAX = CONTROL_SIZE_MAX;
-const GROUPS_MAX = 64;
 const RTT_MS_MAX = 60_000;
 
 const JOURNAL_SIZE_MIN = JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN;
@@ -240,6 +242,7 @@ const groupFields = {
   kernel: oneOf('wasm', 'reference', 'compare').exactOptional(),
   'when-peer-away': oneOf('degrade', 'block', 'fail').exactOptional(),
   'when-split': value(parseWhenSplit).exactOptional(),
+  'on-reject': oneOf(...REJECT_POLICIES).exactOptional(),
   journal: sizeBetween(JOURNAL_SIZE_MIN, Number.MAX_SAFE_INTEGER).exactOptional(),
   ring: sizeBetween(RING_SIZE_MIN, RING_SIZE_MAX).exactOptional(),
   'link-rtt': value((text) => {
@@ -347,6 +350,7 @@ function groupOptions(name: string, group: GroupSettings): GroupOptions {
     kernel: group.kernel ?? 'wasm',
     whenPeerAway: group['when-peer-away'] ?? 'degrade',
     whenSplit: group['when-split'] ?? 'freeze',
+    onReject: group['on-reject'] ?? 'target-retry',
     journal: group.journal ?? null,
     ring: group.ring ?? RING_SIZE_DEFAULT,
     linkRtt: group['link-rtt'] ?? 0,

@@ -21,8 +21,15 @@ import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
-import { CONTROL_BODY_MAX } from '../limits.js';
+import {
+  CONTROL_ANSWER_MAX,
+  CONTROL_BODY_MAX,
+  CONTROL_LOCKS_MAX,
+  HOLD_SECONDS_MAX,
+  WAIT_SECONDS_MAX,
+} from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import type { VerifyReport } from '../volume/verify.js';
 import { checkSocketPath, type HostPort } from './config.js';
 
@@ -30,12 +37,6 @@ export type { VerifyReport };
 
 export const STATUS_SCHEMA = 1;
 export const ADMIN_SOCKET = 'admin.sock';
-
-/** A `forelock lock` may be longer than any lease of the gateway; this is against typing errors. */
-const HOLD_SECONDS_MAX = 24 * 3600;
-const WAIT_SECONDS_MAX = 3600;
-/** Locks held over the API at once; each holds a connection. */
-const API_LOCKS_MAX = 256;
 
 /** Sequences of this site's stream: its way here, and at the peer as far as it told (received to applied, peerDurable). */
 export interface OwnCursors {
@@ -99,6 +100,9 @@ export interface GroupStatus {
   ack: 'local' | 'received' | 'applied';
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
+  onReject: RejectPolicy;
+  /** The record that waits for its lock at the target, and what that means for the stream; null when none does. */
+  rejection: { sequence: number; state: 'waiting' | 'halted' | 'rewound'; ageMs: number } | null;
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {
@@ -259,7 +263,7 @@ export class ControlServer {
     const server = createServer((request, response) => {
       this.#handle(request, response).catch((error: unknown) => this.#fail(response, error));
     });
-    server.maxConnections = API_LOCKS_MAX + 64;
+    server.maxConnections = CONTROL_LOCKS_MAX + 64;
     return new Promise((resolve, reject) => {
       server.once('error', (error) => {
         reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${error.message}`));
@@ -306,12 +310,12 @@ export class ControlServer {
   }
 
   async #lock(body: z.infer<typeof lockBody>, response: ServerResponse): Promise<void> {
-    if (this.#locksAsked >= API_LOCKS_MAX) {
+    if (this.#locksAsked >= CONTROL_LOCKS_MAX) {
       return sendError(
         response,
         503,
         'ETIMEDOUT',
-        `${API_LOCKS_MAX} locks are held or asked for over the control API already`,
+        `${CONTROL_LOCKS_MAX} locks are held or asked for over the control API already`,
       );
     }
     this.#locksAsked += 1;
@@ -540,15 +544,12 @@ export class ControlClient {
   }
 }
 
-/** Answers are bounded by what a gateway has volumes and groups; this is against something that is none. */
-const ANSWER_SIZE_MAX = 16 * 1024 * 1024;
-
 async function textOf(response: IncomingMessage): Promise<string> {
   let text = '';
   response.setEncoding('utf8');
   for await (const chunk of response) {
     text += chunk as string;
-    if (text.length > ANSWER_SIZE_MAX)
+    if (text.length > CONTROL_ANSWER_MAX)
       throw new ForelockError('AWAY', 'an endless answer: that is not a forelock gateway');
   }
   return text;
@@ -563,7 +564,7 @@ async function* linesOf(response: IncomingMessage): AsyncGenerator<string, undef
       yield text.slice(0, end);
       text = text.slice(end + 1);
     }
-    if (text.length > ANSWER_SIZE_MAX) return undefined;
+    if (text.length > CONTROL_ANSWER_MAX) return undefined;
   }
   return undefined;
 }

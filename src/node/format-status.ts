@@ -49,7 +49,7 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
   const role = group.role === 'standby' ? 'standby' : paint.good(group.role);
   const consistency =
     group.consistency === 'consistent' ? '' : `  ${paint.bad('inconsistent: a first copy is unfinished')}`;
-  const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, kernel ${group.kernel}`;
+  const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, on-reject ${group.onReject}, kernel ${group.kernel}`;
   const lines = [`${paint.bold(`group ${group.name}`)}  ${role}${consistency}  ${paint.dim(policy)}`];
   const add = (label: string, text: string): void => {
     lines.push(`  ${label.padEnd(10)} ${text}`);
@@ -67,6 +67,14 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
   }
   if (group.degradedSince !== null) {
     add('degraded', paint.bad(`answers were given by this site alone since sequence ${group.degradedSince}`));
+  }
+  if (group.rejection !== null) {
+    const { sequence, state, ageMs } = group.rejection;
+    const means = { waiting: 'it waits there', halted: 'nothing is sent', rewound: 'it is sent again' }[state];
+    add(
+      'rejected',
+      paint.warn(`${state}: sequence ${sequence} needs a lock at the target, ${means}, ${formatDuration(ageMs)}`),
+    );
   }
   add('lag', formatLag(group, paint));
   add('journal', formatJournal(journal));

@@ -16,6 +16,7 @@ import { PiscinaPool } from '../kernel/pool.js';
 import { KIB, LOCK_WAIT_MS_MAX } from '../limits.js';
 import { LinkEndpoint } from '../link/endpoint.js';
 import { readKey } from '../link/key.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import type { AckName } from '../volume/gate.js';
@@ -59,6 +60,8 @@ export interface GroupOptions {
   whenPeerAway: WhenPeerAway;
   /** Dual only. @default 'freeze' */
   whenSplit?: WhenSplit | undefined;
+  /** Of a primary, where blocks are locked at its standby. @default 'target-retry' */
+  onReject?: RejectPolicy | undefined;
   kernel: KernelName;
   /** Bytes. */
   journal?: number | undefined;
@@ -75,6 +78,8 @@ export interface GatewayOptions {
   groups: readonly GroupOptions[];
   /** Where NBD is served; none: library only. */
   nbd: readonly NbdAddress[];
+  /** Gets a line when something happens that an operator may want to know of. */
+  onEvent?: ((text: string) => void) | undefined;
 }
 
 /** One group of a gateway, with its link; `group` is null while an empty standby waits to be adopted. */
@@ -176,19 +181,20 @@ export class Gateway {
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
-  /** Resolves when every group serves (a primary; a dual site, with its peer) or has been adopted (a standby). */
+  /** Resolves when every group is ready to serve (a primary; a dual site, with its peer) or has been adopted (a standby). */
   async ready(): Promise<void> {
     while (
       this.#closing === null &&
-      this.#members.some(({ group }) => group === null || (group.role !== 'standby' && !group.serving))
+      this.#members.some(({ group }) => group === null || (group.role !== 'standby' && !group.ready))
     ) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   }
 
   /** Opens what `forelock serve` was told (config.ts). */
-  static fromConfig(config: Config): Promise<Gateway> {
+  static fromConfig(config: Config, onEvent?: (text: string) => void): Promise<Gateway> {
     return Gateway.open({
+      onEvent,
       state: config.state,
       site: config.site,
       nbd: [
@@ -210,6 +216,7 @@ export class Gateway {
         speculation: group.speculation ? 'on' : 'off',
         whenPeerAway: group.whenPeerAway,
         whenSplit: group.whenSplit,
+        onReject: group.onReject,
         kernel: group.kernel,
         journal: group.journal ?? undefined,
         ring: group.ring,
@@ -326,9 +333,14 @@ export class Gateway {
         speculation: options.speculation,
         whenPeerAway: options.whenPeerAway,
         whenSplit: options.whenSplit ?? 'freeze',
+        onReject: options.onReject ?? 'target-retry',
         paired: options.peer !== undefined || options.listen !== undefined,
       },
-      { nowMs: () => performance.now(), defer: environment.defer },
+      {
+        nowMs: () => performance.now(),
+        defer: environment.defer,
+        tell: (text) => this.options.onEvent?.(text),
+      },
     );
     this.#groups.push(group);
     return group;

@@ -12,6 +12,8 @@
  *     a gap in a stream's sequences between neighbours                 damaged
  *     a segment that is missing at or beyond the checkpoint            damaged
  *
+ * A TRUNCATED takes the peer's stream back to an earlier end; what it had behind that comes again.
+ *
  * Behind damage the walk goes on at the next record that checks.
  */
 import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
@@ -427,7 +429,7 @@ export class JournalWalk {
       type: TYPE_NAMES.get(header.type)!,
       stream: isLocal ? 'local' : header.site === this.#ownSite ? 'own' : 'peer',
       site: header.site,
-      sequence: header.sequence,
+      sequence: isLocal ? 0 : header.sequence,
       seen: header.seen,
       clock: header.clock,
       scope: header.scope,
@@ -444,6 +446,10 @@ export class JournalWalk {
   /** Marks tell what was durable; sequences follow one another. */
   #follow(event: RecordEvent): void {
     if (event.type === 'MARK') this.#durable = Math.max(this.#durable, event.lba);
+    if (event.type === 'TRUNCATED') {
+      for (const sequences of [this.#last, this.#highest])
+        for (const site of sequences.keys()) if (site !== this.#ownSite) sequences.set(site, event.scope);
+    }
     if (event.stream === 'local' || event.sequence === 0) return;
     const last = this.#last.get(event.site);
     this.#last.set(event.site, event.sequence);

@@ -1,5 +1,6 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
 import { VERSION } from '../paths.js';
+import type { Group } from '../volume/group.js';
 import type { GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
@@ -17,7 +18,12 @@ export function gatewayStatus(gateway: Gateway): GatewayStatus {
 
 function groupStatus(gateway: Gateway, member: Member): GroupStatus {
   const { options, pair, endpoint, group } = member;
-  const policy = { ack: options.ack, speculation: options.speculation === 'on', kernel: options.kernel };
+  const policy = {
+    ack: options.ack,
+    speculation: options.speculation === 'on',
+    kernel: options.kernel,
+    onReject: group?.receiver?.target.onReject ?? options.onReject ?? 'target-retry',
+  };
   const link = linkStatus(member);
   if (group === null) {
     return {
@@ -32,6 +38,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       cursors: { own: noCursors(), peer: { received: 0, granted: 0, applied: 0, durable: 0 } },
       lag: { bytes: 0, records: 0, ageMs: 0 },
       ...policy,
+      rejection: null,
       degradedSince: null,
       journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
       counters: {},
@@ -93,6 +100,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     cursors: { own, peer },
     lag,
     ...policy,
+    rejection: rejectionOf(group),
     degradedSince: superblock.degradedSince,
     journal: {
       usedBytes: journal.segments.used,
@@ -125,6 +133,18 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       recoveryTornBytes: group.state.recovery.tornBytes,
     },
   };
+}
+
+function rejectionOf({ sender, receiver }: Group): GroupStatus['rejection'] {
+  if (sender?.linked && sender.source.rejected > 0) {
+    const { rejected, stopped } = sender.source;
+    return { sequence: rejected, state: stopped ?? 'waiting', ageMs: sender.rejection.age };
+  }
+  if (receiver !== null && receiver.target.rejected > 0) {
+    const { rejected, rewound } = receiver.target;
+    return { sequence: rejected, state: rewound ? 'rewound' : 'waiting', ageMs: receiver.rejection.age };
+  }
+  return null;
 }
 
 function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {

@@ -72,13 +72,14 @@ export class Catalog implements DeviceCatalog {
 }
 
 /** A host's connection to a volume: its own session for locks. */
-class HostSession implements BlockDevice {
+export class HostSession implements BlockDevice {
   readonly #volume: Volume;
-  readonly #session: number;
+  /** Its number within the site, in records and locks. */
+  readonly session: number;
 
   constructor(volume: Volume) {
     this.#volume = volume;
-    this.#session = volume.group.nextSession();
+    this.session = volume.group.nextSession();
   }
 
   get name(): string {
@@ -108,25 +109,26 @@ class HostSession implements BlockDevice {
   }
 
   read(offset: number, size: number, completion: ReadCompletion): void {
-    this.#volume.read(this.#session, offset, size, completion);
+    this.#volume.read(this.session, offset, size, completion);
   }
   write(offset: number, size: number, payload: readonly Uint8Array[], fua: boolean, completion: Completion): void {
-    this.#volume.write(this.#session, offset, size, payload, fua, completion);
+    this.#volume.write(this.session, offset, size, payload, fua, completion);
   }
   flush(completion: Completion): void {
     this.#volume.flush(completion);
   }
   trim(offset: number, size: number, fua: boolean, completion: Completion): void {
-    this.#volume.trim(this.#session, offset, size, fua, completion);
+    this.#volume.trim(this.session, offset, size, fua, completion);
   }
   zero(offset: number, size: number, fua: boolean, completion: Completion): void {
-    this.#volume.zero(this.#session, offset, size, fua, completion);
+    this.#volume.zero(this.session, offset, size, fua, completion);
   }
   extents(offset: number, size: number, count: number): DeviceExtent[] {
     return this.#volume.extents(offset, size, count);
   }
   close(): void {
-    this.#volume.locks.releaseSession(this.#session);
+    this.#volume.group.endSession(this.session);
+    this.#volume.locks.releaseSession(this.session);
     this.#volume.group.locksMoved();
   }
 }

@@ -39,7 +39,7 @@ export interface BlockDevice {
 
   /** Bounds are checked by the front end first; the device asserts them. */
   read(offset: number, size: number, completion: ReadCompletion): void;
-  /** `payload` pieces add up to `size`; they are copied before this call returns or, if the write has to wait, held until it is settled. */
+  /** `payload` pieces add up to `size`; they are lent for the call: a device that lets the write wait copies them. */
   write(offset: number, size: number, payload: readonly Uint8Array[], fua: boolean, completion: Completion): void;
   /** Covers every write settled before this call, on any connection. */
   flush(completion: Completion): void;

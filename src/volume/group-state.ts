@@ -2,7 +2,7 @@
  * Opening a group's state directory: superblock, maps, journal, recovery; and creating it the first time.
  */
 
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash, randomInt, randomUUID } from 'node:crypto';
 import type { XXHashAPI } from 'xxhash-wasm';
 import { TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
@@ -12,17 +12,13 @@ import { BlockMap } from '../journal/map.js';
 import { MapLog } from '../journal/map-log.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
-import {
-  SUPERBLOCK_GENERATIONS_MAX,
-  SUPERBLOCK_NAMES,
-  type Superblock,
-  SuperblockFiles,
-} from '../journal/superblock.js';
+import { SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import {
   BLOCK_SIZE_DEFAULT,
+  GENERATIONS_MAX,
   JOURNAL_SEGMENTS_MIN,
   MIB,
   RING_SIZE_DEFAULT,
@@ -141,6 +137,8 @@ export function newSuperblock(
       return { ...volume, platter, ...(platter === 'flat' && wanted?.path !== undefined ? { path: wanted.path } : {}) };
     }),
     segmentSize,
+    journalId: randomInt(1, 2 ** 32),
+    suspectFrom: null,
     generations: adopt?.generations ?? [{ ordinal: 1, id: randomUUID(), parent: null, minter: number, ends: {} }],
     incarnation: 0,
     peers: {},
@@ -153,6 +151,7 @@ export function newSuperblock(
       mapFile: 0,
       mapEnd: 0,
       position: 0,
+      durable: 0,
       own: 0,
       peer: { site: 0, received: 0, applied: 0 },
       openScopes: [],
@@ -230,6 +229,7 @@ export async function openState(
     ring: regions.ring,
     segmentSize: superblock.segmentSize,
     groupId: superblock.groupId,
+    journalId: superblock.journalId,
     ownSite: superblock.site.number,
     generation: newest.ordinal,
     poolSealBytes: environment.poolSealBytes,
@@ -274,11 +274,12 @@ export async function openState(
     store,
     {
       position: checkpoint.position,
+      durable: checkpoint.durable,
+      suspect: superblock.suspectFrom ?? Number.POSITIVE_INFINITY,
       own: checkpoint.own,
       peerReceived: Math.max(checkpoint.peer.received, streamStart),
       peerApplied: Math.max(checkpoint.peer.applied, streamStart),
     },
-    superblock.groupId,
     liveness,
     regions.cleaner,
     (header) => {
@@ -367,7 +368,7 @@ export function mintGeneration(superblock: Superblock, journal: Journal): void {
     ends,
   };
   superblock.generations.push(minted);
-  if (superblock.generations.length > SUPERBLOCK_GENERATIONS_MAX) superblock.generations.shift();
+  if (superblock.generations.length > GENERATIONS_MAX) superblock.generations.shift();
   journal.generation = minted.ordinal;
 }
 

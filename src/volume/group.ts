@@ -14,6 +14,7 @@ import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
 import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX } from '../limits.js';
+import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
@@ -37,6 +38,8 @@ export interface GroupPolicy {
   speculation: 'on' | 'off';
   whenPeerAway: WhenPeerAway;
   whenSplit: WhenSplit;
+  /** Of a source: what it does when the target cannot lock. */
+  onReject: RejectPolicy;
   /** A peer is configured (--peer or --listen). */
   paired: boolean;
 }
@@ -46,6 +49,8 @@ export interface Platform {
   /** Milliseconds, for waits; may be monotonic. */
   nowMs(): number;
   defer(task: () => void): void;
+  /** A line for the operator's log. */
+  tell?(text: string): void;
 }
 
 interface PinnedPoint {
@@ -69,8 +74,11 @@ export class Group {
   /** Both of them, as one. */
   readonly mirror: MirrorEnd;
   readonly volumes = new Map<number, Volume>();
+  /** When flushes are answered. */
   readonly ack: AckName;
   readonly lockStep: boolean;
+  /** When writes are answered: in lock-step when they are applied, whatever `ack` says. */
+  readonly writeAck: AckName;
   readonly policy: GroupPolicy;
   /** LOCK sequences of this site's open scopes, with their volumes. */
   readonly ownScopes: Map<number, number>;
@@ -90,9 +98,11 @@ export class Group {
   #serving = false;
   /** Dual: since when there is no peer to write with, ms; null while there is. */
   #frozenAt: number | null = null;
-  readonly #held: (() => void)[] = [];
   /** Who waits for the peer's scopes, or for a time: true when it is over. */
   readonly #admissions: ((now: number) => boolean)[] = [];
+  #readyAlone = false;
+  /** Requests that wait for the group to serve (again). */
+  readonly #asked: (() => void)[] = [];
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -108,6 +118,7 @@ export class Group {
     this.journal = state.journal;
     this.ack = policy.ack;
     this.lockStep = policy.speculation === 'off';
+    this.writeAck = this.lockStep ? 'applied' : policy.ack;
     this.policy = policy;
     this.#platform = platform;
     const defer = platform.defer.bind(platform);
@@ -174,6 +185,10 @@ export class Group {
     this.#platform.defer(task);
   }
 
+  tell(text: string): void {
+    this.#platform.tell?.(`group ${this.name}: ${text}`);
+  }
+
   /** A number of its own for every host connection and explicit scope holder. */
   nextSession(): number {
     this.#sessions = (this.#sessions % 0x7fffffff) + 1;
@@ -193,7 +208,7 @@ export class Group {
         `site ${this.state.superblock.site.name} is the standby of group ${this.name}: content is refused`,
       );
     }
-    if (this.#frozenAt !== null && !this.#holding) {
+    if (this.#frozenAt !== null) {
       return new ForelockError(
         'PEER_AWAY',
         `group ${this.name} is frozen: both sites write, and the link to the other is down; nobody serves until it is back`,
@@ -215,9 +230,9 @@ export class Group {
 
   /** The level at which an operation is answered: see design of promises in gate.ts. */
   level(flush: boolean): AckLevel {
-    if (this.lockStep) return ackLevel('applied', flush);
     // where both write, a flush also promises that the other site has decided on what it covers
-    return ackLevel(flush && this.role === 'dual' ? 'received' : this.ack, flush);
+    if (flush && this.role === 'dual') return ackLevel('received', true);
+    return ackLevel(this.writeAck, flush);
   }
 
   /** The promise of a record: its completion is settled when the cursors say so. */
@@ -256,20 +271,8 @@ export class Group {
 
   // ---- dual: hosts are held while the link is down
 
-  /** Whether the operation has to wait for the peer: it is kept, and tried again when the group thaws or gives up. */
-  holds(operation: () => void): boolean {
-    if (!this.#holding) return false;
-    this.#held.push(operation);
-    return true;
-  }
-
   get frozen(): boolean {
     return this.#frozenAt !== null;
-  }
-
-  /** Frozen, and not yet for so long that hosts are told. */
-  get #holding(): boolean {
-    return this.#frozenAt !== null && this.#serving && this.nowMs() - this.#frozenAt < FREEZE_HOLD_MS;
   }
 
   freeze(): void {
@@ -279,13 +282,8 @@ export class Group {
   }
 
   thaw(): void {
-    if (this.#frozenAt === null) return;
     this.#frozenAt = null;
-    this.#releaseHeld();
-  }
-
-  #releaseHeld(): void {
-    for (const operation of this.#held.splice(0)) operation();
+    if (this.#serving) this.#askAgain();
   }
 
   image(volume: number): ImageSource | null {
@@ -294,9 +292,10 @@ export class Group {
 
   // ---- lock-step baseline: a write is sent as an explicit scope
 
-  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number): number {
-    // LOCK, WRITE and UNLOCK go in together or not at all
-    const room = this.journal.room(blockCount * (volume.blockSize + 8) + 1024);
+  /** @param size bytes of the record that goes into the scope */
+  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number, size: number): number {
+    // LOCK, the record and UNLOCK go in together or not at all
+    const room = this.journal.room(size + 1024);
     if (room < 0) return room;
     const lock = volume.appendScoped(TYPE_LOCK, 0, session, 0, lba, blockCount, null);
     if (lock > 0) this.scopeOpened(lock, volume.number);
@@ -494,10 +493,42 @@ export class Group {
     return this.#serving;
   }
 
+  /** Hosts may come: what they ask is answered, be it that the group goes on alone for the first of them. */
+  get ready(): boolean {
+    return this.#serving || this.#readyAlone;
+  }
+
   /** Hosts may come: called once the lost tail is back, or the group serves alone. */
   startServing(): void {
     this.#endDeadScopes();
     this.#serving = true;
+    this.#askAgain();
+  }
+
+  /**
+   * The peer was waited for long enough: the next request is what makes the group go on alone (pair.ts).
+   * False: it could not; who waits is refused.
+   */
+  setReadyAlone(ready: boolean): void {
+    this.#readyAlone = ready;
+    if (!ready) this.#askAgain();
+  }
+
+  /** Somebody waits for the group to go on alone. */
+  get isAsked(): boolean {
+    return this.#asked.length > 0;
+  }
+
+  /** What to do with a request that is refused. @returns true: it is asked again when the group serves, alone or with its peer */
+  hold(again: () => void): boolean {
+    const frozen = this.#frozenAt !== null && this.nowMs() - this.#frozenAt < FREEZE_HOLD_MS;
+    if (this.#stopping || (!frozen && (this.#serving || !this.#readyAlone))) return false;
+    this.#asked.push(again);
+    return true;
+  }
+
+  #askAgain(): void {
+    for (const again of this.#asked.splice(0)) again();
   }
 
   /** Timed work; the platform calls it every few tens of milliseconds. */
@@ -511,7 +542,7 @@ export class Group {
       }
     }
     this.mirror.tick(now);
-    if (this.#held.length > 0 && !this.#holding) this.#releaseHeld();
+    if (this.#frozenAt !== null && now - this.#frozenAt >= FREEZE_HOLD_MS) this.#askAgain();
     this.#endOldScopes(now);
     this.#pumpAdmissions();
     this.checkpointer.poke();
@@ -535,7 +566,7 @@ export class Group {
   async close(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#releaseHeld();
+    this.#askAgain();
     for (const view of [...this.#views]) view.drop();
     for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
     this.#endLockWaits();
@@ -625,7 +656,7 @@ export class Group {
       this.#gate.advance(own.durable, peer.peerReceived, peer.peerDurable, peer.peerApplied);
       return;
     }
-    if (!this.policy.paired || (this.ack === 'local' && !this.lockStep)) {
+    if (!this.policy.paired || this.writeAck === 'local') {
       this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
       return;
     }

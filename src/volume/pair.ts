@@ -12,7 +12,17 @@
  * hosts are served while both streams run.
  *
  * It also holds the one decision that needs time: after an unclean stop a source serves nobody until its peer was
- * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed; then it mints a generation first.
+ * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed. Then it is ready to go on alone, and does so for the first
+ * request: it mints a generation, durably, before anything is appended or answered.
+ *
+ *     waiting --peer returns the tail, or has none--> serving
+ *     waiting --LOST_TAIL_WAIT_MS--> ready --request--> minting --durable--> serving
+ *     ready   --peer returns the tail, or has none--> serving
+ *
+ * Why it is minted so late: from then on the lost tail contradicts what this site may have told somebody, and only a
+ * person can let go of it (row 11 of mirror/decide.ts). Until then nobody was told anything, not even by a read, and
+ * no sequence was used a second time: however often this site crashes, the tail can still come back. What is left is a
+ * crash between the save and the answers to requests that wait for it: whether they were answered cannot be known.
  */
 import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -64,7 +74,7 @@ export interface PairOptions {
 export type PairState = 'away' | 'refused' | 'handshaking' | 'returning the tail' | 'base copy' | 'streaming';
 
 interface LostTail {
-  /** ms: serve alone from then on. */
+  /** ms: ready to go on alone from then on. */
   until: number;
 }
 
@@ -82,6 +92,8 @@ export class Pair {
   #receiving = false;
   #refusal: string | null = null;
   #lostTail: LostTail | null = null;
+  /** A new generation is being saved: no peer may take it over that may yet outlive it. */
+  #minting = false;
   #mustEndWith = 0;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
@@ -203,6 +215,8 @@ export class Pair {
       if (this.#link === link) this.#onMessage(link, header, stretch);
     };
     this.#guard(link, () => {
+      if (this.#minting)
+        return link.close(CLOSE_PROTOCOL, 'a generation is being minted: both ends must decide the same');
       const theirs = parseSiteState(hello);
       this.#peer = theirs;
       const mine = this.hello();
@@ -211,6 +225,8 @@ export class Pair {
       this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
+      const damage = this.group?.receiver?.damage ?? null;
+      if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       this.#refusal = null;
       if (decision.action === 'found') {
         if (decision.source === mine.site.number) this.#found(link);
@@ -222,9 +238,12 @@ export class Pair {
   tick(nowMs: number): void {
     this.#serveBoth();
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
+    const group = this.group!;
+    group.setReadyAlone(true);
+    if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#decision !== null && this.#decision.action !== 'refuse') return;
-    const { journal } = this.group!;
+    const { journal } = group;
     // the new generation begins at an end that the next crash cannot take back: part of a returned tail may be here
     if (journal.own.durable < journal.own.appended) journal.sync();
     else this.#serveAlone();
@@ -278,15 +297,23 @@ export class Pair {
     this.#options.onServing?.();
   }
 
-  /** Nobody answered: what is recovered here is the truth from now on, under a new generation. */
+  /** The peer did not answer, and a host asks: what is recovered here is the truth from now on, under a new generation. */
   #serveAlone(): void {
     const group = this.group!;
+    const { superblock } = group.state;
+    const { generations } = superblock;
     this.#lostTail = null;
+    this.#minting = true;
     this.counters.minted += 1;
-    mintGeneration(group.state.superblock, group.journal);
+    superblock.generations = [...generations];
+    mintGeneration(superblock, group.journal);
     group.state.save((error) => {
-      if (error === null) this.#serve(group);
-      else this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      this.#minting = false;
+      if (error === null) return this.#serve(group);
+      superblock.generations = generations;
+      group.journal.generation = generations[generations.length - 1]!.ordinal;
+      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      group.setReadyAlone(false);
     });
   }
 
@@ -343,7 +370,10 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     const from = begins ? group.journal.own.sealed : decision.from;
-    if (!group.sender!.keepFrom(from + 1)) {
+    const sender = group.sender!;
+    if (!sender.keepFrom(from + 1)) {
+      const { damage } = sender;
+      if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       // freed since HELLO said that it is here; the next one says what there is
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
@@ -368,9 +398,10 @@ export class Pair {
 
   #say(link: Link, group: Group, decision: Decision, stream: number, from: number, base: Start['base']): void {
     const { groupId, generations } = group.state.superblock;
+    const { onReject } = group.policy;
     const { epoch, row } = decision;
     const action = base === null ? 'replay' : 'base';
-    const start: Start = { epoch, row, action, stream, from, base, groupId, generations };
+    const start: Start = { epoch, row, action, stream, from, base, onReject, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -507,7 +538,7 @@ export class Pair {
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
     const known = group.sender === null ? 0 : (superblock.peers[theirs.site.number]?.durable ?? 0);
     superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: known } };
-    group.state.save((error) => {
+    const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
@@ -527,7 +558,8 @@ export class Pair {
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
         this.#serveBoth();
       });
-    });
+    };
+    receiver.whenClosed(() => group.state.save(adopted));
   }
 
   // ---- the lost tail
@@ -544,19 +576,24 @@ export class Pair {
       stream: decision.stream,
       from: decision.from,
       base: null,
+      onReject: 'target-retry',
       groupId: state.superblock.groupId,
       generations: state.superblock.generations,
     };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
     const reader = new StreamReader(journal, state.offload, decision.stream, state.regions.readBack, () => pump());
     if (!reader.seek(decision.from + 1)) {
+      if (reader.damage !== null) throw reader.damage;
       link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${decision.from + 1} of the lost tail`);
       return;
     }
-    const pump = (): void => {
+    const send = (): void => {
       while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX && reader.nextSequence <= decision.through) {
         const stretch = reader.next(decision.through, FRAME_SIZE_MAX);
-        if (stretch === null) return;
+        if (stretch === null) {
+          if (reader.damage !== null) throw reader.damage;
+          return;
+        }
         this.counters.tailRecordsReturned += stretch.count;
         const data = {
           epoch: decision.epoch,
@@ -577,6 +614,7 @@ export class Pair {
         );
       }
     };
+    const pump = (): void => this.#guard(link, send);
     link.onDrain = pump;
     pump();
   }
@@ -602,11 +640,12 @@ export class Pair {
       return true;
     });
     if (bytes < 0) {
+      const kept = stretch.slice(); // it was lent to us for this call
       link.pauseReceiving();
       group.whenRoom(() => {
-        if (journal.room(stretch.length) < 0) return false;
+        if (journal.room(kept.length) < 0) return false;
         link.resumeReceiving();
-        this.#guard(link, () => this.#onReturned(link, message, stretch));
+        this.#guard(link, () => this.#onReturned(link, message, kept));
         return true;
       });
       return;

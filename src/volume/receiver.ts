@@ -5,31 +5,19 @@
  *
  * The commit log is the journal between `#applyAt` and its end.
  */
-import {
-  FLAG_POINT,
-  HEADER_SIZE,
-  TYPE_BASE,
-  TYPE_BASE_ZERO,
-  TYPE_FLUSH,
-  TYPE_LOCAL,
-  TYPE_LOCK,
-} from '../../assembly/layout.js';
+import { FLAG_POINT, TYPE_BASE, TYPE_BASE_ZERO, TYPE_FLUSH, TYPE_LOCAL, TYPE_LOCK } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { RecordHeader } from '../journal/record.js';
-import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import { segmentName } from '../journal/segments.js';
+import { DROP_BYTES_MAX, KIB } from '../limits.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { APPLY, TargetStream } from '../mirror/target.js';
-import {
-  type Data,
-  KIND_DATA,
-  KIND_HEARTBEAT,
-  type Message,
-  NAK_CHECK,
-  type Start,
-  WireEncoder,
-} from '../mirror/wire.js';
+import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { Rejection } from './rejection.js';
 
 interface PendingFrame {
   data: Data;
@@ -47,11 +35,16 @@ export class Receiver implements MirrorEnd {
   #waitingForRoom = false;
   /** Position of the first record of the commit log. */
   #applyAt: number;
+  /** Why nothing more is applied, until this site is restored: the commit log is damaged. */
+  #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
+  /** Behind the last record that takes back some of the stream. */
+  #closedAt = 0;
+  readonly rejection: Rejection;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -62,8 +55,6 @@ export class Receiver implements MirrorEnd {
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
-  readonly #small = new Uint8Array(HEADER_SIZE + 8 * 1024);
-  readonly #smallView = new DataView(this.#small.buffer);
   readonly counters = {
     framesReceived: 0,
     bytesReceived: 0,
@@ -71,8 +62,11 @@ export class Receiver implements MirrorEnd {
     recordsApplied: 0,
     baseRecordsApplied: 0,
     corruptRecords: 0,
+    damaged: 0,
     framesDropped: 0,
     rejections: 0,
+    rewinds: 0,
+    recordsDropped: 0,
     protocolErrors: 0,
     confirmsSent: 0,
     stalls: 0,
@@ -80,6 +74,7 @@ export class Receiver implements MirrorEnd {
 
   constructor(group: Group) {
     this.#group = group;
+    this.rejection = new Rejection(group, () => this.describe());
     const { journal, state } = group;
     this.#stream = journal.peer.site;
     const { inconsistent, streamStart } = state.superblock;
@@ -137,11 +132,17 @@ export class Receiver implements MirrorEnd {
   get imageConsistent(): boolean {
     return this.#target.consistent;
   }
+  get damage(): ForelockError | null {
+    return this.#damage;
+  }
 
   describe(): string {
+    if (this.#damage !== null) return this.#damage.message;
     if (this.#link === null) return 'no link to the source';
     if (!this.#target.consistent) return 'receiving the first copy';
-    return this.#target.rejected > 0 ? `waiting for a lock that sequence ${this.#target.rejected} needs` : 'receiving';
+    const { rejected, rewound } = this.#target;
+    if (rejected === 0) return 'receiving';
+    return `waiting for a lock that sequence ${rejected} needs${rewound ? ', which was dropped and comes again' : ''}`;
   }
 
   // ---- link
@@ -156,6 +157,7 @@ export class Receiver implements MirrorEnd {
       kind: 'connected',
       epoch: start.epoch,
       base: start.base === null ? null : { start: start.from, next: start.base },
+      onReject: start.onReject,
     });
     if (start.base !== null) {
       this.#group.journal.peer.appended = start.from;
@@ -200,8 +202,10 @@ export class Receiver implements MirrorEnd {
       else this.#actOn(effect);
     }
     if (accepted && stretch !== null) {
-      this.#frames.push({ data, stretch });
+      const frame = { data, stretch };
+      this.#frames.push(frame);
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      if (this.#frames.at(-1) === frame) frame.stretch = stretch.slice(); // it was lent to us for this call
     }
     this.#noteBaseEnd();
     this.#queueConfirm();
@@ -223,6 +227,7 @@ export class Receiver implements MirrorEnd {
       let wrong: string | null = null;
       let kept = 0;
       let sequence = journal.peer.appended;
+      let flushed = false;
       let next: BasePosition | null = null;
       const bytes = journal.accept(stretch, (at) => {
         const header = this.#received.read(journal.memory.view, at);
@@ -233,12 +238,13 @@ export class Receiver implements MirrorEnd {
         else {
           sequence = header.sequence;
           journal.peer.appended = sequence;
-          if (header.type === TYPE_FLUSH) journal.sync();
+          if (header.type === TYPE_FLUSH) flushed = true;
         }
         if (header.clock > journal.stamp) journal.stamp = header.clock;
         return true;
       });
       if (bytes < 0) return false;
+      if (flushed) journal.sync(); // now that the FLUSH itself is before the head
       this.#frames.shift();
       this.counters.recordsReceived += kept;
       const { epoch, attempt } = data;
@@ -302,11 +308,13 @@ export class Receiver implements MirrorEnd {
     const now = this.#group.nowMs();
     let applied = 0;
     let baseApplied = 0;
-    while (this.#applyAt < journal.sealed) {
-      const header = this.#headerAt(this.#applyAt);
-      if (header === null) {
-        journal.sync();
-        break; // cannot be read now: counted, tried again with the next tick
+    if (this.#target.onReject === 'retransmit' && !this.#mayDrop) this.#target.step({ kind: 'keep' });
+    while (this.#applyAt < journal.sealed && this.#damage === null) {
+      const at = journal.locate(this.#applyAt);
+      const header = at < 0 ? null : this.#header.read(journal.memory.view, at);
+      if (header === null || !this.#follows(header)) {
+        this.#damaged(header);
+        break;
       }
       const { type } = header;
       if (type < TYPE_LOCAL && header.site === this.#stream) {
@@ -314,7 +322,7 @@ export class Receiver implements MirrorEnd {
         if (this.#target.admit(type, header.flags, volume, lba, blockCount, header.scope, sequence, now) !== APPLY)
           break;
         journal.apply(type, volume, lba, blockCount, this.#applyAt);
-        if (header.blockShift > 0) this.#noteChecksums(header);
+        if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;
         else {
           applied = sequence;
@@ -325,6 +333,7 @@ export class Receiver implements MirrorEnd {
       }
       this.#applyAt += header.size;
     }
+    this.#act(); // what was dropped is no more, before anybody asks about it
     if (applied > 0) {
       this.#target.step({ kind: 'applied', through: applied });
       while (this.#appliedWaiters.length > 0 && this.#appliedWaiters[0]!.sequence <= applied)
@@ -339,19 +348,55 @@ export class Receiver implements MirrorEnd {
     this.#queueConfirm();
   }
 
-  #headerAt(position: number): RecordHeader | null {
+  /** What a rejection may still take back: little enough, and there is room to say so. */
+  get #mayDrop(): boolean {
     const { journal } = this.#group;
-    if (journal.inRing(position)) return this.#header.read(journal.memory.view, journal.address(position));
-    const segment = journal.segments.get(journal.segments.numberOf(position));
-    if (segment === undefined) return null;
-    if (segment.file.read(this.#small, position % journal.segmentSize) < HEADER_SIZE) return null;
-    return this.#header.read(this.#smallView, 0);
+    // a turn of segment may come before the TRUNCATED
+    return journal.head + KIB - this.#applyAt <= DROP_BYTES_MAX && journal.canTruncate;
   }
 
-  #noteChecksums(header: RecordHeader): void {
+  /** What was received behind `through` is not applied; from there on it comes again. */
+  #drop(through: number): void {
     const { journal } = this.#group;
-    if (journal.inRing(this.#applyAt)) journal.noteChecksums(journal.address(this.#applyAt), header, this.#applyAt);
-    else journal.noteChecksums(0, header, this.#applyAt, this.#smallView);
+    journal.truncatePeer(through);
+    this.#applyAt = journal.head;
+    this.#closedAt = journal.head;
+    while (this.#tailMarks.length > 0 && this.#tailMarks.at(-1)!.through > through) this.#tailMarks.pop();
+    this.#tailMarks.push({ through, position: journal.head });
+  }
+
+  /**
+   * Calls back once what was dropped cannot come back in a crash. Before that a source that has crashed itself must not
+   * go on from the shorter stream: it would use sequences again that still stand here.
+   */
+  whenClosed(then: () => void): void {
+    const { journal } = this.#group;
+    if (journal.durable >= this.#closedAt) return then();
+    if (journal.failed !== null) return; // it never is
+    journal.sync();
+    this.#group.whenDurable(() => this.whenClosed(then));
+  }
+
+  /** Whether the commit log goes on with this record. */
+  #follows(header: RecordHeader): boolean {
+    if (header.type >= TYPE_LOCAL || header.site !== this.#stream || header.sequence === 0) return true;
+    return header.sequence === this.#group.journal.peerApplied + 1;
+  }
+
+  /** What cannot be applied as it was received would be wrong data, or leave a gap: this site follows no further. */
+  #damaged(found: RecordHeader | null): void {
+    const { journal } = this.#group;
+    const what =
+      found === null ? 'the record does not check, or cannot be read' : `sequence ${found.sequence} is there`;
+    const place = `${segmentName(journal.segments.numberOf(this.#applyAt))} at offset ${this.#applyAt % journal.segmentSize}`;
+    this.counters.damaged += 1;
+    this.#damage = new ForelockError(
+      'STATE_CORRUPT',
+      `the journal of site ${this.#group.state.superblock.site.name} is damaged at position ${this.#applyAt} (${place}): ` +
+        `${what}, where sequence ${journal.peerApplied + 1} was received. Nothing from there on is applied. ` +
+        'Stop this site, empty its state directory and start it again as an empty standby',
+    );
+    this.#link?.close(CLOSE_REFUSED, this.#damage.message);
   }
 
   // ---- MirrorEnd
@@ -369,12 +414,14 @@ export class Receiver implements MirrorEnd {
   }
 
   locksMoved(): void {
+    this.#target.step({ kind: 'locksMoved' });
     this.applyReceived();
   }
 
   tick(nowMs: number): void {
     if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
+    this.rejection.look(this.#target.rejected);
     this.#queueConfirm();
   }
 
@@ -433,7 +480,7 @@ export class Receiver implements MirrorEnd {
             attempt: effect.attempt,
             sequence: effect.sequence,
             base: effect.base,
-            reason: NAK_CHECK,
+            reason: effect.reason,
             returned: false,
           }),
           null,
@@ -442,6 +489,11 @@ export class Receiver implements MirrorEnd {
         break;
       case 'rejected':
         this.counters.rejections += 1;
+        break;
+      case 'dropped':
+        this.counters.rewinds += 1;
+        this.counters.recordsDropped += effect.count;
+        this.#drop(effect.through);
         break;
       case 'consistent':
         this.#noteConsistent();

@@ -48,6 +48,7 @@ export async function openScope(
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
+  if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
   const refused = group.refuseWrite();
   if (refused !== null) throw refused;
   if (group.ownScopes.size >= SCOPES_MAX)
@@ -167,12 +168,12 @@ export class Scope {
     this.volume.group.locksMoved();
   }
 
-  /** Writes whole blocks within the scope's extent; resolves as the group's `ack` says. */
+  /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
     const { volume } = this;
     const { group, blockSize } = volume;
-    const pieceMax = Math.min(1024 * blockSize, 1048576);
+    const pieceMax = volume.payloadBlocksMax * blockSize;
     let promised: Promise<void> | null = null;
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
@@ -191,7 +192,7 @@ export class Scope {
           piece,
         );
         // in the same turn: promises are made in the order of the stream
-        if (sequence > 0 && last && group.ack !== 'local') promised = promise(volume, sequence);
+        if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);
         return sequence;
       });
     }
@@ -293,7 +294,7 @@ function acquire(
   });
 }
 
-/** A write's answer, as the group's ack says. */
+/** A write's answer, when the group promises it. */
 function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
     volume.group.promise(sequence, volume.group.level(false), {
@@ -311,8 +312,10 @@ function append<T extends number | Scope>(volume: Volume, attempt: () => T | num
     volume.group.whenRoom(() => {
       const result = attempt();
       if (result === RING_FULL) return false;
-      if (result instanceof ForelockError) reject(result);
-      else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
+      if (result instanceof ForelockError) {
+        const again = (): void => void append(volume, attempt).then(resolve, reject);
+        if (!volume.group.hold(again)) reject(result);
+      } else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
       else resolve(result as T);
       return true;
     });

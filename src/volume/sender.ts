@@ -6,19 +6,28 @@
  * A target without history first gets the live blocks, as BASE records in map order (a fuzzy copy: what changes
  * meanwhile comes again in the stream).
  */
-import { HEADER_SIZE, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
+import { HEADER_SIZE, RECORD_BLOCKS_MAX, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { recordSize } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Region } from '../kernel/memory.js';
 import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
-import { CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
-import { KIND_CONFIRM, KIND_NAK, type Message, type Ready, WireEncoder } from '../mirror/wire.js';
+import {
+  KIND_CONFIRM,
+  KIND_NAK,
+  type Message,
+  NAK_CHECK,
+  NAK_REJECTED,
+  type Ready,
+  WireEncoder,
+} from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { Rejection } from './rejection.js';
 import type { Volume } from './volume.js';
 
 /** Most blocks in one BASE_ZERO record: bounds what a NAK makes us send again, not bytes. */
@@ -65,6 +74,8 @@ export class Sender implements MirrorEnd {
   /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
   #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
   readonly #unproved: Proof[] = [];
+  readonly rejection: Rejection;
+  #stopped: SourceStream['stopped'] = null;
   readonly #grantWaiters: { lock: number; resolve: () => void; reject: (error: Error) => void }[] = [];
   readonly counters = {
     framesSent: 0,
@@ -72,6 +83,12 @@ export class Sender implements MirrorEnd {
     recordsSent: 0,
     rewinds: 0,
     rejections: 0,
+    halts: 0,
+    haltedMs: 0,
+    rejectedRewinds: 0,
+    rewoundMs: 0,
+    /** Links that ended because the stream could not be read back. */
+    givenUp: 0,
     baseBlocksSent: 0,
     protocolErrors: 0,
   };
@@ -79,11 +96,13 @@ export class Sender implements MirrorEnd {
   /** @param confirmed the last sequence known to be durable and applied at the peer; -1 when there is no peer yet */
   constructor(group: Group, confirmed: number) {
     this.#group = group;
+    this.rejection = new Rejection(group, () => this.describe());
     const { own } = group.journal;
     // which of the records before a restart were answered alone is not known: any of them may have been
     if (group.state.superblock.degradedSince !== null) this.#loweredThrough = own.appended;
     this.#source = new SourceStream({
       speculation: group.policy.speculation,
+      onReject: group.policy.onReject,
       appended: own.appended,
       sealed: own.sealed,
       durable: own.durable,
@@ -147,6 +166,9 @@ export class Sender implements MirrorEnd {
 
   describe(): string {
     if (this.#baseFailed !== null) return `first copy stopped: ${this.#baseFailed}`;
+    if (this.#link !== null && this.#source.rejected > 0) {
+      return `${this.#source.stopped ?? 'streaming'}: sequence ${this.#source.rejected} waits for its lock at the target`;
+    }
     return this.#link === null
       ? 'no link to the peer'
       : this.#source.phase === 'base'
@@ -198,6 +220,7 @@ export class Sender implements MirrorEnd {
     this.#link = null;
     this.#source.step({ kind: 'disconnected' }, this.#group.nowMs());
     this.#act();
+    this.#lookAtRejection();
     this.#group.peerMoved();
   }
 
@@ -209,6 +232,7 @@ export class Sender implements MirrorEnd {
     } else if (message.kind === KIND_NAK) this.#source.step({ kind: 'nak', nak: message.nak }, this.#group.nowMs());
     else return false;
     this.#act();
+    this.#lookAtRejection();
     this.pump();
     return true;
   }
@@ -247,6 +271,7 @@ export class Sender implements MirrorEnd {
   tick(nowMs: number): void {
     this.#source.step({ kind: 'tick' }, nowMs);
     this.#act();
+    this.#lookAtRejection();
     this.pump();
   }
 
@@ -267,7 +292,12 @@ export class Sender implements MirrorEnd {
     return Promise.resolve();
   }
 
-  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone already */
+  /** Why the stream cannot be read back, after it was tried. */
+  get damage(): ForelockError | null {
+    return this.#reader.damage;
+  }
+
+  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone, or for `damage` */
   keepFrom(sequence: number): boolean {
     const position = this.#reader.find(sequence);
     if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);
@@ -331,11 +361,16 @@ export class Sender implements MirrorEnd {
         return;
       }
       if (this.#reader.nextSequence !== want.from && !this.#reader.seek(want.from)) {
-        link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
+        if (this.#reader.damage === null)
+          link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
+        else this.#giveUp(this.#reader.damage);
         return;
       }
       const stretch = this.#reader.next(want.through, want.bytesMax);
-      if (stretch === null) return;
+      if (stretch === null) {
+        if (this.#reader.damage !== null) this.#giveUp(this.#reader.damage);
+        return;
+      }
       const { journal } = this.#group;
       const through = stretch.first + stretch.count - 1;
       const header = this.#encoder.data({
@@ -364,9 +399,19 @@ export class Sender implements MirrorEnd {
     }
   }
 
+  /** What comes next cannot be read here, so it will not help to begin again: both ends say why the stream stands. */
+  #giveUp(damage: ForelockError): void {
+    const link = this.#link;
+    if (link === null) return;
+    this.counters.givenUp += 1;
+    link.close(CLOSE_REFUSED, `${damage.code}: ${damage.message}`);
+    this.detach();
+  }
+
   /** Acts on what the machine decided. */
   #act(): void {
     let progressed = false;
+    let damage: ForelockError | null = null;
     for (const effect of this.#source.drain()) {
       switch (effect.kind) {
         case 'progressed':
@@ -374,12 +419,15 @@ export class Sender implements MirrorEnd {
           break;
         case 'rewound':
           this.counters.rewinds += 1;
+          if (effect.reason === NAK_REJECTED) this.counters.rejectedRewinds += 1;
           if (effect.from > 0) {
             while (
               this.#frames.length > this.#frameHead &&
               this.#frames[this.#frames.length - 1]!.through >= effect.from
             )
               this.#frames.pop();
+            // if it is damaged here already, NAKs would follow for ever
+            if (effect.reason === NAK_CHECK && !this.#reader.check(effect.from)) damage = this.#reader.damage;
           }
           break;
         case 'rejected':
@@ -407,6 +455,7 @@ export class Sender implements MirrorEnd {
           break;
       }
     }
+    if (damage !== null) this.#giveUp(damage);
     if (!progressed) return;
     const { trimmed } = this.#source;
     while (this.#frameHead < this.#frames.length && this.#frames[this.#frameHead]!.through <= trimmed) {
@@ -419,6 +468,17 @@ export class Sender implements MirrorEnd {
     }
     this.#endDegraded();
     this.#group.peerMoved();
+  }
+
+  /** Counts how long nothing was sent for a rejection. */
+  #lookAtRejection(): void {
+    const { stopped, phase, rejected } = this.#source;
+    const before = this.#stopped;
+    if (stopped === 'halted' && before === null) this.counters.halts += 1;
+    this.#stopped = stopped;
+    const ms = this.rejection.look(phase === 'away' ? 0 : rejected);
+    if (before === 'halted') this.counters.haltedMs += ms;
+    else if (before === 'rewound') this.counters.rewoundMs += ms;
   }
 
   /** "Degraded since" ends when the peer has, durably, everything that was answered without it. */
@@ -524,7 +584,7 @@ export class Sender implements MirrorEnd {
       const mapped = volume.map.lookup(from);
       const data = (mapped && !volume.map.zero) || (!mapped && volume.platter === 'flat');
       const room = Math.max(1, Math.floor((FRAME_SIZE_MAX - (at - region.at)) / (volume.blockSize + 8)));
-      const limit = Math.min(end - from, data ? Math.min(1024, room) : BASE_ZERO_BLOCKS_MAX);
+      const limit = Math.min(end - from, data ? Math.min(RECORD_BLOCKS_MAX, room) : BASE_ZERO_BLOCKS_MAX);
       const blockCount = Math.max(1, volume.map.run(from, limit));
       pieces.push({ lba: from, blockCount, data, at });
       at += recordSize(data ? TYPE_BASE : TYPE_BASE_ZERO, blockCount, data ? volume.blockShift : 0);

@@ -5,18 +5,17 @@
  *
  * Sealing, persisting and sending start by themselves from what was published (journal/, sender.ts).
  */
-import { TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import { RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { BlockMap } from '../journal/map.js';
+import { recordSize } from '../journal/record.js';
 import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
 
-/** Bytes of one record at most; a larger host write becomes several records under one local grant. */
-const PIECE_SIZE_MAX = 1048576;
 /** ZERO and TRIM carry no payload; their block count is a u32. */
 const BARE_BLOCKS_MAX = 2 ** 31;
 
@@ -54,7 +53,8 @@ export class Volume {
     lockWaits: 0,
     lockTimeouts: 0,
   };
-  readonly #payloadBlocksMax: number;
+  /** Blocks of one record with payload; a larger host write becomes several records under one local grant. */
+  readonly payloadBlocksMax: number;
 
   constructor(group: Group, options: VolumeOptions) {
     this.group = group;
@@ -67,7 +67,7 @@ export class Volume {
     this.map = options.map;
     this.locks = options.locks;
     assert(Number.isInteger(this.blockShift), 'block size is a power of two');
-    this.#payloadBlocksMax = Math.min(1024, PIECE_SIZE_MAX >> this.blockShift);
+    this.payloadBlocksMax = Math.min(RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX >> this.blockShift);
   }
 
   // ---- host operations; `session` is the host connection's number
@@ -80,21 +80,21 @@ export class Volume {
     fua: boolean,
     completion: Completion,
   ): void {
-    if (this.group.holds(() => this.write(session, offset, size, payload, fua, completion))) return;
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.write(session, offset, size, payload, fua, completion));
     if (size === 0) return this.group.settleSoon(completion, null);
     this.counters.writes += 1;
     this.counters.bytesWritten += size;
     const aligned = offset % this.blockSize === 0 && size % this.blockSize === 0;
-    if (!aligned) return this.#writePartial(session, offset, size, payload, fua, completion);
+    if (!aligned) return this.#writePartial(session, offset, size, joined(payload, size), fua, completion);
     this.#admit(session, TYPE_WRITE, offset / this.blockSize, size / this.blockSize, payload, fua, completion);
   }
 
   trim(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
-    if (this.group.holds(() => this.trim(session, offset, size, fua, completion))) return;
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.trim(session, offset, size, fua, completion));
     this.counters.trims += 1;
     // a trim is advice: blocks that are covered only in part stay as they are
     const lba = Math.ceil(offset / this.blockSize);
@@ -104,9 +104,9 @@ export class Volume {
   }
 
   zero(session: number, offset: number, size: number, fua: boolean, completion: Completion): void {
-    if (this.group.holds(() => this.zero(session, offset, size, fua, completion))) return;
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null)
+      return this.#refuse(refused, completion, () => this.zero(session, offset, size, fua, completion));
     if (size === 0) return this.group.settleSoon(completion, null);
     this.counters.zeroes += 1;
     const lba = Math.ceil(offset / this.blockSize);
@@ -127,9 +127,8 @@ export class Volume {
 
   /** Covers every write answered before this call: they precede the FLUSH record, on all connections. */
   flush(completion: Completion): void {
-    if (this.group.holds(() => this.flush(completion))) return;
     const refused = this.group.refuseWrite();
-    if (refused !== null) return this.group.settleSoon(completion, refused);
+    if (refused !== null) return this.#refuse(refused, completion, () => this.flush(completion));
     this.counters.flushes += 1;
     this.group.whenRoom(() => {
       const { ended } = this.group;
@@ -146,9 +145,12 @@ export class Volume {
   }
 
   read(session: number, offset: number, size: number, completion: ReadCompletion): void {
-    if (this.group.holds(() => this.read(session, offset, size, completion))) return;
     const refused = this.group.refuseRead();
-    if (refused !== null) return void this.group.defer(() => completion.settleRead(refused, []));
+    if (refused !== null) {
+      if (!this.group.hold(() => this.read(session, offset, size, completion)))
+        this.group.defer(() => completion.settleRead(refused, []));
+      return;
+    }
     this.counters.reads += 1;
     this.counters.bytesRead += size;
     const lba = Math.floor(offset / this.blockSize);
@@ -168,6 +170,7 @@ export class Volume {
   }
 
   extents(offset: number, size: number, count: number): DeviceExtent[] {
+    if (this.group.refuseRead() !== null) return [{ size, hole: false }]; // says nothing of the content
     const extents: DeviceExtent[] = [];
     const end = offset + size;
     let at = offset;
@@ -217,6 +220,10 @@ export class Volume {
 
   // ---- inside
 
+  #refuse(refused: ForelockError, completion: Completion, again: () => void): void {
+    if (!this.group.hold(again)) this.group.settleSoon(completion, refused);
+  }
+
   #readNow(offset: number, size: number, completion: ReadCompletion): void {
     readBytes(this.group, this.map, this, offset, size, completion);
   }
@@ -235,7 +242,10 @@ export class Volume {
     if (!this.group.roomIsWaitedFor && this.locks.isFree(lba, blockCount, session)) {
       done = this.#append(session, type, lba, blockCount, 0, payload, fua, completion);
     }
-    if (done >= 0) this.#appendWhenRoom(session, type, lba, blockCount, done, payload, fua, completion);
+    if (done < 0) return;
+    // the payload was lent for this call
+    const kept = payload === null ? null : joined(payload, blockCount * this.blockSize);
+    this.#appendWhenRoom(session, type, lba, blockCount, done, kept, fua, completion);
   }
 
   /** The write has to wait: for room (in order with others), and perhaps for a lock. */
@@ -287,13 +297,14 @@ export class Volume {
       group.settleSoon(completion, ended);
       return -1;
     }
-    const max = payload === null ? BARE_BLOCKS_MAX : this.#payloadBlocksMax;
+    const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;
     let at = done;
     while (at < blockCount) {
       const count = Math.min(max, blockCount - at);
-      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count) : 0;
+      const size = recordSize(type, count, shift);
+      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count, size) : 0;
       if (scope < 0) return scope === RING_FULL ? at : this.#refuseSpace(completion);
       const to = journal.reserve(type, 0, this.number, lba + at, count, shift, session, scope, journal.peer.appended);
       if (to < 0) {
@@ -447,6 +458,13 @@ export function copyPieces(
     if (left === 0) return;
   }
   assert(left === 0, 'the pieces add up to the size');
+}
+
+/** The pieces as one, in memory of its own. */
+function joined(pieces: readonly Uint8Array[], size: number): Uint8Array[] {
+  const bytes = new Uint8Array(size);
+  copyPieces(pieces, 0, size, bytes, 0);
+  return [bytes];
 }
 
 /** Reads bytes of any alignment through a map (current or pinned). */

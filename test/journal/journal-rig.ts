@@ -25,6 +25,8 @@ export interface JournalRig {
   liveness: Liveness;
   reader: BlockReader;
   cleanerBuffer: Region;
+  /** For a StreamReader. */
+  readBack: Region[];
   offload: SimOffload;
   /** Appends one write of `count` blocks filled with `fill`; its sequence. */
   write(lba: number, count: number, fill: number): number;
@@ -40,7 +42,10 @@ export interface RigOptions {
   /** Opens what is on this disk. */
   store?: MemoryStore;
   scheduler?: Scheduler;
-  from?: ReplayFrom;
+  from?: Partial<ReplayFrom>;
+  journalId?: number;
+  /** What the maps of the last checkpoint show. */
+  fillMap?: (map: BlockMap) => void;
   limit?: number;
   segmentSize?: number;
   kernel?: (memory: GroupMemory) => Kernel;
@@ -62,6 +67,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
   const ring = memory.take(2 * segmentSize);
   const slices = [memory.take(4 * MIB), memory.take(4 * MIB)];
   const cleanerBuffer = memory.take(4 * MIB);
+  const readBack = [memory.take(3 * MIB), memory.take(3 * MIB)];
   const kernel = (options.kernel ?? ((each) => createKernel('wasm', each)))(memory);
   const life = { over: false };
   const offload = new SimOffload({ random, scheduler }, life, () => store, memory, kernel, 1);
@@ -74,6 +80,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     ring,
     segmentSize,
     groupId: '00000000-0000-4000-8000-000000000000',
+    journalId: options.journalId ?? 0xfeed,
     ownSite: 1,
     generation: 1,
     poolSealBytes: 256 * 1024,
@@ -84,8 +91,10 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
   const liveness = new Liveness(segmentSize);
   const map = new BlockMap(BLOCKS, liveness);
   journal.volumes.set(1, { number: 1, map, blockShift: SHIFT, flat: false });
-  const from = options.from ?? { position: 0, own: 0, peerReceived: 0, peerApplied: 0 };
-  recover(journal, store, from, '00000000-0000-4000-8000-000000000000', liveness, cleanerBuffer, () => {});
+  options.fillMap?.(map);
+  const suspect = Number.POSITIVE_INFINITY;
+  const from = { position: 0, durable: 0, suspect, own: 0, peerReceived: 0, peerApplied: 0, ...options.from };
+  recover(journal, store, from, liveness, cleanerBuffer, () => {});
   const reader = new BlockReader(journal, offload, slices, defer);
   const settle = (): void => {
     while (scheduler.step());
@@ -98,6 +107,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     liveness,
     reader,
     cleanerBuffer,
+    readBack,
     offload,
     settle,
     write(lba, count, fill) {

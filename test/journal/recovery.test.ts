@@ -1,9 +1,10 @@
 /** Recovery by itself: what a crash leaves is cut to a prefix, what rot leaves is refused, and nothing else is shown. */
 import { describe, expect, test } from 'vitest';
+import { AT_TYPE, TYPE_MARK, TYPE_WRITE } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { seededRandom } from '../sim/memory-store.js';
-import { type JournalRig, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
+import { type JournalRig, makeJournal, type RigOptions, SEGMENT_SIZE } from './journal-rig.js';
 
 /** Writes and syncs in turns, so that MARKs stand between the records. @returns the fills by block */
 function fill(rig: JournalRig, writes: number, blocks: number): number[] {
@@ -127,5 +128,91 @@ describe('damage', () => {
     rig.store.remove(segmentName(2));
     rig.store.kill();
     expect(() => makeJournal({ store: rig.store, scheduler: rig.scheduler })).toThrow(/STATE_CORRUPT|missing|damaged/);
+  });
+
+  const opening = (rig: JournalRig, options: RigOptions): (() => JournalRig) => {
+    rig.store.kill();
+    return () => makeJournal({ ...options, store: rig.store, scheduler: rig.scheduler });
+  };
+
+  test('of the segment in which the last checkpoint was made is refused, whether blocks stand in it or not', () => {
+    // The file was gone, or shorter than the checkpoint's position: nothing was left to replay, nothing was missed, and
+    // the journal went on in a file that began in its middle. The stream's records in it were lost without a word.
+    for (const left of [null, 0, 100, SEGMENT_SIZE / 4]) {
+      const rig = makeJournal();
+      fill(rig, 400, 4);
+      rig.flush();
+      rig.settle();
+      const position = rig.journal.head;
+      const name = segmentName(Math.floor(position / SEGMENT_SIZE));
+      expect(position % SEGMENT_SIZE).toBeGreaterThan(SEGMENT_SIZE / 4);
+      if (left === null) rig.store.remove(name);
+      else rig.store.open(name, false).truncate(left);
+      const from = { position, durable: position, own: rig.journal.own.appended };
+      expect(opening(rig, { from }), `left: ${left}`).toThrow(/is missing or ends before|SEGMENT record is damaged/);
+    }
+  });
+
+  test('below what a checkpoint knew to be durable is refused, though nothing behind it bears a mark', () => {
+    const rig = makeJournal();
+    fill(rig, 3, 4);
+    rig.flush();
+    rig.settle();
+    const durable = rig.journal.head;
+    rig.store.rot(segmentName(0), durable - 70);
+    expect(opening(rig, { from: { durable } })).toThrow(/damaged in the middle/);
+    expect(opening(rig, {})().journal.head).toBeLessThan(durable);
+  });
+
+  test('of an old segment that lost its end is refused while blocks stand in it', () => {
+    const rig = makeJournal();
+    fill(rig, 700, 8);
+    rig.flush();
+    rig.settle();
+    const position = rig.journal.head;
+    const from = { position, durable: position, own: rig.journal.own.appended };
+    const reopenWith = (blocks: number): (() => JournalRig) =>
+      opening(rig, { from, fillMap: (map) => map.swing(0, blocks, SEGMENT_SIZE + 592) });
+    expect(reopenWith(1)().read(0, 1)).not.toBeNull();
+    const file = rig.store.open(segmentName(1), false);
+    file.truncate(file.size() - 80);
+    expect(reopenWith(1)).toThrow(/its end is missing/);
+  });
+
+  test('is not seen in a directory of another journal: nothing of it is cut off', () => {
+    const rig = makeJournal();
+    fill(rig, 8, 4);
+    const size = rig.store.load(segmentName(0))!.length;
+    expect(opening(rig, { journalId: 7 })).toThrow(/not of this journal/);
+    expect(rig.store.load(segmentName(0))!.length).toBe(size);
+  });
+});
+
+describe('a MARK inside a payload', () => {
+  test.each([
+    ['of another journal', 7],
+    ['of a clone of this one that went further', undefined],
+  ])('%s does not make rot of a torn tail', (_, journalId) => {
+    // A state directory was kept inside a volume, as backups are. The power went while a piece of it was written: its
+    // MARK, of positions that this journal had never reached, stood behind the torn record, and a good journal was refused.
+    const other = makeJournal({ journalId });
+    fill(other, 700, 8);
+    const stored = other.store.load(segmentName(5))!;
+    const view = new DataView(stored.buffer);
+    let mark = stored.length - 80;
+    while (view.getUint8(mark + AT_TYPE) !== TYPE_MARK || view.getUint32(mark + 8, true) !== 80) mark -= 16;
+
+    const rig = makeJournal();
+    const model = fill(rig, 8, 4);
+    const durable = rig.journal.head;
+    const at = rig.journal.reserve(TYPE_WRITE, 0, 1, 0, 1, 12, 1, 0, 0);
+    rig.journal.memory.bytes.set(stored.subarray(mark, mark + 80), at + 160);
+    rig.journal.publish();
+    rig.journal.sync();
+    rig.settle();
+    rig.store.rot(segmentName(0), rig.journal.head - 4096 - 20); // its header: torn
+    const again = reopen(rig, false);
+    expect(again.journal.head).toBeGreaterThanOrEqual(durable);
+    expect(again.read(0, 256)).toEqual(model);
   });
 });

@@ -65,7 +65,8 @@ export class TestEnd {
       hello: () => ({ from: options.site }),
       onLink: (link, peer) => {
         const record: LinkRecord = { link, peer, messages: [], closed: null };
-        link.onMessage = (header, stretch) => record.messages.push({ header, stretch });
+        link.onMessage = (header, stretch) =>
+          record.messages.push({ header: header.slice(), stretch: stretch?.slice() ?? null });
         link.onClose = (reason, code) => {
           record.closed = { reason, code };
         };

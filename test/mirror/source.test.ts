@@ -1,11 +1,11 @@
 import { expect, test } from 'vitest';
 import { HEARTBEAT_MS } from '../../src/limits.js';
 import { SourceStream } from '../../src/mirror/source.js';
-import type { Confirm, Nak } from '../../src/mirror/wire.js';
+import type { Confirm, Nak, RejectPolicy } from '../../src/mirror/wire.js';
 import { lines, makeConfirm } from './rig.js';
 
-function source(end: number, speculation: 'on' | 'off' = 'on', trimmed = 0): SourceStream {
-  return new SourceStream({ speculation, appended: end, sealed: end, durable: end, trimmed });
+function source(end: number, speculation: 'on' | 'off' = 'on', onReject: RejectPolicy = 'target-retry'): SourceStream {
+  return new SourceStream({ speculation, onReject, appended: end, sealed: end, durable: end, trimmed: 0 });
 }
 
 function connect(stream: SourceStream, received = 0, creditBytes = 1000, epoch = 1): void {

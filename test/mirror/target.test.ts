@@ -26,7 +26,7 @@ function rig(changes: Partial<TargetOptions> = {}) {
     return lines(target.drain());
   };
   const receive = (through: number) => {
-    target.step({ kind: 'connected', epoch: 1, base: null });
+    target.step({ kind: 'connected', epoch: 1, base: null, onReject: 'target-retry' });
     frame(target.received + 1, through - target.received);
     target.step({ kind: 'verified', epoch: 1, attempt: 0, through });
     target.drain();
@@ -39,7 +39,7 @@ function rig(changes: Partial<TargetOptions> = {}) {
 test('frames come in order: what fits is accepted, what was had is dropped, a gap breaks', () => {
   const { target, frame } = rig();
   expect(frame(1, 2)).toEqual(['drop reason="away" bytes=160']);
-  target.step({ kind: 'connected', epoch: 2, base: null });
+  target.step({ kind: 'connected', epoch: 2, base: null, onReject: 'target-retry' });
   const now = { epoch: 2 };
   expect(frame(1, 2)).toEqual(['drop reason="old epoch" bytes=160']);
   expect(frame(1, 2, now)).toEqual(['accept epoch=2 attempt=0 first=1 count=2 bytes=160']);
@@ -68,13 +68,13 @@ test.each<[string, number, number, object, RegExp]>([
 
 test('a bad record: one NAK, the rest of the attempt is dropped, the next begins with that record', () => {
   const { target, frame } = rig();
-  target.step({ kind: 'connected', epoch: 1, base: null });
+  target.step({ kind: 'connected', epoch: 1, base: null, onReject: 'target-retry' });
   frame(1, 4);
   target.step({ kind: 'verified', epoch: 1, attempt: 0, through: 2 });
   target.step({ kind: 'bad', epoch: 1, attempt: 0, sequence: 3 });
   target.step({ kind: 'bad', epoch: 1, attempt: 0, sequence: 3 });
   target.step({ kind: 'verified', epoch: 1, attempt: 0, through: 4 });
-  expect(lines(target.drain())).toEqual(['nak epoch=1 attempt=0 sequence=3 base=null']);
+  expect(lines(target.drain())).toEqual(['nak epoch=1 attempt=0 sequence=3 base=null reason=1']);
   expect([target.received, target.accepted, target.current(1, 0)]).toEqual([2, 2, false]);
   expect(frame(5, 1)).toEqual(['drop reason="old attempt" bytes=80']);
   expect(frame(3, 2, { attempt: 1 })).toEqual(['accept epoch=1 attempt=1 first=3 count=2 bytes=160']);
@@ -82,7 +82,7 @@ test('a bad record: one NAK, the rest of the attempt is dropped, the next begins
 
 test('an attempt that does not begin where it was asked to breaks the protocol', () => {
   const { target, frame } = rig();
-  target.step({ kind: 'connected', epoch: 1, base: null });
+  target.step({ kind: 'connected', epoch: 1, base: null, onReject: 'target-retry' });
   frame(1, 4);
   target.step({ kind: 'bad', epoch: 1, attempt: 0, sequence: 1 });
   target.drain();
@@ -166,7 +166,7 @@ test.each<[string, number, number, number, number, RegExp]>([
   expect(admit(1, TYPE_LOCK, 8, 4)).toBe(APPLY);
   expect(admit(2, type, lba, blockCount, scope)).toBe(WAIT);
   expect(lines(target.drain())[0]).toMatch(reason);
-  target.step({ kind: 'connected', epoch: 2, base: null });
+  target.step({ kind: 'connected', epoch: 2, base: null, onReject: 'target-retry' });
   expect(lines(target.drain())[0]).toMatch(reason);
   expect(target.granted).toBe(1);
 });
@@ -192,7 +192,12 @@ test('open scopes outlive a cut, and are rebuilt after a restart', () => {
 test('base copy: consistent only when it is whole, applied, caught up with and durable', () => {
   const { target, frame } = rig();
   const at = { epoch: 1, attempt: 0 };
-  target.step({ kind: 'connected', epoch: 1, base: { start: 5, next: { volume: 0, lba: 0 } } });
+  target.step({
+    kind: 'connected',
+    epoch: 1,
+    base: { start: 5, next: { volume: 0, lba: 0 } },
+    onReject: 'target-retry',
+  });
   expect(frame(0, 2)).toEqual(['accept epoch=1 attempt=0 first=0 count=2 bytes=160']);
   expect(frame(0, 1, { baseEnd: 6 })).toEqual(['accept epoch=1 attempt=0 first=0 count=1 bytes=80']);
   expect(frame(6, 1)).toEqual(['accept epoch=1 attempt=0 first=6 count=1 bytes=80']);
@@ -213,11 +218,16 @@ test('base copy: consistent only when it is whole, applied, caught up with and d
 test('a bad base record behind which the base copy ended: back to the last good position', () => {
   const { target, frame } = rig();
   const at = { epoch: 1, attempt: 0 };
-  target.step({ kind: 'connected', epoch: 1, base: { start: 5, next: { volume: 0, lba: 0 } } });
+  target.step({
+    kind: 'connected',
+    epoch: 1,
+    base: { start: 5, next: { volume: 0, lba: 0 } },
+    onReject: 'target-retry',
+  });
   frame(0, 3, { baseEnd: 5 });
   target.step({ kind: 'baseVerified', ...at, count: 1, next: { volume: 0, lba: 4 } });
   target.step({ kind: 'bad', ...at, sequence: 0 });
-  expect(lines(target.drain())).toEqual(['nak epoch=1 attempt=0 sequence=0 base={"volume":0,"lba":4}']);
+  expect(lines(target.drain())).toEqual(['nak epoch=1 attempt=0 sequence=0 base={"volume":0,"lba":4} reason=1']);
   expect(frame(6, 1, { attempt: 1 })[0]).toMatch(/before the end of the base copy/);
 });
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { ForelockError } from '../../src/errors.js';
-import { CONTROL_SIZE_MAX, GROUP_VOLUMES_MAX, MESSAGE_SIZE_MAX } from '../../src/limits.js';
+import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, MESSAGE_SIZE_MAX } from '../../src/limits.js';
 import { STRETCH_FOLLOWS } from '../../src/link/link.js';
 import type { SiteState } from '../../src/mirror/decide.js';
 import {
@@ -11,7 +11,6 @@ import {
   type Data,
   decode,
   HEARTBEAT_SIZE,
-  HISTORY_MAX,
   KIND_ANSWER,
   KIND_ASK,
   KIND_CONFIRM,
@@ -23,6 +22,8 @@ import {
   KIND_REFUSE,
   KIND_START,
   type Message,
+  NAK_CHECK,
+  NAK_REJECTED,
   NAK_SIZE,
   type Nak,
   WireEncoder,
@@ -74,7 +75,7 @@ const nak: fc.Arbitrary<Nak> = fc
     attempt: u32,
     sequence: u53,
     base: position,
-    reason: fc.nat(127),
+    reason: fc.constantFrom(NAK_CHECK, NAK_REJECTED),
     returned: fc.boolean(),
   })
   .map((each) => ({ ...each, base: each.sequence === 0 ? each.base : null }));
@@ -109,6 +110,7 @@ const CONTROL: Message[] = [
       stream: 1,
       from: 100,
       base: null,
+      onReject: 'retransmit',
       groupId: 'id',
       generations: HELLO.generations,
     },
@@ -199,7 +201,7 @@ test('the largest handshake that the limits allow fits a control message', () =>
       size: 2 ** 44,
       blockSize: 65536,
     })),
-    generations: Array.from({ length: HISTORY_MAX }, (_, ordinal) => ({
+    generations: Array.from({ length: GENERATIONS_MAX }, (_, ordinal) => ({
       ordinal,
       id: `${name}${ordinal}`,
       parent: `${name}${ordinal - 1}`,
@@ -210,6 +212,26 @@ test('the largest handshake that the limits allow fits a control message', () =>
   const bytes = encoder.control({ kind: KIND_HELLO, hello });
   expect(bytes.length).toBeLessThan(CONTROL_SIZE_MAX);
   expect(decode(bytes)).toEqual({ kind: KIND_HELLO, hello });
+});
+
+test('a history that could not be saved is refused where it comes in', () => {
+  // A peer told more generations than a superblock takes, or none: the standby that adopted them failed an assertion at
+  // its first save, and the process with all its groups was gone.
+  const generations = Array.from({ length: GENERATIONS_MAX + 1 }, (_, ordinal) => ({
+    ordinal,
+    id: `g${ordinal}`,
+    parent: null,
+    minter: 1,
+    ends: {},
+  }));
+  const start = CONTROL.find((message) => message.kind === KIND_START)!.start;
+  for (const message of [
+    { kind: KIND_HELLO, hello: { ...HELLO, generations } },
+    { kind: KIND_START, start: { ...start, generations } },
+    { kind: KIND_START, start: { ...start, generations: [] } },
+  ] as const) {
+    expect(() => decode(encoder.control(message))).toThrow(/generations/);
+  }
 });
 
 test('an answer that is too large is refused where it is made', () => {

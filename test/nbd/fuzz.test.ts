@@ -110,7 +110,9 @@ test('transmission: every request gets one reply, however it is delivered and ho
         });
         const rig = run(device, structuredReplies, requestsMax);
         for (const chunk of cut(join(...requests), cuts)) {
-          rig.transmission.receive(chunk);
+          const lent = new Uint8Array(chunk);
+          rig.transmission.receive(lent);
+          lent.fill(0xee);
           expect(device.heldCount).toBeLessThanOrEqual(requestsMax);
         }
         for (let rounds = 0; rounds < drawn.length + 2; rounds += 1) {
@@ -146,7 +148,11 @@ test('transmission: arbitrary bytes', async () => {
       async (parts, cuts) => {
         const device = new MemoryDevice({ size: SIZE });
         const rig = run(device, true, 4);
-        for (const chunk of cut(join(...parts), cuts)) rig.transmission.receive(chunk);
+        for (const chunk of cut(join(...parts), cuts)) {
+          const lent = new Uint8Array(chunk);
+          rig.transmission.receive(lent);
+          lent.fill(0xee);
+        }
         for (let rounds = 0; rounds < 6; rounds += 1) await new Promise((resolve) => setImmediate(resolve));
         rig.transmission.disconnected();
         parseReplies(join(...rig.sent));

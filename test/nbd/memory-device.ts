@@ -202,8 +202,9 @@ export class FaultyDevice implements BlockDevice {
     );
   }
   write(offset: number, size: number, payload: readonly Uint8Array[], fua: boolean, completion: Completion): void {
+    const kept = [Buffer.concat(payload)]; // it was lent for the call
     this.pass(
-      () => this.inner.write(offset, size, payload, fua, completion),
+      () => this.inner.write(offset, size, kept, fua, completion),
       (error) => completion.settle(error),
     );
   }

@@ -102,6 +102,24 @@ describe.each([{ structuredReplies: true }, { structuredReplies: false }])('a cl
   });
 });
 
+test('connections read into one buffer: what each wrote at the same time is its own', async () => {
+  const device = new MemoryDevice({ size: 16 << 20 });
+  const { address } = await serve(new MemoryCatalog(device));
+  const clients = await Promise.all(Array.from({ length: 4 }, () => connectClient(address, { exportName: 'disk' })));
+  const size = 300_000;
+  const writes = clients.flatMap((client, number) =>
+    Array.from({ length: 12 }, (_, at) =>
+      client.write((at * 4 + number) * size, Buffer.alloc(size, at * 4 + number + 1)),
+    ),
+  );
+  await Promise.all(writes);
+  for (let part = 0; part < 48; part += 1) {
+    const bytes = device.bytes.subarray(part * size, (part + 1) * size);
+    expect(bytes.equals(Buffer.alloc(size, part + 1))).toBe(true);
+  }
+  await Promise.all(clients.map((client) => client.close()));
+});
+
 test('FUA and flush reach the device, and cover what was replied to on every connection', async () => {
   const device = new MemoryDevice();
   const durable = device.keepDurable();

@@ -48,6 +48,8 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     ack: 'local',
     speculation: true,
     kernel: 'wasm',
+    onReject: 'target-retry',
+    rejection: null,
     degradedSince: null,
     journal: {
       usedBytes: 2 ** 29,

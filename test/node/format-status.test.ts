@@ -6,7 +6,7 @@ test('a status reads as a page', () => {
   expect(formatStatus(new FakeGateway().status(), PLAIN)).toBe(`site a  forelock 0.1.0, up 12 s
   nbd://127.0.0.1:10809/disk
 
-group main  primary  ack local, speculation on, kernel wasm
+group main  primary  ack local, speculation on, on-reject target-retry, kernel wasm
   link       streaming  site b at ws://127.0.0.1:10900
              round trip 50.3 ms, sent 3 GiB, received 12.1 KiB, 3 connects, epoch 3.1
   lag        5 MiB, 120 records, oldest 51 ms

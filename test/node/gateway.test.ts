@@ -49,7 +49,9 @@ test('what the library wrote, in and out of scopes, is there after a clean stop 
   await volume.write(1000, Buffer.from('across nothing'));
   const scope = await volume.lock({ offset: MIB, size: MIB });
   await scope.write(MIB, Buffer.alloc(8192, 7));
-  await expect(new LibraryVolume(gateway.volume('disk')).lock({ offset: MIB, size: 4096 }, { waitMsMax: 0 })).rejects.toMatchObject({ code: 'ETIMEDOUT' });
+  await expect(
+    new LibraryVolume(first.volume('disk')).lock({ offset: MIB, size: 4096 }, { waitMsMax: 0 }),
+  ).rejects.toMatchObject({ code: 'ETIMEDOUT' });
   await expect(scope.write(0, Buffer.alloc(4096))).rejects.toMatchObject({ code: 'EINVAL' });
   await scope.unlock();
   await volume.trim(2 * MIB, MIB);

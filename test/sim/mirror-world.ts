@@ -19,15 +19,19 @@ import type { Kernel } from '../../src/kernel/kernel.js';
 import { decide, type Generation, type SiteState } from '../../src/mirror/decide.js';
 import { SourceStream } from '../../src/mirror/source.js';
 import { APPLY, type TargetBase, TargetStream } from '../../src/mirror/target.js';
-import { decode, KIND_CONFIRM, KIND_DATA, KIND_NAK, NAK_CHECK, WireEncoder } from '../../src/mirror/wire.js';
+import { decode, KIND_CONFIRM, KIND_DATA, KIND_NAK, type RejectPolicy, WireEncoder } from '../../src/mirror/wire.js';
 import { AckGate, RECEIVED_FLUSH } from '../../src/volume/gate.js';
 import { type LockRequest, MIRROR_SESSION, RangeLocks } from '../../src/volume/locks.js';
 
 const BLOCKS = 48;
 const RECORD_SIZE = 80;
+/** Records that the target's journal writes for itself: the base copy's end, and where a drop ends the stream. */
+const NOTE_BASE_END = -1;
+const NOTE_TRUNCATED = -2;
 
 export interface WorldOptions {
   speculation: 'on' | 'off';
+  onReject: RejectPolicy;
   /** The image has blocks from before the stream: a target begins with a base copy. */
   adopted: boolean;
   cut: number;
@@ -142,7 +146,9 @@ export class World {
 
   // the target site
   journal: Rec[] = [];
-  journalDurable = 0;
+  /** The same as it stands on the disk: with what was dropped, and the notes that say so. */
+  disk: Rec[] = [];
+  diskDurable = 0;
   applied = 0; // index into journal
   image: number[] = new Array(BLOCKS).fill(0);
   targetGenerations: Generation[] = [];
@@ -153,6 +159,10 @@ export class World {
   held: { lock: LockRequest; until: number }[] = [];
   lockerSession = 1;
   waitingSince = -1;
+  /** What the mirror waits for, and who held any of it when it began to: nobody else may. */
+  wanted: { sequence: number; lba: number; blockCount: number; holders: ReadonlySet<LockRequest> } | null = null;
+  /** A record that was dropped and is to find its lock; -1: none. */
+  dropped = -1;
 
   // link: the running stream's two ends, in either direction
   connected = false;
@@ -198,13 +208,15 @@ export class World {
     const { options } = this;
     if (this.chance(options.cut)) this.cut();
     if (this.chance(options.sourceCrash)) this.crashSource();
-    if (this.chance(options.targetCrash)) this.crashTarget();
+    // most of what can go wrong with a drop goes wrong soon after it
+    if (this.chance(options.targetCrash * (this.dropped < 0 ? 1 : 10))) this.crashTarget();
     if (this.chance(options.wipe)) this.wipeTarget();
     if (!this.connected && this.now >= this.reconnectAt) this.connect();
     if (this.serving) this.hosts();
     this.sourceDisk();
     this.send();
     this.deliver();
+    if (this.sender.stopped !== null) this.count(this.sender.stopped);
     this.verify();
     this.targetDisk();
     this.lockers();
@@ -480,6 +492,7 @@ export class World {
     if (this.returning === null) {
       if (record.sequence > 0) this.noteBase();
       this.journal.push(record);
+      this.disk.push(record);
       return;
     }
     assert(record.sequence === this.log.length + 1, `returned ${record.sequence} after ${this.log.length}`);
@@ -490,19 +503,36 @@ export class World {
   /** The journal's own note that the base copy is whole: behind all of it, before the first record of the stream. */
   noteBase(): void {
     const end = this.target.base?.end ?? null;
-    if (end === null || this.journal.some((record) => record.type === -1)) return;
-    const place = { lba: 0, blockCount: 0, scope: 0, sequence: -1 };
-    this.journal.push({ id: 0, type: -1, flags: 0, ...place, value: end, size: 0, inside: false });
+    if (end === null || this.journal.some((record) => record.type === NOTE_BASE_END)) return;
+    const note = this.note(NOTE_BASE_END, end);
+    this.journal.push(note);
+    this.disk.push(note);
+  }
+
+  note(type: number, value: number): Rec {
+    const place = { lba: 0, blockCount: 0, scope: 0, sequence: type };
+    return { id: 0, type, flags: 0, ...place, value, size: 0, inside: false };
   }
 
   onTarget(effect: ReturnType<TargetStream['drain']>[number]): void {
     assert(effect.kind !== 'broken', `target: ${effect.kind === 'broken' ? effect.reason : ''}`);
     this.count(`target ${effect.kind}`);
+    if (effect.kind === 'rejected') {
+      const { sequence, lba, blockCount } = effect;
+      this.wanted = { sequence, lba, blockCount, holders: new Set(this.targetLocks.list().filter(isHeld)) };
+    }
+    if (effect.kind === 'dropped') {
+      const { through, count } = effect;
+      this.disk.push(this.note(NOTE_TRUNCATED, through));
+      const before = this.journal.length;
+      this.journal = withoutDropped(this.disk);
+      assert(before - this.journal.length === count, `${count} were dropped`);
+      assert(this.applied === this.journal.length, 'what is applied is never dropped');
+      this.dropped = through + 1;
+    }
     if (effect.kind !== 'nak') return;
-    const { epoch, attempt, sequence, base } = effect;
-    this.answer(
-      this.encoder.nak({ epoch, attempt, sequence, base, reason: NAK_CHECK, returned: this.returning !== null }),
-    );
+    const { epoch, attempt, sequence, base, reason } = effect;
+    this.answer(this.encoder.nak({ epoch, attempt, sequence, base, reason, returned: this.returning !== null }));
   }
 
   targetDisk(): void {
@@ -519,7 +549,7 @@ export class World {
   }
 
   syncTarget(): void {
-    this.journalDurable = this.journal.length;
+    this.diskDurable = this.disk.length;
     const { base } = this.target;
     if (base !== null) this.target.step({ kind: 'baseDurable', next: { ...base.next } });
     this.target.step({ kind: 'durable', through: this.target.received });
@@ -527,9 +557,10 @@ export class World {
 
   apply(): void {
     const { target } = this;
+    if (this.chance(0.02)) target.step({ kind: 'keep' });
     for (let count = this.below(12); count > 0 && this.applied < this.journal.length; count -= 1) {
       const { id, type, flags, lba, blockCount, scope, sequence } = this.journal[this.applied];
-      if (type === -1) {
+      if (type === NOTE_BASE_END) {
         this.applied += 1;
         continue;
       }
@@ -538,11 +569,17 @@ export class World {
           this.waitingSince < 0 || this.now - this.waitingSince <= this.options.leaseMs + 2,
           'the mirror is starved',
         );
+        assert(sequence !== this.dropped, `${sequence} was to have its lock when it came again`);
         if (this.waitingSince < 0) this.waitingSince = this.now;
         this.count('wait');
         break;
       }
       this.waitingSince = -1;
+      if (sequence === this.dropped) {
+        this.count('dropped, come again and granted');
+        this.dropped = -1;
+      }
+      if (sequence === this.wanted?.sequence) this.wanted = null;
       if (type !== TYPE_UNLOCK && type !== TYPE_FLUSH) {
         for (const lock of this.targetLocks.list()) {
           const foreign = lock.state === 'held' && lock.session !== MIRROR_SESSION;
@@ -586,6 +623,7 @@ export class World {
   lockers(): void {
     const locks = this.targetLocks;
     locks.expire(this.now);
+    this.checkWanted();
     for (const lock of locks.drain()) {
       this.count(`locker ${lock.state}`);
       if (lock.state === 'held') this.held.push({ lock, until: this.now + this.below(60) });
@@ -596,6 +634,7 @@ export class World {
       locks.release(each.lock);
       this.held.splice(this.held.indexOf(each), 1);
     }
+    this.target.step({ kind: 'locksMoved' });
     if (!this.chance(this.options.lockers)) return;
     const lba = this.below(BLOCKS);
     const blockCount = 1 + this.below(Math.min(6, BLOCKS - lba));
@@ -604,6 +643,22 @@ export class World {
     const lock = locks.request('host', mode, lba, blockCount, session, this.now + 20 + this.below(100));
     if (lock?.state === 'held')
       this.held.push({ lock, until: this.now + (this.chance(0.1) ? Infinity : this.below(60)) });
+  }
+
+  /** Nobody gets in before the mirror, and nobody keeps it waiting for longer than a lease. */
+  checkWanted(): void {
+    const { wanted, target } = this;
+    if (wanted === null) return;
+    const end = wanted.lba + wanted.blockCount;
+    for (const lock of this.targetLocks.list()) {
+      const foreign = isHeld(lock) && lock.session !== MIRROR_SESSION;
+      assert(
+        !foreign || lock.end <= wanted.lba || lock.lba >= end || wanted.holders.has(lock),
+        `a locker got in before ${wanted.sequence}`,
+      );
+    }
+    const isDue = target.rewound && target.rejected > 0 && this.now - this.waitingSince > this.options.leaseMs + 2;
+    assert(!isDue, 'the mirror is starved of what it dropped');
   }
 
   // ---- faults
@@ -615,13 +670,20 @@ export class World {
     this.forward = new Channel();
     this.backward = new Channel();
     this.stream.step({ kind: 'disconnected' }, this.now);
+    if (this.target.rewound) this.forgetWait(); // the record is nowhere here
     this.target.step({ kind: 'disconnected' });
+    this.dropped = -1;
     this.baseBatch = null;
     this.pending = [];
     this.unconsumed = 0;
     this.duplicated = 0;
     this.returning = null;
     this.reconnectAt = this.now + this.below(30);
+  }
+
+  forgetWait(): void {
+    this.wanted = null;
+    this.waitingSince = -1;
   }
 
   cut(): void {
@@ -652,9 +714,12 @@ export class World {
   crashTarget(): void {
     this.count('target crash');
     this.drop();
-    const kept = this.journalDurable + this.below(this.journal.length - this.journalDurable + 1);
-    this.journal.length = kept;
-    this.journalDurable = kept;
+    this.disk.length = this.diskDurable + this.below(this.disk.length - this.diskDurable + 1);
+    this.diskDurable = this.disk.length;
+    const ended = this.journal.length;
+    this.journal = withoutDropped(this.disk);
+    if (this.journal.length > ended) this.count('dropped, and back after a crash');
+    const kept = this.journal.length;
     const bases = this.journal.filter((record) => record.sequence <= 0);
     const applied = Math.min(this.applied, kept);
     // base copy and its note are applied before anything else happens; of the stream, less may be known to be applied
@@ -662,7 +727,7 @@ export class World {
     this.image = new Array(BLOCKS).fill(0);
     for (const record of this.journal.slice(0, this.applied)) write(this.image, record);
     if (this.targetBase !== null) {
-      const note = bases.find((record) => record.type === -1);
+      const note = bases.find((record) => record.type === NOTE_BASE_END);
       const data = bases.filter((record) => record.sequence === 0);
       const lba = data.length === 0 ? 0 : data[data.length - 1].lba + 1;
       this.targetBase = { start: this.targetBase.start, next: { volume: 0, lba }, end: note?.value ?? null };
@@ -680,7 +745,8 @@ export class World {
     this.count('wipe');
     this.drop();
     this.journal = [];
-    this.journalDurable = 0;
+    this.disk = [];
+    this.diskDurable = 0;
     this.applied = 0;
     this.image = new Array(BLOCKS).fill(0);
     this.targetGenerations = [];
@@ -694,7 +760,8 @@ export class World {
   restartTarget(): void {
     this.targetLocks = this.#newLocks(this.tables.target);
     this.held = [];
-    this.waitingSince = -1;
+    this.forgetWait();
+    this.dropped = -1;
     this.target = this.#newTarget();
   }
 
@@ -728,6 +795,7 @@ export class World {
       const { from, through } = decision;
       const sender = new SourceStream({
         speculation: 'on',
+        onReject: 'target-retry',
         appended: through,
         sealed: through,
         durable: through,
@@ -743,7 +811,7 @@ export class World {
         creditBytes: this.options.creditBytes,
       });
       this.returning = { sender, receiver };
-      receiver.step({ kind: 'connected', epoch, base: null });
+      receiver.step({ kind: 'connected', epoch, base: null, onReject: 'target-retry' });
       this.connectSource(sender, receiver, epoch, null);
       return;
     }
@@ -752,15 +820,16 @@ export class World {
     if (decision.action === 'base') {
       if (decision.row !== 3) {
         this.journal = [];
-        this.journalDurable = 0;
+        this.disk = [];
+        this.diskDurable = 0;
         this.applied = 0;
       }
       const base = { start: decision.from, next: decision.base! };
       this.targetBase = { ...base, end: null };
-      this.target.step({ kind: 'connected', epoch, base });
+      this.target.step({ kind: 'connected', epoch, base, onReject: this.options.onReject });
       this.connectSource(this.stream, this.target, epoch, decision.base);
     } else {
-      this.target.step({ kind: 'connected', epoch, base: null });
+      this.target.step({ kind: 'connected', epoch, base: null, onReject: this.options.onReject });
       this.connectSource(this.stream, this.target, epoch, null);
     }
   }
@@ -869,6 +938,7 @@ export class World {
     const end = this.log.length;
     return new SourceStream({
       speculation: this.options.speculation,
+      onReject: this.options.onReject,
       appended: end,
       sealed: end,
       durable: end,
@@ -910,6 +980,21 @@ const COMMON = {
 
 function write(image: number[], record: Rec): void {
   const { type, lba, blockCount, value } = record;
-  if (type === TYPE_LOCK || type === TYPE_UNLOCK || type === TYPE_FLUSH || type === -1) return;
+  if (type === TYPE_LOCK || type === TYPE_UNLOCK || type === TYPE_FLUSH || type === NOTE_BASE_END) return;
   for (let index = lba; index < lba + blockCount; index += 1) image[index] = value;
+}
+
+const isHeld = (lock: LockRequest): boolean => lock.state === 'held';
+
+/** What a journal holds of the stream: each note takes back what stands behind its sequence. */
+function withoutDropped(disk: readonly Rec[]): Rec[] {
+  const kept: Rec[] = [];
+  for (const record of disk) {
+    if (record.type === NOTE_TRUNCATED) {
+      while (kept.length > 0 && kept[kept.length - 1].sequence > record.value) kept.pop();
+    } else {
+      kept.push(record);
+    }
+  }
+  return kept;
 }

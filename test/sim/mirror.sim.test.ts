@@ -8,6 +8,7 @@
 import { expect, test } from 'vitest';
 import { createKernel } from '../../src/kernel/create.js';
 import { GroupMemory } from '../../src/kernel/memory.js';
+import { REJECT_POLICIES } from '../../src/mirror/wire.js';
 import { lockTableSize } from '../../src/volume/locks.js';
 import { seededRandom } from './memory-store.js';
 import { CALM, World, type WorldOptions } from './mirror-world.js';
@@ -38,6 +39,7 @@ function draw(random: () => number): WorldOptions {
     creditBytes: 500 + Math.floor(random() * 20_000),
     delayMax: 1 + Math.floor(random() * 12),
     leaseMs: 20 + Math.floor(random() * 60),
+    onReject: REJECT_POLICIES[Math.floor(random() * 3)],
   };
 }
 
@@ -83,7 +85,8 @@ test('whatever fails, the target is a prefix of the source, and catches up when 
     ...['row 2', 'row 3', 'row 6', 'row 7', 'row 9', 'row 10', 'cut', 'source crash', 'target crash', 'wipe', 'mint'],
     ...['tail returned', 'duplicate', 'drop duplicate', 'drop old epoch', 'drop old attempt', 'target nak'],
     ...['source rewound', 'source consistent', 'target consistent', 'source rejected', 'source granted', 'wait'],
-    ...['locker held', 'locker timedOut', 'locker evicted'],
+    ...['locker held', 'locker timedOut', 'locker evicted', 'halted', 'rewound', 'target dropped'],
+    ...['dropped, come again and granted', 'dropped, and back after a crash'],
   ]) {
     expect(met[what] ?? 0, what).toBeGreaterThan(0);
   }

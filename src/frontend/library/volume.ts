@@ -1,6 +1,7 @@
 /** The library's view of a volume: the same requests as over NBD, as promises, plus explicit lock scopes. */
 
 import { ForelockError } from '../../errors.js';
+import { HostSession } from '../../volume/catalog.js';
 import type { Completion, DeviceExtent } from '../../volume/device.js';
 import { type ExtentBytes, openScope, type Scope, type ScopeOptions } from '../../volume/scope.js';
 import type { Volume } from '../../volume/volume.js';
@@ -8,7 +9,7 @@ import type { Volume } from '../../volume/volume.js';
 /**
  * A host session on a volume of a gateway in this process.
  *
- *     const volume = openVolume(gateway, 'disk');
+ *     const volume = new LibraryVolume(gateway.volume('disk'));
  *     await volume.write(0, bytes);
  *     const scope = await volume.lock({ offset: 0, size: 1 << 20 });
  *     await scope.write(4096, block);
@@ -17,11 +18,11 @@ import type { Volume } from '../../volume/volume.js';
  */
 export class LibraryVolume {
   readonly #volume: Volume;
-  readonly #session: number;
+  readonly #session: HostSession;
 
   constructor(volume: Volume) {
     this.#volume = volume;
-    this.#session = volume.group.nextSession();
+    this.#session = new HostSession(volume);
   }
 
   get name(): string {
@@ -44,7 +45,7 @@ export class LibraryVolume {
   async read(offset: number, size: number): Promise<Uint8Array> {
     this.#check(offset, size, 'read');
     const pieces = await new Promise<readonly Uint8Array[]>((resolve, reject) => {
-      this.#volume.read(this.#session, offset, size, {
+      this.#session.read(offset, size, {
         settleRead: (error, data) => (error ? reject(error) : resolve(data)),
       });
     });
@@ -58,31 +59,31 @@ export class LibraryVolume {
   async write(offset: number, bytes: Uint8Array, options: { fua?: boolean } = {}): Promise<void> {
     this.#check(offset, bytes.length, 'write');
     await this.#settled((completion) =>
-      this.#volume.write(this.#session, offset, bytes.length, [bytes], options.fua ?? false, completion),
+      this.#session.write(offset, bytes.length, [bytes], options.fua ?? false, completion),
     );
   }
 
   /** Resolves when every write that resolved before is as safe as the group's `ack` says. */
   async flush(): Promise<void> {
-    await this.#settled((completion) => this.#volume.flush(completion));
+    await this.#settled((completion) => this.#session.flush(completion));
   }
 
   /** Gives the blocks back: they read as zeroes. Blocks covered only in part stay as they are. */
   async trim(offset: number, size: number): Promise<void> {
     this.#check(offset, size, 'trim');
-    await this.#settled((completion) => this.#volume.trim(this.#session, offset, size, false, completion));
+    await this.#settled((completion) => this.#session.trim(offset, size, false, completion));
   }
 
   /** Writes zeroes without sending them. */
   async zero(offset: number, size: number): Promise<void> {
     this.#check(offset, size, 'zero');
-    await this.#settled((completion) => this.#volume.zero(this.#session, offset, size, false, completion));
+    await this.#settled((completion) => this.#session.zero(offset, size, false, completion));
   }
 
   /** Allocation of [offset, offset + size). */
   extents(offset: number, size: number): DeviceExtent[] {
     this.#check(offset, size, 'extents');
-    return this.#volume.extents(offset, size, Number.POSITIVE_INFINITY);
+    return this.#session.extents(offset, size, Number.POSITIVE_INFINITY);
   }
 
   /**
@@ -94,12 +95,12 @@ export class LibraryVolume {
    * @throws LockTimeoutError, ForelockError EINVAL, EPERM, ENOSPC
    */
   lock(extent: ExtentBytes, options: ScopeOptions = {}): Promise<Scope> {
-    return openScope(this.#volume, extent, options, this.#session);
+    return openScope(this.#volume, extent, options, this.#session.session);
   }
 
   /** Ends the session: scopes that it left open are unlocked. */
   close(): void {
-    this.#volume.group.endSession(this.#session);
+    this.#session.close();
   }
 
   #check(offset: number, size: number, what: string): void {

@@ -5,6 +5,7 @@
  *     any --socket closed--> closed
  */
 import type { Socket } from 'node:net';
+import { readingInto } from '../../sockets.js';
 import type { DeviceCatalog } from '../../volume/device.js';
 import type { NbdCounters } from './counters.js';
 import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BACKLOG_MAX } from './limits.js';
@@ -24,6 +25,8 @@ export interface NbdConnectionContext {
   readonly timers: NbdTimers;
   readonly requestsMax: number;
   readonly handshakeMsMax: number;
+  /** Where all connections read to: what is in it is done with, or copied, before the next read. */
+  readonly readBuffer: Uint8Array;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
 }
@@ -36,12 +39,22 @@ export class NbdConnection implements ReplyPort {
   private cancelTimer: () => void;
   private readonly flushTransmission = (): void => this.transmission!.flush();
 
-  constructor(socket: Socket, context: NbdConnectionContext) {
+  /** @param accepted a connection, paused since it was accepted */
+  constructor(accepted: Socket, context: NbdConnectionContext) {
+    const onread = {
+      buffer: context.readBuffer,
+      callback: (size: number, buffer: Uint8Array): boolean => {
+        this.receive(buffer.subarray(0, size));
+        return true; // `pause` says otherwise
+      },
+    };
+    const socket = readingInto(accepted, onread, true);
     this.socket = socket;
     this.context = context;
     this.negotiation = new Negotiation(context.catalog);
     this.cancelTimer = context.timers.after(context.handshakeMsMax, () => socket.destroy());
-    socket.on('data', (chunk: Buffer) => this.receive(chunk));
+    socket.on('data', (chunk: Buffer) => this.receive(chunk)); // of a socket that does not read by `onread`
+    socket.resume();
     socket.on('drain', () => this.transmission?.drained());
     socket.on('end', () => {
       if (this.transmission !== null) this.transmission.end();
@@ -68,7 +81,7 @@ export class NbdConnection implements ReplyPort {
     this.socket.destroy();
   }
 
-  private receive(chunk: Buffer): void {
+  private receive(chunk: Uint8Array): void {
     if (this.transmission !== null) {
       this.transmission.receive(chunk);
       return;

@@ -12,13 +12,14 @@ export const SERVER_PENDING_MAX = 512 * MIB;
 export const REPLY_BACKLOG_MAX = 8 * MIB;
 /** Reply headers share slabs of this size; a slab is never written twice. */
 export const REPLY_SLAB_SIZE = 16 * KIB;
-/** A payload that dribbles in is gathered into one buffer beyond this many pieces: a piece of one byte costs 200. */
-export const PAYLOAD_PIECES_MAX = 1024;
+/** All connections read into one buffer of this size: a client's requests of one turn come in few system calls. */
+export const READ_SIZE = 256 * KIB;
+/** A buffer in which a connection's payloads are put together is kept for the next one up to this size. */
+export const GATHERED_KEPT_MAX = 1 * MIB;
 /** After the last reply, how long a client may take to hang up before it is cut off. */
 export const LINGER_MS_MAX = 1000;
 /** How long `close` and a revocation wait for requests in flight. */
 export const DRAIN_MS_MAX = 10_000;
 
 assert(CONNECTION_PENDING_MAX >= NBD_PAYLOAD_MAX, 'one request of the largest size fits');
-assert(PAYLOAD_PIECES_MAX * 64 * KIB >= NBD_PAYLOAD_MAX, 'a payload in full socket chunks is never gathered');
 assert(NBD_CONNECTIONS_MAX * NBD_PAYLOAD_MAX <= 4096 * MIB, 'worst case of held payloads stays below 5 GiB');

@@ -13,7 +13,7 @@ import type { DeviceCatalog } from '../../volume/device.js';
 import { formatAddress, type NbdAddress, removeStaleSocket } from './address.js';
 import { NbdConnection, type NbdConnectionContext, type NbdTimers } from './connection.js';
 import { NbdCounters } from './counters.js';
-import { DRAIN_MS_MAX } from './limits.js';
+import { DRAIN_MS_MAX, READ_SIZE } from './limits.js';
 
 export interface NbdServerOptions {
   readonly catalog: DeviceCatalog;
@@ -50,6 +50,7 @@ export class NbdServer {
       timers: options.timers ?? REAL_TIMERS,
       requestsMax: options.requestsMax ?? NBD_REQUESTS_MAX,
       handshakeMsMax: options.handshakeMsMax ?? NBD_HANDSHAKE_MS_MAX,
+      readBuffer: new Uint8Array(READ_SIZE),
       onClosed: (connection) => this.forget(connection),
     };
     options.catalog.onRevoked(() => this.revoke());
@@ -71,9 +72,8 @@ export class NbdServer {
     if ('path' in address) await removeStaleSocket(address.path);
     this.refuseIfClosing();
     // half-open: a client that sent its last request still gets its replies
-    const listener = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (socket) =>
-      this.accept(socket),
-    );
+    const options = { allowHalfOpen: true, noDelay: true, keepAlive: true, pauseOnConnect: true };
+    const listener = createServer(options, (socket) => this.accept(socket));
     await new Promise<void>((resolve, reject) => {
       listener.once('error', (cause) =>
         reject(new ForelockError('CONFIG', `cannot listen on ${formatAddress(address)}: ${cause.message}`, { cause })),

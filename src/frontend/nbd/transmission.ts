@@ -5,9 +5,9 @@
  *     any       --DISC, end, revoked--> draining --nothing in flight--> finished
  *     any       --connection lost-----> lost     --nothing in flight--> finished
  *
- * The path of a write: `receive` parses the header from the socket's chunk, the payload stays in the chunks it came
- * in (views, no copy), the device gets the views and a pooled Request, whose `settle` puts 16 bytes into a slab that
- * is sent once per turn of the event loop.
+ * The path of a write: `receive` parses the header where the socket has put it, the device gets the payload as a view
+ * of the same memory and a pooled Request, whose `settle` puts 16 bytes into a slab that is sent once per turn of the
+ * event loop. The memory is reused by the next read: of a payload that is not whole, what is there is copied.
  *
  * A payload is always read to its end, also that of a refused write, whatever its size: it is thrown away as it
  * arrives, and the connection stays usable. Only a wrong request magic ends the connection.
@@ -22,7 +22,7 @@ import type { BlockDevice, Completion, DeviceExtent, ReadCompletion } from '../.
 import type { NbdCounters } from './counters.js';
 import {
   CONNECTION_PENDING_MAX,
-  PAYLOAD_PIECES_MAX,
+  GATHERED_KEPT_MAX,
   REPLY_BACKLOG_MAX,
   REPLY_SLAB_SIZE,
   SERVER_PENDING_MAX,
@@ -111,9 +111,9 @@ export class Transmission {
   /** The write that collects its payload; `missing` bytes are still to come. */
   private collecting: Request | null = null;
   private missing = 0;
-  /** Where a dribbling payload is gathered; null while it is kept as pieces. */
-  private gathered: Uint8Array | null = null;
-  /** Received while blocked. */
+  /** Holds what there is of a payload that comes in several portions. */
+  private gathered: Uint8Array = NO_BYTES;
+  /** Received while blocked; copies. */
   private unparsed: Uint8Array[] = [];
   private blocked = false;
 
@@ -143,16 +143,16 @@ export class Transmission {
     this.requestsMax = requestsMax;
   }
 
-  /** Bytes from the client, in any portions. The chunk may be kept until its requests have settled. */
+  /** Bytes from the client, in any portions; lent for the call. */
   receive(chunk: Uint8Array): void {
     if (this.ended) return;
     if (this.blocked) {
-      this.unparsed.push(chunk);
+      this.unparsed.push(new Uint8Array(chunk));
       return;
     }
     const consumed = this.parse(chunk);
     if (consumed < chunk.length && !this.ended) {
-      this.unparsed.push(chunk.subarray(consumed));
+      this.unparsed.push(new Uint8Array(chunk.subarray(consumed)));
       this.blocked = true;
       this.port.pause();
     }
@@ -304,41 +304,34 @@ export class Transmission {
   /** Takes payload from the chunk. @returns bytes taken */
   private collect(chunk: Uint8Array, at: number): number {
     const request = this.collecting!;
+    const { size } = request;
+    const had = size - this.missing;
     const part = Math.min(this.missing, chunk.length - at);
-    if (request.refused === null) {
-      if (this.gathered !== null) {
-        this.gathered.set(chunk.subarray(at, at + part), request.size - this.missing);
-      } else {
-        request.payload.push(chunk.subarray(at, at + part));
-        if (request.payload.length === PAYLOAD_PIECES_MAX) this.gather(request);
-      }
-    }
     this.missing -= part;
-    if (this.missing === 0) {
-      this.collecting = null;
-      this.gathered = null;
-      this.startWrite(request);
+    if (this.missing > 0) {
+      if (request.refused === null) this.gather(chunk.subarray(at, at + part), had, size);
+      return part;
     }
+    this.collecting = null;
+    if (request.refused === null) {
+      if (had > 0) request.payload.push(this.gathered.subarray(0, had));
+      request.payload.push(chunk.subarray(at, at + part));
+    }
+    this.startWrite(request);
+    if (this.gathered.length > GATHERED_KEPT_MAX) this.gathered = NO_BYTES;
     return part;
   }
 
-  private gather(request: Request): void {
-    const gathered = Buffer.allocUnsafeSlow(request.size);
-    let filled = 0;
-    for (const piece of request.payload) {
-      gathered.set(piece, filled);
-      filled += piece.length;
-    }
-    request.payload.length = 0;
-    request.payload.push(gathered);
-    this.gathered = gathered;
+  private gather(piece: Uint8Array, had: number, size: number): void {
+    if (this.gathered.length < size) this.gathered = Buffer.allocUnsafeSlow(size);
+    this.gathered.set(piece, had);
   }
 
   private dropCollecting(): void {
     const request = this.collecting;
     if (request === null) return;
     this.collecting = null;
-    this.gathered = null;
+    this.gathered = NO_BYTES;
     if (request.refused === null) this.addPending(-request.size);
     this.release(request);
   }
@@ -357,6 +350,7 @@ export class Transmission {
     }
     this.launch(request);
     this.device.write(request.offset, request.size, request.payload, (request.flags & COMMAND_FLAG.FUA) !== 0, request);
+    request.payload.length = 0;
   }
 
   /** A request without payload that `refusal` let pass. */

@@ -1,0 +1,137 @@
+/** `npm run sim`: worlds outside of the test runner, many of them at once. `--help` says how. */
+import { parseArgs } from 'node:util';
+import { draw, type GroupWorldOptions } from './group-draw.js';
+import { writeFailure, writeSummary } from './group-report.js';
+import type { Outcome } from './group-seed.js';
+import { seededRandom } from './memory-store.js';
+import { Runners } from './runners.js';
+import { shrink } from './shrink.js';
+
+const HELP = `Runs two sites of a group in worlds of faults: production code on disks that forget, over a line that
+breaks, with hosts that remember what they were answered. Every choice is drawn from a seed, so a seed is a
+world, and a world that fails can be run again.
+
+  npm run sim -- --seeds 2000               worlds 1 to 2000, on all cores
+  npm run sim -- --seeds 500 --from 2001    500 more
+  npm run sim -- --seed 17                  one world: what was drawn, what it met
+  npm run sim -- --seed 17 --trace          the same, with the events that led to its end
+  npm run sim -- --seed 17 --shrink         a smaller world that fails, if this one does
+  npm run sim -- --seed 17 --set hosts=1    a world with something other than what was drawn; may be repeated
+
+A world that fails prints what was drawn, the failure, and the command that runs it again. At the end stands how
+many operations were answered, and in which share of the worlds each fault happened: a fault with a small share
+proves little. The exit code is 1 when a world failed, 2 when the command is not understood.
+
+Which faults exist: test/sim/group-faults.ts. What is checked: group-checks.ts. How a seed is drawn: group-draw.ts.
+`;
+
+class UsageError extends Error {}
+
+interface Command {
+  seeds: number[];
+  single: boolean;
+  trace: boolean;
+  shrink: boolean;
+  changes: Partial<GroupWorldOptions>;
+}
+
+/** @returns null: help was asked for */
+function parse(argv: string[]): Command | null {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      seeds: { type: 'string' },
+      from: { type: 'string' },
+      seed: { type: 'string' },
+      trace: { type: 'boolean' },
+      shrink: { type: 'boolean' },
+      set: { type: 'string', multiple: true },
+      help: { type: 'boolean', short: 'h' },
+    },
+  });
+  if (values.help) return null;
+  const count = (name: 'seeds' | 'from' | 'seed', otherwise: number): number => {
+    const text = values[name] ?? String(otherwise);
+    if (!/^\d{1,9}$/.test(text)) throw new UsageError(`--${name} ${text}: needs a whole number`);
+    return Number(text);
+  };
+  const { trace = false, shrink = false, set = [] } = values;
+  const single = values.seed !== undefined;
+  if (single === (values.seeds !== undefined)) throw new UsageError('needs either --seeds N or --seed N');
+  if (!single && (trace || shrink)) throw new UsageError('--trace and --shrink are for one world: --seed N');
+  if (single && values.from !== undefined) throw new UsageError('--from goes with --seeds');
+  const from = single ? count('seed', 1) : count('from', 1);
+  const seeds = Array.from({ length: single ? 1 : count('seeds', 1) }, (_, index) => from + index);
+  return { seeds, single, trace, shrink, changes: Object.assign({}, ...set.map(parseChange)) };
+}
+
+function parseChange(text: string): Partial<GroupWorldOptions> {
+  const [, name, value] = /^(\w+)=(.+)$/.exec(text) ?? [];
+  const known = draw(1, seededRandom(1));
+  if (name === undefined || value === undefined || !(name in known)) {
+    throw new UsageError(`--set ${text}: needs NAME=VALUE, with a name of ${Object.keys(known).join(', ')}`);
+  }
+  const sample = known[name as keyof GroupWorldOptions];
+  if (typeof sample === 'number' && Number.isNaN(Number(value))) throw new UsageError(`--set ${text}: needs a number`);
+  return {
+    [name]: typeof sample === 'number' ? Number(value) : typeof sample === 'string' ? value : JSON.parse(value),
+  };
+}
+
+const print = (text: string): void => {
+  process.stdout.write(`${text}\n`);
+};
+
+async function main(argv: string[]): Promise<number> {
+  const command = parse(argv);
+  if (command === null) {
+    print(HELP);
+    return 0;
+  }
+  const { seeds, single, changes } = command;
+  const runners = new Runners();
+  const began = performance.now();
+  const outcomes: Outcome[] = [];
+  try {
+    await Promise.all(
+      seeds.map(async (seed) => {
+        const outcome = await runners.run({ seed, changes });
+        outcomes.push(outcome);
+        if (outcome.failure !== null) print(writeFailure(outcome, changes, command.trace));
+        else if (single)
+          print(`drawn ${JSON.stringify(outcome.drawn)}${command.trace ? `\n${outcome.trace.join('\n')}` : ''}`);
+        // what is not told any more is not kept: there may be a hundred thousand of them
+        outcome.trace = [];
+        if (!single && outcomes.length % 100 === 0) {
+          process.stderr.write(
+            `${outcomes.length} of ${seeds.length} worlds, ${Math.round((performance.now() - began) / 1000)} s\n`,
+          );
+        }
+      }),
+    );
+    const [first] = outcomes;
+    if (command.shrink && first?.failure != null) {
+      const seed = first.seed;
+      const run = (more: Partial<GroupWorldOptions>) => runners.run({ seed, changes: { ...changes, ...more } });
+      const { outcome, changes: more, tried } = await shrink(run, first, print);
+      print(
+        `the smallest of ${tried} worlds that were tried:\n${writeFailure(outcome, { ...changes, ...more }, command.trace)}`,
+      );
+    }
+  } finally {
+    runners.close();
+  }
+  print(writeSummary(outcomes, performance.now() - began, runners.count));
+  return outcomes.some((outcome) => outcome.failure !== null) ? 1 : 0;
+}
+
+main(process.argv.slice(2)).then(
+  (code) => {
+    process.exitCode = code;
+  },
+  (error: Error & { code?: string }) => {
+    const usage = error instanceof UsageError || error.code?.startsWith('ERR_PARSE_ARGS') === true;
+    process.stderr.write(usage ? `${error.message}\nnpm run sim -- --help says more\n` : `${error.stack}\n`);
+    process.exitCode = usage ? 2 : 1;
+  },
+);

@@ -1,0 +1,225 @@
+/**
+ * What is checked, and when.
+ *
+ *   recovered   a state was opened: it holds what flushes promised, and nothing that was never written
+ *   serving     hosts come: what the source shows now is the truth; whoever has more is an orphan
+ *   flushed     a flush was answered: what it covers is on the disks that the ack names, now
+ *   promisePeer what was answered alone is at the peer once "degraded" is over
+ *   compare     a site's image is the history at its last (source) or its last applied (target) record
+ *   lookAround  locks, ring and journal keep their bounds; now and then the images are compared
+ *
+ * What a host reads is checked where it reads: group-hosts.ts.
+ */
+import { TYPE_LOCAL, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import type { Journal } from '../../src/journal/journal.js';
+import { UNIT } from './group-history.js';
+import type { Site } from './group-site.js';
+import type { GroupWorld } from './group-world.js';
+
+export class Checks {
+  /** How many images were compared, or their views dropped. */
+  count = 0;
+  /** Highest sequences that a flush has promised: on the source's disk, on the target's disk. */
+  promisedHere = 0;
+  #promisedThere = 0;
+  /** Highest sequence that was answered while "degraded". */
+  #lowered = 0;
+  readonly #world: GroupWorld;
+
+  constructor(world: GroupWorld) {
+    this.#world = world;
+  }
+
+  /** The state was opened: what it holds is compared with what was promised; its journal is watched from here on. */
+  recovered(site: Site, journal: Journal): void {
+    if (site.role === 'primary') this.#sourceRecovered(journal);
+    else this.#targetRecovered(site, journal);
+  }
+
+  #sourceRecovered(journal: Journal): void {
+    const { history, note, met, violation } = this.#world;
+    const { appended } = journal.own;
+    note(`source recovered ${appended} of ${history.length}`);
+    if (appended < this.promisedHere) {
+      violation(`the source recovered ${appended} records, a flush had promised ${this.promisedHere}`);
+    }
+    if (appended > history.length) violation(`the source recovered ${appended} of ${history.length}`);
+    if (appended < history.length) met('source lost a tail');
+    const publish = journal.publish.bind(journal);
+    journal.publish = () => {
+      const position = journal.head;
+      const sequence = publish();
+      if (sequence > 0) history.published(journal, position, sequence);
+      return sequence;
+    };
+  }
+
+  #targetRecovered(site: Site, journal: Journal): void {
+    const { history, note, met, violation } = this.#world;
+    const { appended } = journal.peer;
+    if (appended > site.droppedTo) {
+      site.orphan = true;
+      met('orphan');
+    }
+    site.droppedTo = Number.POSITIVE_INFINITY;
+    note(`target recovered ${appended}, promised ${this.#promisedThere}${site.orphan ? ', orphan' : ''}`);
+    if (appended < this.#promisedThere) {
+      violation(`the target recovered ${appended} records, a flush had promised ${this.#promisedThere}`);
+    }
+    if (!site.orphan && appended > history.length) violation('the target has what was never written');
+    if (journal.peerApplied !== appended) violation('recovery applies what was received');
+    const apply = journal.apply.bind(journal);
+    journal.apply = (type, volume, lba, blockCount, position) => {
+      if (type < TYPE_LOCAL && (type === TYPE_WRITE || type === TYPE_ZERO || type === TYPE_TRIM)) {
+        this.#applied(volume, lba, blockCount);
+      }
+      apply(type, volume, lba, blockCount, position);
+    };
+  }
+
+  #applied(volume: number, lba: number, blockCount: number): void {
+    for (const hold of this.#world.faults.holds) {
+      const over = hold.volume === volume && hold.lba < lba + blockCount && lba < hold.lba + hold.blockCount;
+      if (over && hold.request.state === 'held') {
+        this.#world.violation(`${lba}+${blockCount} applied while ${hold.lba}+${hold.blockCount} is held`);
+      }
+    }
+  }
+
+  /** Hosts may come: what the source holds now is the truth. */
+  serving(site: Site): void {
+    const { history, target, note, met, violation } = this.#world;
+    if (site.role !== 'primary') return;
+    const { appended } = site.journal.own;
+    note(`source serves from ${appended}`);
+    const dropped = history.length - appended;
+    if (dropped < 0) violation('the source serves what was never written');
+    if (dropped > 0) {
+      met('tail dropped for good');
+      if (target.state === 'off' || target.state === 'opening') target.droppedTo = Math.min(target.droppedTo, appended);
+      else if (target.group !== null && target.journal.peer.appended > appended && !target.orphan) {
+        target.orphan = true;
+        met('orphan');
+      }
+      if (target.orphan && site.pair?.counters.minted === 0) {
+        violation('the source serves without the tail that its target has, under the same generation');
+      }
+      history.cut(appended);
+    }
+    this.#compare(site);
+  }
+
+  /** A flush was answered: everything up to `sequence` is promised. */
+  flushed(sequence: number): void {
+    const { source, target, options, met, violation } = this.#world;
+    const group = source.group!;
+    if (group.journal.own.durable < sequence) {
+      violation(`a flush of ${sequence} was answered, ${group.journal.own.durable} is durable`);
+    }
+    this.promisedHere = Math.max(this.promisedHere, sequence);
+    if (options.ack === 'local') return;
+    if (group.state.superblock.degradedSince !== null) {
+      met('lowered answer');
+      this.#lowered = Math.max(this.#lowered, sequence);
+      return;
+    }
+    this.#promisePeer(sequence);
+    if (options.ack === 'applied' && target.state === 'up' && target.group !== null) {
+      const { peerApplied } = target.journal;
+      if (peerApplied < sequence) violation(`a flush of ${sequence} was answered, the target applied ${peerApplied}`);
+    }
+  }
+
+  #promisePeer(sequence: number): void {
+    const { target, violation } = this.#world;
+    this.#promisedThere = Math.max(this.#promisedThere, sequence);
+    if (target.group === null || target.state !== 'up') return;
+    const { durable } = target.journal.peer;
+    if (durable < sequence) violation(`a flush of ${sequence} was answered, the target has ${durable} on disk`);
+  }
+
+  /** A write was answered under an ack that names the peer. */
+  writeAnswered(sequence: number): void {
+    const { source, target, options, violation } = this.#world;
+    if (source.group!.state.superblock.degradedSince !== null || target.group === null || target.state !== 'up') return;
+    const { peer, peerApplied } = target.journal;
+    const applied = options.ack === 'applied' || options.speculation === 'off';
+    // a target that crashed meanwhile may be behind a write that was not flushed
+    if (target.opens > 1 || source.opens > 1) return;
+    if ((applied ? peerApplied : peer.appended) < sequence) violation(`write ${sequence} was answered too early`);
+  }
+
+  /** What was promised at the target is gone with its disks. */
+  targetEmptied(): void {
+    this.#promisedThere = 0;
+  }
+
+  lookAround(): void {
+    const { source, target, random, violation } = this.#world;
+    for (const site of [source, target]) {
+      if (site.group === null) continue;
+      for (const volume of site.group.volumes.values()) volume.locks.check();
+      const { segments, limit, segmentSize, head, written, ringSize } = site.journal;
+      if (head - written > ringSize) violation('the ring is overrun');
+      if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      if (random() < 0.3) this.#compare(site);
+    }
+    if (this.#lowered > 0 && source.group?.serving && source.group.state.superblock.degradedSince === null) {
+      // "degraded" is over: what was answered alone is promised at both
+      this.#promisePeer(this.#lowered);
+      this.#lowered = 0;
+    }
+  }
+
+  async compareAll(): Promise<void> {
+    const { source, target, history, violation } = this.#world;
+    const before = this.count;
+    const wanted = this.#compare(source) + this.#compare(target);
+    await this.#world.until(() => this.count >= before + wanted, 5000, 'an image cannot be read');
+    const last = target.journal.peerApplied;
+    if (last !== history.length) violation(`the end is ${history.length}, the target shows ${last}`);
+  }
+
+  /** Compares a site's image as it is now with the history. @returns how many volumes will be counted */
+  #compare(site: Site): number {
+    const { source, target, history, violation } = this.#world;
+    const { group, life } = site;
+    if (group === null || site.state === 'closing') return 0;
+    if (site === target && (site.orphan || !group.mirror.imageConsistent)) return 0;
+    const sequence = site === source ? group.journal.own.appended : group.journal.peerApplied;
+    const expected = history.imageAt(sequence);
+    for (const volume of group.volumes.values()) {
+      const view = volume.map.snapshot();
+      const live = group.cleaner.pinLive();
+      group.writeback.hold();
+      let open = true;
+      const release = (): void => {
+        if (!open) return;
+        open = false;
+        unregister();
+        view.release();
+        group.cleaner.unpinLive(live);
+        group.writeback.resume();
+        this.count += 1;
+      };
+      const unregister = group.registerView({ drop: release });
+      const into = new Uint8Array(volume.size);
+      const image = group.image(volume.number);
+      group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {
+        if (life.over || !open) return;
+        release();
+        if (error !== null) violation(`${site.name}: ${error.message}`);
+        const found = history.tagsOf(into, 0, into.length / UNIT);
+        const wanted = expected.get(volume.number)!;
+        for (let unit = 0; unit < found.length; unit += 1) {
+          if (found[unit] === wanted[unit]) continue;
+          violation(
+            `${site.name} at ${sequence} shows ${history.describe(found[unit]!)} in unit ${unit} ` +
+              `of volume ${volume.number}, not ${history.describe(wanted[unit]!)}`,
+          );
+        }
+      });
+    }
+    return group.volumes.size;
+  }
+}

@@ -1,0 +1,151 @@
+/** What a world is drawn of, and how a seed draws it. */
+import type { KernelName } from '../../src/kernel/kernel.js';
+import type { RejectPolicy } from '../../src/mirror/wire.js';
+import type { AckName } from '../../src/volume/gate.js';
+import type { WhenPeerAway } from '../../src/volume/group.js';
+
+export interface GroupWorldOptions {
+  seed: number;
+  kernel: KernelName;
+  ack: AckName;
+  speculation: 'on' | 'off';
+  whenPeerAway: WhenPeerAway;
+  onReject: RejectPolicy;
+  volumes: { blocks: number; blockSize: number; platter: 'journal' | 'flat' }[];
+  segmentSize: number;
+  journalSegments: number;
+  ringSegments: number;
+  poolSealBytes: number;
+  hosts: number;
+  /** Host operations of the phase with faults. */
+  operations: number;
+  /** Bytes of the largest host write. */
+  writeSizeMax: number;
+  /** Chances of each kind of host operation; the rest are writes. */
+  flush: number;
+  fua: number;
+  trim: number;
+  zero: number;
+  read: number;
+  scope: number;
+  partial: number;
+  /** Longest pause of a host between operations, ms. */
+  thinkMs: number;
+  /** Mean ms between faults of a kind; Infinity: never. */
+  sourceCrashMs: number;
+  targetCrashMs: number;
+  bothCrashMs: number;
+  restartMs: number;
+  cutMs: number;
+  pauseMs: number;
+  diskFullMs: number;
+  badDiskMs: number;
+  holdMs: number;
+  /** Share of crashes that are of the process only. */
+  kill: number;
+  /** Longest time that a site or the link stays away, ms. */
+  downMs: number;
+  bitFlip: number;
+  /** When the target's machine first appears, ms. */
+  joinMs: number;
+  delayMax: number;
+  rate: number;
+  syncMs: number;
+}
+
+/** A world in which nothing happens by itself: for tests that tell one story. */
+export const QUIET: GroupWorldOptions = {
+  seed: 0,
+  kernel: 'wasm',
+  ack: 'local',
+  speculation: 'on',
+  whenPeerAway: 'degrade',
+  onReject: 'target-retry',
+  volumes: [{ blocks: 64, blockSize: 4096, platter: 'journal' }],
+  segmentSize: 128 * 1024,
+  journalSegments: 20,
+  ringSegments: 4,
+  poolSealBytes: 1_000_000,
+  hosts: 0,
+  operations: 0,
+  writeSizeMax: 4096,
+  flush: 0,
+  fua: 0,
+  trim: 0,
+  zero: 0,
+  read: 0,
+  scope: 0,
+  partial: 0,
+  thinkMs: 1,
+  sourceCrashMs: Number.POSITIVE_INFINITY,
+  targetCrashMs: Number.POSITIVE_INFINITY,
+  bothCrashMs: Number.POSITIVE_INFINITY,
+  restartMs: Number.POSITIVE_INFINITY,
+  cutMs: Number.POSITIVE_INFINITY,
+  pauseMs: Number.POSITIVE_INFINITY,
+  diskFullMs: Number.POSITIVE_INFINITY,
+  badDiskMs: Number.POSITIVE_INFINITY,
+  holdMs: Number.POSITIVE_INFINITY,
+  kill: 0,
+  downMs: 1,
+  bitFlip: 0,
+  joinMs: 0,
+  delayMax: 0.5,
+  rate: 100_000,
+  syncMs: 0.5,
+};
+
+/** Sizes are small beside the limits (small-limits.ts): rings wrap and journals fill within a few hundred writes. */
+export function draw(seed: number, random: () => number): GroupWorldOptions {
+  const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
+  const mean = (chance: number, least: number, most: number) =>
+    random() < chance ? least + random() * (most - least) : Number.POSITIVE_INFINITY;
+  const blockSize = pick(4096, 4096, 512, 1024);
+  const flat = random() < 0.15;
+  const speculation = random() < 0.88 ? 'on' : 'off';
+  const volumes = Array.from({ length: pick(1, 1, 2) }, () => ({
+    blocks: blockSize === 4096 ? pick(40, 90) : pick(200, 400),
+    blockSize,
+    platter: flat ? ('flat' as const) : ('journal' as const),
+  }));
+  return {
+    seed,
+    kernel: random() < 0.04 ? 'reference' : 'wasm',
+    ack: pick('local', 'received', 'applied'),
+    speculation,
+    whenPeerAway: pick('degrade', 'degrade', 'block', 'fail'),
+    volumes,
+    segmentSize: 128 * 1024,
+    journalSegments: pick(9, 12, 20, 40),
+    ringSegments: pick(1, 2, 4),
+    poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
+    hosts: pick(1, 2, 4, 8),
+    operations: (speculation === 'on' ? 2400 : 960) + 16 * Math.floor(random() * 250),
+    writeSizeMax: pick(4096, 16384, 32768),
+    flush: pick(0.02, 0.1, 0.2),
+    fua: pick(0, 0.05, 0.2),
+    trim: pick(0, 0.05),
+    zero: pick(0, 0.05),
+    read: pick(0.05, 0.2),
+    scope: pick(0, 0.03, 0.1),
+    partial: pick(0, 0.3),
+    thinkMs: pick(1, 8, 40),
+    sourceCrashMs: mean(0.5, 100, 3000),
+    targetCrashMs: mean(0.5, 100, 3000),
+    bothCrashMs: mean(0.3, 200, 3000),
+    restartMs: mean(0.3, 200, 3000),
+    cutMs: mean(0.5, 50, 2000),
+    pauseMs: mean(0.3, 100, 1000),
+    diskFullMs: mean(0.2, 200, 3000),
+    badDiskMs: mean(0.15, 300, 3000),
+    holdMs: mean(0.4, 20, 500),
+    kill: pick(0, 0.5, 1),
+    downMs: pick(100, 1000, 15_000),
+    bitFlip: random() < 0.3 ? random() * 0.1 : 0,
+    joinMs: random() < 0.5 ? 0 : random() * 1500,
+    delayMax: pick(0.5, 5, 40),
+    rate: pick(2000, 20_000, 100_000),
+    syncMs: pick(0.5, 5, 20),
+    onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
+  };
+}

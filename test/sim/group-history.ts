@@ -1,0 +1,149 @@
+/**
+ * What the source has written: every record of its stream, noted when it is published, as tags of 512-byte units.
+ *
+ * A host's write puts a tag of its own into all words of each unit, so that what a read, a recovery or a copy shows can
+ * be told apart to the record. The history says what an image must show at any sequence.
+ */
+import { AT_BLOCK_SHIFT, TYPE_FLUSH, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import type { Journal } from '../../src/journal/journal.js';
+import { RecordHeader } from '../../src/journal/record.js';
+
+/** Bytes of which a tag says what stands there. */
+export const UNIT = 512;
+const UNIT_SHIFT = 9;
+const UNIT_WORDS = UNIT / 4;
+/** An image is kept for every so many records. */
+const SNAPSHOT_EVERY = 64;
+
+interface HistoryRecord {
+  type: number;
+  volume: number;
+  /** Of the first unit, and how many. */
+  unit: number;
+  units: number;
+  tags: Uint32Array | null;
+}
+
+/** A volume's tags, by its number. */
+export type Images = Map<number, Uint32Array>;
+
+export class History {
+  readonly #volumes: readonly { blocks: number; blockSize: number }[];
+  readonly #violation: (what: string) => never;
+  readonly #records: HistoryRecord[] = [];
+  readonly #snapshots: Images[] = [];
+  #nextTag = 1;
+  /** Sequence of the record that wrote a tag. */
+  readonly #tagSequence = new Map<number, number>();
+  readonly #header = new RecordHeader();
+
+  constructor(volumes: readonly { blocks: number; blockSize: number }[], violation: (what: string) => never) {
+    this.#volumes = volumes;
+    this.#violation = violation;
+  }
+
+  get length(): number {
+    return this.#records.length;
+  }
+
+  /** Bytes of a host's write: units with tags of their own. */
+  payload(size: number): Uint8Array {
+    const words = new Uint32Array(size / 4);
+    for (let unit = 0; unit < size / UNIT; unit += 1) {
+      words.fill(this.#nextTag, unit * UNIT_WORDS, (unit + 1) * UNIT_WORDS);
+      this.#nextTag += 1;
+    }
+    return new Uint8Array(words.buffer);
+  }
+
+  /** The journal published a record of the source's stream. */
+  published(journal: Journal, position: number, sequence: number): void {
+    const header = this.#header.read(journal.memory.view, journal.address(position));
+    if (sequence !== this.length + 1) this.#violation(`record ${sequence} is published behind ${this.length}`);
+    const { type, volume } = header;
+    const shift = Math.log2(this.#volumes[volume - 1]?.blockSize ?? UNIT) - UNIT_SHIFT;
+    const record: HistoryRecord = {
+      type,
+      volume,
+      unit: header.lba << shift,
+      units: header.blockCount << shift,
+      tags: null,
+    };
+    if (type === TYPE_WRITE) {
+      const at = journal.address(position);
+      if (journal.memory.view.getUint8(at + AT_BLOCK_SHIFT) !== shift + UNIT_SHIFT) this.#violation('block shift');
+      record.tags = this.tagsOf(journal.memory.bytes, at + header.payloadAt, record.units);
+      // a partial write repeats its neighbours' tags
+      for (const tag of record.tags) if (tag !== 0 && !this.#tagSequence.has(tag)) this.#tagSequence.set(tag, sequence);
+    }
+    this.#records.push(record);
+    if (this.length % SNAPSHOT_EVERY === 0 && this.#snapshots.length === this.length / SNAPSHOT_EVERY - 1) {
+      this.#snapshots.push(this.imageAt(this.length));
+    }
+  }
+
+  /** What is behind `sequence` was lost, and will be written anew. */
+  cut(sequence: number): void {
+    this.#records.length = sequence;
+    this.#snapshots.length = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
+    for (const [tag, at] of this.#tagSequence) if (at > sequence) this.#tagSequence.delete(tag);
+  }
+
+  sequenceOf(tag: number): number | undefined {
+    return this.#tagSequence.get(tag);
+  }
+
+  /** For a complaint. */
+  describe(tag: number): string {
+    return `${tag} (of record ${this.#tagSequence.get(tag) ?? '?'})`;
+  }
+
+  /** Every unit bears one tag, in all its words. */
+  tagsOf(bytes: Uint8Array, at: number, units: number): Uint32Array {
+    const copy = at % 4 === 0 ? bytes : bytes.slice(at, at + units * UNIT);
+    const from = copy === bytes ? at : 0;
+    const words = new Uint32Array(copy.buffer, copy.byteOffset + from, (units * UNIT) / 4);
+    const tags = new Uint32Array(units);
+    for (let unit = 0; unit < units; unit += 1) {
+      const tag = words[unit * UNIT_WORDS]!;
+      for (let word = 1; word < UNIT_WORDS; word += 1) {
+        const other = words[unit * UNIT_WORDS + word]!;
+        if (other !== tag) this.#violation(`a unit is torn: ${tag} and ${other} at word ${word}`);
+      }
+      tags[unit] = tag;
+    }
+    return tags;
+  }
+
+  /** All volumes as the first `sequence` records make them. */
+  imageAt(sequence: number): Images {
+    const snapshot = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
+    const images: Images = new Map();
+    const base = snapshot > 0 ? this.#snapshots[snapshot - 1]! : null;
+    this.#volumes.forEach(({ blocks, blockSize }, index) => {
+      images.set(
+        index + 1,
+        base === null ? new Uint32Array((blocks * blockSize) / UNIT) : base.get(index + 1)!.slice(),
+      );
+    });
+    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) {
+      const { type, volume, unit, units, tags } = this.#records[at]!;
+      if (type === TYPE_WRITE) images.get(volume)!.set(tags!, unit);
+      else if (type === TYPE_ZERO || type === TYPE_TRIM) images.get(volume)!.fill(0, unit, unit + units);
+    }
+    return images;
+  }
+
+  /** Was the unit given this tag by a record behind `sequence`? */
+  wroteSince(sequence: number, volume: number, unit: number, tag: number): boolean {
+    for (let at = sequence; at < this.length; at += 1) {
+      const record = this.#records[at]!;
+      if (record.volume !== volume || unit < record.unit || unit >= record.unit + record.units) continue;
+      if (
+        record.type === TYPE_WRITE ? record.tags![unit - record.unit] === tag : record.type !== TYPE_FLUSH && tag === 0
+      )
+        return true;
+    }
+    return false;
+  }
+}

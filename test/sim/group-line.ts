@@ -1,0 +1,149 @@
+/** The line between the sites: who connects when, the handshake's timing, what a close may say. */
+import type { Life } from './group-rig.js';
+import type { Site } from './group-site.js';
+import type { GroupWorld } from './group-world.js';
+import { SimLink } from './sim-link.js';
+
+export class Line {
+  /** It is down until then. */
+  downUntil = 0;
+  /** Longest delay of a message, ms. */
+  delayMax: number;
+  /** Probability that a stretch arrives with a flipped bit. */
+  bitFlip: number;
+  /** Bytes per ms. */
+  rate: number;
+  #link: [SimLink, SimLink] | null = null;
+  #connecting = false;
+  readonly #world: GroupWorld;
+
+  constructor(world: GroupWorld) {
+    this.#world = world;
+    const { delayMax, bitFlip, rate } = world.options;
+    this.delayMax = delayMax;
+    this.bitFlip = bitFlip;
+    this.rate = rate;
+  }
+
+  get isUp(): boolean {
+    return this.#link !== null;
+  }
+
+  connectSoon(): void {
+    const { after, random } = this.#world;
+    if (this.#connecting) return;
+    this.#connecting = true;
+    after(20 + random() * 150, () => {
+      this.#connecting = false;
+      this.#connect();
+    });
+  }
+
+  cut(): void {
+    this.#link?.[0].cut();
+  }
+
+  /** A site says goodbye. */
+  stopped(site: Site): void {
+    const { source, target, faults } = this.#world;
+    this.#link?.[site === source ? 0 : 1].close(1001, 'stopping');
+    if (site === target) faults.holds.clear();
+  }
+
+  siteDied(): void {
+    const link = this.#link;
+    link?.[0].cut();
+    this.#world.after(60, () => {
+      // when both machines died nobody is left to see it
+      if (link === null || this.#link !== link) return;
+      this.#link = null;
+      this.connectSoon();
+    });
+  }
+
+  #connect(): void {
+    const { source, target, scheduler, random, after, met } = this.#world;
+    if (this.#link !== null) return;
+    if (scheduler.now < this.downUntil) return this.connectSoon();
+    if (source.state !== 'up' || target.state !== 'up') return;
+    const [here, there] = SimLink.pair(this.#world, source.life, target.life);
+    this.#link = [here, there];
+    // what each says is said at its own time, and may be old when the other one hears it
+    const delay = (): number => random() * this.delayMax + 0.1;
+    const ends: { site: Site; life: Life; link: SimLink; peer: Site }[] = [
+      { site: source, life: source.life, link: here, peer: target },
+      { site: target, life: target.life, link: there, peer: source },
+    ];
+    const hellos = new Map<Site, unknown>();
+    for (const { site, life, link } of ends) {
+      link.onClose = () => this.#gone(here, there);
+      after(delay(), () => {
+        if (site.life.over || site.life !== life) return;
+        if (site.pair === null || link.ended) return;
+        hellos.set(site, JSON.parse(JSON.stringify(site.pair.hello())));
+        for (const end of ends) {
+          if (hellos.size < 2) continue;
+          after(delay(), () => {
+            const { pair } = end.site;
+            if (end.site.life.over || end.link.ended || pair === null || end.site.life !== end.life) return;
+            pair.onLink(end.link, hellos.get(end.peer));
+            const closed = end.link.onClose;
+            end.link.onClose = (reason, code) => {
+              closed?.(reason, code);
+              this.#gone(here, there);
+            };
+            end.link.begin();
+          });
+        }
+      });
+    }
+    after(5000, () => {
+      if (hellos.size < 2 && this.#link?.[0] === here) here.cut();
+    });
+    met('links');
+  }
+
+  #gone(here: SimLink, there: SimLink): void {
+    const { source, target, after } = this.#world;
+    for (const end of [here, there]) this.#judge(end);
+    if (this.#link?.[0] !== here) return;
+    const dead = (link: SimLink, site: Site): boolean => link.ended || site.life.over;
+    if (!dead(here, source) || !dead(there, target)) {
+      here.cut();
+      after(60, () => {
+        if (this.#link?.[0] === here) {
+          this.#link = null;
+          this.connectSoon();
+        }
+      });
+      return;
+    }
+    this.#link = null;
+    this.connectSoon();
+  }
+
+  /** An end that found the other one at fault: there are few reasons for that. */
+  #judge(end: SimLink): void {
+    const world = this.#world;
+    const { source, target } = world;
+    const closed = end.closedWith;
+    if (closed === null || closed.code !== 4001) return;
+    end.closedWith = null;
+    world.note(`link closed: ${closed.reason}`);
+    // under pressure the journal may give up what a START had asked it to keep
+    const givenUp = (source.group?.cleaner.counters.retentionGivenUp ?? 0) > 0;
+    const fine =
+      /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
+        closed.reason,
+      ) ||
+      (givenUp && /no longer holds/.test(closed.reason));
+    if ([source, target].some((site) => site.group !== null && site.group.journal.failed !== null)) return;
+    world.met(fine ? 'closed' : `closed: ${closed.reason.replace(/\d+/g, 'N')}`);
+    if (!fine) world.fail(new Error(`the link was closed: ${closed.reason}: ${world.describe()}`));
+  }
+
+  /** For a complaint. */
+  describe(): string {
+    return this.#link === null ? 'none' : this.#link.map((end) => end.describe()).join(' ');
+  }
+}

@@ -1,0 +1,56 @@
+/** What a run tells: a failing world so that it can be run again, and what all of them met. */
+import type { GroupWorldOptions } from './group-draw.js';
+import { FAULTS } from './group-faults.js';
+import type { Outcome } from './group-seed.js';
+
+/** @param changes what was not as drawn */
+export function writeFailure(outcome: Outcome, changes: Partial<GroupWorldOptions>, trace: boolean): string {
+  const { seed, drawn, failure } = outcome;
+  const { message, stack, atMs } = failure!;
+  const frames = stack.split('\n').filter((line) => /^\s+at .*\/(src|test)\//.test(line));
+  return [
+    `seed ${seed} failed at ${atMs.toFixed(1)} ms, after ${outcome.operations} operations`,
+    ...(trace ? outcome.trace : []),
+    `  drawn    ${writeOptions(drawn)}`,
+    `  failure  ${message}`,
+    ...frames.slice(0, 6),
+    `  again    ${replayCommand(seed, changes)} --trace`,
+  ].join('\n');
+}
+
+export function replayCommand(seed: number, changes: Partial<GroupWorldOptions>): string {
+  const sets = Object.entries(changes).map(
+    ([name, value]) => ` --set ${name}=${typeof value === 'object' ? JSON.stringify(value) : value}`,
+  );
+  return `npm run sim -- --seed ${seed}${sets.join('')}`;
+}
+
+/** JSON has no Infinity, which says "never" here. */
+function writeOptions(drawn: GroupWorldOptions): string {
+  return JSON.stringify(drawn, (_, value) => (value === Number.POSITIVE_INFINITY ? 'never' : value));
+}
+
+/** Operations, and the share of worlds in which each thing happened. */
+export function writeSummary(outcomes: readonly Outcome[], tookMs: number, processes: number): string {
+  const sum = (of: (outcome: Outcome) => number): number => outcomes.reduce((total, each) => total + of(each), 0);
+  const operations = sum((each) => each.operations);
+  const lines = [
+    `${outcomes.length} worlds, ${sum((each) => (each.failure === null ? 0 : 1))} failed`,
+    `${operations.toLocaleString('en')} operations answered, ${sum((each) => each.records).toLocaleString('en')} records, ` +
+      `${sum((each) => each.checks).toLocaleString('en')} images compared`,
+    `${(tookMs / 1000).toFixed(1)} s on ${processes} processes, ${Math.round((operations / tookMs) * 1000).toLocaleString('en')} operations/s`,
+    '',
+    'share of worlds   how often   fault',
+  ];
+  const total = (what: string): number => sum((each) => each.counts[what] ?? 0);
+  const row = (what: string): string => {
+    const worlds = sum((each) => ((each.counts[what] ?? 0) > 0 ? 1 : 0));
+    const share = `${((100 * worlds) / outcomes.length).toFixed(1)} %`;
+    return `${share.padStart(15)}${total(what).toLocaleString('en').padStart(12)}   ${what}`;
+  };
+  for (const what of FAULTS) lines.push(row(what));
+  const others = new Set(outcomes.flatMap((each) => Object.keys(each.counts)));
+  lines.push('', 'share of worlds   how often   what else was met');
+  for (const what of [...others].filter((each) => !FAULTS.includes(each)).sort()) lines.push(row(what));
+  return lines.join('\n');
+}

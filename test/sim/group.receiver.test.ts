@@ -1,0 +1,123 @@
+/** Stories of the target's end: what it says of its disk, and what it does about damage to it. */
+import { expect, test, vi } from 'vitest';
+import xxhash from 'xxhash-wasm';
+
+vi.mock('../../src/limits.js', async (original) => ({
+  ...(await original<typeof import('../../src/limits.js')>()),
+  SEGMENT_SIZE_MIN: 128 * 1024,
+}));
+
+import { AT_LBA, HEADER_SIZE, TYPE_WRITE } from '../../assembly/layout.js';
+import { RecordHeader } from '../../src/journal/record.js';
+import { segmentName } from '../../src/journal/segments.js';
+import { holdLock } from '../../src/volume/scope.js';
+import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
+import { seededRandom } from './memory-store.js';
+
+const hash = await xxhash();
+
+async function bothUp(options: Partial<GroupWorldOptions> = {}): Promise<GroupWorld> {
+  const world = new GroupWorld({ ...QUIET, ...options }, seededRandom(1), hash);
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  return world;
+}
+
+test('a FLUSH is durable at the peer at once, not with the next second’s sync', async () => {
+  // Nothing was lost, but a host waited: the target asked for its sync while the FLUSH was not yet before the journal's
+  // head. When all before it was on the disk already, nothing was synced, and with `ack: received` the host's flush was
+  // answered up to a second late.
+  const world = await bothUp({ ack: 'received' });
+  for (let round = 0; round < 5; round += 1) {
+    await world.settle(world.write(8 * round, 8));
+    await world.until(() => world.settled(), 3000, 'the write does not become durable');
+    const asked = world.scheduler.now;
+    await world.settle(world.flush());
+    expect(world.source.group!.mirror.peerDurable).toBe(world.records);
+    expect(world.scheduler.now - asked).toBeLessThan(40);
+  }
+});
+
+/** A target whose commit log waits for a lock, and begins outside the ring. `writes` are where its first records stand. */
+async function longCommitLog(world: GroupWorld) {
+  const { target } = world;
+  const { journal } = target;
+  const volume = [...target.group!.volumes.values()][0]!;
+  const lock = await world.settle(holdLock(volume, 'write', { offset: 0, size: volume.size }, 1000));
+  const from = journal.head;
+  while (journal.inRing(from) || journal.head < from + journal.ringSize) await world.settle(world.write(0, 64));
+  await world.until(() => world.source.group!.mirror.peerDurable === world.records, 3000, 'it does not arrive');
+  const writes: { position: number; name: string; at: number; size: number }[] = [];
+  const header = new RecordHeader();
+  for (let position = from; writes.length < 2; position += header.size) {
+    const name = segmentName(journal.segments.numberOf(position));
+    const at = position % journal.segmentSize;
+    header.read(new DataView(target.store.load(name)!.slice().buffer), at);
+    if (header.type === TYPE_WRITE) writes.push({ position, name, at, size: header.size });
+  }
+  expect(journal.inRing(writes[1]!.position)).toBe(false);
+  const release = (): void => {
+    volume.locks.release(lock);
+    target.group!.locksMoved();
+  };
+  return { journal, writes, release, applied: journal.peerApplied };
+}
+
+test('a commit log that rots on the disk is applied up to there, and no further', async () => {
+  // Records that had left the ring were applied by what their headers said, checked or not: with a flipped bit the write
+  // went to another block of the standby's volume, and nothing ever told.
+  const world = await bothUp();
+  const { journal, writes, release, applied } = await longCommitLog(world);
+  const { position, name, at } = writes[1]!;
+  world.target.store.rot(name, at + AT_LBA, 1);
+  release();
+  await world.pass(500);
+  const receiver = world.target.group!.receiver!;
+  expect(journal.peerApplied).toBe(applied + 1);
+  expect(receiver.damage).toMatchObject({ code: 'STATE_CORRUPT' });
+  expect(receiver.damage!.message).toContain(`position ${position} (${name} at offset ${at})`);
+  // it says so to whoever comes, and does not go on by itself
+  await world.until(() => world.target.pair!.refusal !== null, 3000, 'the source is not refused');
+  expect(world.target.pair!.refusal).toBe(receiver.damage!.message);
+  expect(world.source.group!.mirror.connected).toBe(false);
+  await world.pass(2000);
+  expect(journal.peerApplied).toBe(applied + 1);
+  expect(receiver.counters.damaged).toBe(1);
+});
+
+test('a whole record in the place of another is not applied', async () => {
+  // A disk that put a write in the wrong place: the record checks, but the one that was received there is lost.
+  const world = await bothUp();
+  const { journal, writes, release, applied } = await longCommitLog(world);
+  const [lost, other] = [writes[0]!, writes[1]!];
+  const bytes = world.target.store.load(lost.name)!.slice();
+  for (let i = 0; i < lost.size; i += 1) {
+    const bits = bytes[lost.at + i]! ^ bytes[other.at + i]!;
+    if (bits !== 0) world.target.store.rot(lost.name, lost.at + i, bits);
+  }
+  release();
+  await world.pass(500);
+  expect(journal.peerApplied).toBe(applied);
+  expect(world.target.group!.receiver!.damage!.message).toContain(`sequence ${applied + 2} is there`);
+});
+
+test('a round does not copy a rotten block into a flat image', async () => {
+  const world = await bothUp({ volumes: [{ blocks: 64, blockSize: 4096, platter: 'flat' }] });
+  const { journal, group } = world.source;
+  const volume = [...group!.volumes.values()][0]!;
+  await world.settle(world.write(0, 8));
+  expect(volume.map.lookup(0)).toBe(true);
+  const { position } = volume.map;
+  while (journal.inRing(position)) await world.settle(world.write(8, 64));
+  await world.until(() => world.settled(), 3000, 'not at rest');
+  world.source.store.rot(
+    segmentName(journal.segments.numberOf(position)),
+    (position % journal.segmentSize) + HEADER_SIZE + 8,
+    1,
+  );
+  const { writeback } = group!;
+  await world.settle(world.source.stop());
+  expect(writeback.counters).toMatchObject({ rounds: 0, errors: 1 });
+  expect(world.source.images.load('image-0')!.slice(0, 4096)).toEqual(new Uint8Array(4096));
+});

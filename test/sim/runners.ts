@@ -1,0 +1,45 @@
+/** Worker processes, as many as there are cores: worlds are dealt out, whoever is free takes the next. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import type { Outcome } from './group-seed.js';
+import type { Job } from './worker.js';
+
+export class Runners {
+  readonly #free: ChildProcess[] = [];
+  readonly #all: ChildProcess[];
+  readonly #waiting: ((worker: ChildProcess) => void)[] = [];
+
+  constructor() {
+    const path = fileURLToPath(new URL('./worker.js', import.meta.url));
+    this.#all = Array.from({ length: availableParallelism() }, () => fork(path, { serialization: 'advanced' }));
+    this.#free.push(...this.#all);
+  }
+
+  get count(): number {
+    return this.#all.length;
+  }
+
+  /** @throws Error when the process dies of it: an assertion outside of any task, or out of memory */
+  async run(job: Job): Promise<Outcome> {
+    const worker = this.#free.pop() ?? (await new Promise<ChildProcess>((resolve) => this.#waiting.push(resolve)));
+    const outcome = await new Promise<Outcome>((resolve, reject) => {
+      const died = (code: number | null): void =>
+        reject(new Error(`the process that ran seed ${job.seed} ended with ${code}`));
+      worker.once('exit', died);
+      worker.once('message', (message) => {
+        worker.off('exit', died);
+        resolve(message as Outcome);
+      });
+      worker.send(job);
+    });
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(worker);
+    else next(worker);
+    return outcome;
+  }
+
+  close(): void {
+    for (const worker of this.#all) worker.disconnect();
+  }
+}
