@@ -8,6 +8,8 @@
 import { CHECKPOINT_STRETCH_MAX } from '../limits.js';
 import type { OpenScope } from '../mirror/target.js';
 import type { OpenedState } from '../volume/group-state.js';
+import type { MapLog } from './map-log.js';
+import type { OrderState } from './superblock.js';
 
 /** What the owner of the streams knows at the moment of a checkpoint. */
 export interface CheckpointCursors {
@@ -21,6 +23,8 @@ export interface CheckpointCursors {
   base: { next: { volume: number; lba: number }; end: number | null } | null;
   /** And of this site's own stream. */
   ownScopes: OpenScope[];
+  /** Where both sites write: own records before `position`, and what the order of scopes needs to go on from there. */
+  order: { own: number; state: OrderState; withBase<T>(snapshot: () => T): T } | null;
 }
 
 export class Checkpointer {
@@ -126,7 +130,8 @@ export class Checkpointer {
       this.#onDone();
       done();
     };
-    mapLog.checkpoint(cursors.position, this.#state.maps, (error, place) => {
+    const { order } = cursors;
+    const written: Parameters<MapLog['checkpoint']>[2] = (error, place) => {
       if (error !== null || place === null) return end(error);
       this.#whenDurable(head, () => {
         if (journal.failed !== null) return end(journal.failed);
@@ -135,11 +140,12 @@ export class Checkpointer {
           mapEnd: place.mapEnd,
           position: cursors.position,
           durable: head,
-          own,
+          own: order?.own ?? own,
           peer: { site: journal.peer.site, received: cursors.peerReceived, applied: cursors.peerApplied },
           openScopes: cursors.openScopes,
           ownScopes: cursors.ownScopes,
           clock: stamp,
+          order: order?.state ?? null,
         };
         if (cursors.base !== null && superblock.inconsistent !== null) {
           superblock.inconsistent.base = cursors.base.next;
@@ -155,7 +161,11 @@ export class Checkpointer {
           end(saveError);
         });
       });
-    });
+    };
+    const snapshot = (): void => mapLog.checkpoint(cursors.position, this.#state.maps, written);
+    // the pages are taken at once, and written later
+    if (order === null) snapshot();
+    else order.withBase(snapshot);
   }
 
   /** Continues in `poke`, which is called whenever the journal became more durable. */

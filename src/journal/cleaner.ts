@@ -6,7 +6,8 @@
  *   - no block of the current map points into it (Liveness), and what took their place is durable,
  *   - replay begins behind it (the last checkpoint),
  *   - in a group with flat platters: the last checkpoint does not point into it either. A block that went into the
- *     image leaves the map without a record, so replay would not mend an old pointer,
+ *     image leaves the map without a record, so replay would not mend an old pointer. The same where both sites write:
+ *     a checkpoint may hold what a block showed before (journal/versions.ts),
  *   - every record of this site's stream in it is confirmed and durable at the peer (`retainFrom`),
  *   - no pinned view had live blocks in it when it was pinned.
  *
@@ -24,6 +25,7 @@ import type { Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
+import type { BlockMap } from './map.js';
 import { RecordHeader } from './record.js';
 import type { Segment } from './segments.js';
 
@@ -140,7 +142,7 @@ export class Cleaner {
     const retain = this.#owner.retainFrom();
     const checkpoint = this.#owner.checkpointPosition();
     const checkpointNumber = this.#owner.checkpointNumber();
-    let flat = false;
+    let flat = journal.order !== null;
     for (const volume of journal.volumes.values()) flat ||= volume.flat;
     let freed = false;
     let heldByCheckpoint = 0;
@@ -288,6 +290,12 @@ export class Cleaner {
     this.#freeDead();
   }
 
+  /** Does the block show this record, and is that settled? */
+  #shows(map: BlockMap, volume: number, lba: number, position: number, index: number): boolean {
+    if (!map.lookup(lba) || map.zero || map.position !== position || map.index !== index) return false;
+    return this.#journal.order === null || !this.#journal.order.isListed(volume, lba);
+  }
+
   /** @returns false when the ring has no room now */
   #moveRecord(at: number, position: number): boolean {
     const journal = this.#journal;
@@ -297,17 +305,14 @@ export class Cleaner {
     const { map } = volume;
     let index = 0;
     while (index < blockCount) {
-      if (!(map.lookup(lba + index) && !map.zero && map.position === position && map.index === index)) {
+      if (!this.#shows(map, number, lba + index, position, index)) {
         index += 1;
         continue;
       }
       let count = 1;
       while (
         index + count < blockCount &&
-        map.lookup(lba + index + count) &&
-        !map.zero &&
-        map.position === position &&
-        map.index === index + count
+        this.#shows(map, number, lba + index + count, position, index + count)
       ) {
         count += 1;
       }

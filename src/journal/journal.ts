@@ -80,6 +80,17 @@ export interface JournalListener {
   failed(error: Error): void;
 }
 
+/** Where both sites write: told of records as they come to stand in the journal, it decides what the volumes show. */
+export interface RecordOrder {
+  own(header: RecordHeader, position: number): void;
+  received(header: RecordHeader, position: number): void;
+  /** The same in recovery; these also apply what may be applied. */
+  replayOwn(header: RecordHeader, position: number): void;
+  replayPeer(header: RecordHeader, position: number): void;
+  /** Must the block stay where it is? */
+  isListed(volume: number, lba: number): boolean;
+}
+
 export interface JournalOptions {
   store: Store;
   kernel: Kernel;
@@ -119,6 +130,8 @@ export class Journal {
   readonly peer: StreamEnds = { site: 0, appended: 0, sealed: 0, durable: 0 };
   generation: number;
   limit: number;
+  /** Null where one site writes: a record then shows when it is appended or applied. */
+  order: RecordOrder | null = null;
 
   /** Positions; see the inequality above. */
   head = 0;
@@ -266,6 +279,7 @@ export class Journal {
    * caller copies the payload to the address returned and calls `publish` before anything else is reserved.
    *
    * @param scope sequence of the scope's LOCK, or 0 when the record implies its lock (or is itself the LOCK)
+   * @param clock of the scope's stamp; 0: the record gets a stamp of its own
    * @returns address of the payload; RING_FULL: wait for `room`; NO_SPACE: disk or journal is full
    */
   reserve(
@@ -278,6 +292,7 @@ export class Journal {
     session: number,
     scope: number,
     seen: number,
+    clock = 0,
   ): number {
     assert(this.#pending === null, 'one reservation at a time');
     const size = recordSize(type, blockCount, blockShift);
@@ -286,7 +301,7 @@ export class Journal {
     this.#turnSegment(size);
     const local = type >= TYPE_LOCAL;
     const sequence = local ? this.head : this.own.appended + 1;
-    this.stamp = Math.max(this.stamp + 1, this.#options.clock());
+    if (clock === 0) this.stamp = Math.max(this.stamp + 1, this.#options.clock());
     const at = this.address(this.head);
     const encoded = this.kernel.encode(
       at,
@@ -298,7 +313,7 @@ export class Journal {
       blockShift,
       sequence,
       seen,
-      this.stamp,
+      clock === 0 ? this.stamp : clock,
       scope === 0 && !local ? sequence : scope,
       this.generation,
       local ? this.#options.journalId : session,
@@ -321,7 +336,8 @@ export class Journal {
     this.head += pending.size;
     if (pending.type < TYPE_LOCAL) {
       this.own.appended += 1;
-      this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
+      if (this.order !== null) this.order.own(this.#header.read(this.memory.view, this.address(position)), position);
+      else this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
     }
     this.#queuePump();
     return pending.type < TYPE_LOCAL ? this.own.appended : 0;

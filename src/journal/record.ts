@@ -72,6 +72,10 @@ export class RecordHeader {
     return this;
   }
 
+  copy(): RecordHeader {
+    return Object.assign(new RecordHeader(), this);
+  }
+
   /** Byte offset of the payload within the record. */
   get payloadAt(): number {
     return HEADER_SIZE + 8 * this.blockCount;

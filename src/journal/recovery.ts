@@ -249,6 +249,20 @@ function replay(
       `it is about volume ${header.volume}, which is unknown`,
     );
   const payload = header.blockShift > 0;
+  const { order } = journal;
+  if (order !== null && header.sequence > 0) {
+    if (header.site === journal.own.site) {
+      journal.own.appended = header.sequence;
+      onRecord(header);
+      order.replayOwn(header, position);
+    } else {
+      journal.peer.site = header.site;
+      journal.peer.appended = header.sequence;
+      order.replayPeer(header, position);
+    }
+    if (payload) journal.noteChecksums(at, header, position);
+    return;
+  }
   if (type === TYPE_BASE || type === TYPE_BASE_ZERO) {
     peer.settle(position);
     journal.apply(type, header.volume, header.lba, header.blockCount, position);

@@ -130,10 +130,26 @@ const schema = z.strictObject({
     openScopes: openScopes.default([]),
     ownScopes: openScopes.default([]),
     clock: count,
+    /** Where both sites write: what the order of their scopes needs of the time before `position`. */
+    order: z
+      .strictObject({
+        settled: z.strictObject({ through: count, applied: count }),
+        conflicts: z.strictObject({
+          appended: count,
+          closedThrough: count,
+          received: count,
+          applied: count,
+          dead: z.array(count),
+          cascades: z.array(z.tuple([count, count])),
+        }),
+      })
+      .nullable()
+      .default(null),
   }),
 });
 
 export type Superblock = z.infer<typeof schema>;
+export type OrderState = NonNullable<Superblock['checkpoint']['order']>;
 
 interface Candidate {
   name: string;

@@ -136,6 +136,23 @@ export interface OpenScope {
   blockCount: number;
 }
 
+/** What is read of the head record; a RecordHeader is one. */
+export interface HeadRecord {
+  readonly type: number;
+  readonly flags: number;
+  readonly volume: number;
+  readonly lba: number;
+  readonly blockCount: number;
+  readonly scope: number;
+  readonly sequence: number;
+}
+
+/** Where both sites write: what the order of their scopes says of the head record (mirror/conflict.ts). */
+export interface Judge {
+  /** apply: with its lock, past scopes of this site's own stream. skip: its scope is dead. wait: for an own UNLOCK. */
+  verdict(record: HeadRecord): 'apply' | 'skip' | 'wait';
+}
+
 export interface TargetOptions {
   /** Lock managers by volume number. */
   locks: ReadonlyMap<number, RangeLocks>;
@@ -145,6 +162,7 @@ export interface TargetOptions {
   base: TargetBase | null;
   /** Start of the base copy with which this site took up the stream, kept for good; 0 if it has the stream from 1. */
   start: number;
+  judge?: Judge | null;
   creditBytes?: number;
 }
 
@@ -161,6 +179,7 @@ interface Dropped {
 
 export class TargetStream {
   readonly #locks: ReadonlyMap<number, RangeLocks>;
+  readonly #judge: Judge | null;
   readonly #creditMax: number;
   #phase: TargetPhase = 'away';
   #accepted: number;
@@ -219,6 +238,7 @@ export class TargetStream {
 
   constructor(options: TargetOptions) {
     this.#locks = options.locks;
+    this.#judge = options.judge ?? null;
     this.#creditMax = options.creditBytes ?? CREDIT_BYTES;
     this.#received = options.received;
     this.#accepted = options.received;
@@ -385,20 +405,10 @@ export class TargetStream {
   /**
    * May the head record of the commit log be applied now? With APPLY it is granted: the driver applies it at once, in
    * the same turn, and steps `applied` (for a whole run of records, before it looks at anything else). With WAIT it
-   * asks again when locks were released or expired.
-   *
-   * @param sequence 0 for base records
+   * asks again when locks were released or expired. Sequence 0 is a base record's.
    */
-  admit(
-    type: number,
-    flags: number,
-    volume: number,
-    lba: number,
-    blockCount: number,
-    scope: number,
-    sequence: number,
-    now: number,
-  ): Admission {
+  admit(record: HeadRecord, now: number): Admission {
+    const { type, flags, volume, lba, blockCount, scope, sequence } = record;
     if (this.#poison !== null) return WAIT;
     if (sequence !== 0) {
       assert(
@@ -408,6 +418,12 @@ export class TargetStream {
       if (sequence === this.#granted) return APPLY;
     }
     if (this.#had) this.#endWait(); // what was granted last is applied by now
+    if (this.#judge !== null && sequence !== 0) {
+      const verdict = this.#judge.verdict(record);
+      if (verdict === 'skip') return this.#grant(sequence);
+      const locks = this.#locks.get(volume);
+      if (verdict === 'wait' && locks !== undefined) return this.#wait(locks, volume, lba, blockCount, sequence, now);
+    }
     switch (type) {
       case TYPE_LOCK:
         return this.#admitLock(flags, volume, lba, blockCount, sequence, now);
@@ -421,8 +437,10 @@ export class TargetStream {
         return this.#admitMoment(volume, lba, blockCount, 0, now);
       case TYPE_UNLOCK:
         return this.#admitUnlock(volume, scope, sequence);
-      case TYPE_FLUSH:
       case TYPE_ABORT:
+        this.#release(scope);
+        return this.#grant(sequence);
+      case TYPE_FLUSH:
         return this.#grant(sequence);
       default:
         return this.#refuse(`record ${sequence} has type ${type}, which is none of a stream's`);
@@ -477,7 +495,8 @@ export class TargetStream {
     }
     if (this.#scopes.size >= SCOPES_MAX) return this.#refuse(`LOCK ${sequence}: more than ${SCOPES_MAX} open scopes`);
     if (locks.mirrorHolds(lba, blockCount)) return this.#refuse(`LOCK ${sequence} overlaps a scope that is open`);
-    const lock = locks.mirrorTake((flags & FLAG_READ_LOCK) !== 0 ? 'read' : 'write', lba, blockCount);
+    const mode = (flags & FLAG_READ_LOCK) !== 0 ? 'read' : 'write';
+    const lock = locks.mirrorTake(mode, lba, blockCount, this.#judge !== null);
     if (lock === null) return this.#wait(locks, volume, lba, blockCount, sequence, now);
     this.#scopes.set(sequence, { sequence, flags, volume, lba, blockCount, lock });
     return this.#grant(sequence);
@@ -488,7 +507,9 @@ export class TargetStream {
     if (locks === undefined || !locks.contains(lba, blockCount)) {
       return this.#refuse(`record ${sequence} writes volume ${volume} blocks ${lba}+${blockCount}, which do not exist`);
     }
-    if (!locks.mirrorFree(lba, blockCount)) return this.#wait(locks, volume, lba, blockCount, sequence, now);
+    if (!locks.mirrorFree(lba, blockCount, this.#judge !== null)) {
+      return this.#wait(locks, volume, lba, blockCount, sequence, now);
+    }
     return this.#grant(sequence);
   }
 

@@ -174,6 +174,11 @@ export interface Start {
   /** The source's policy; of no meaning for a tail that is returned. */
   onReject: RejectPolicy;
   /** The source's group and history, which the target takes over before it answers READY. */
+  /**
+   * Where both sites write: how much of this stream the other site has confirmed, with all it decided on. It may have lost
+   * some of that, and admits nobody before it is back. Else 0.
+   */
+  confirmed: number;
   groupId: string;
   generations: SiteState['generations'];
 }
@@ -294,6 +299,7 @@ const start: z.ZodType<Start> = z.strictObject({
   from: sequence,
   base: position.nullable(),
   onReject: z.enum(REJECT_POLICIES),
+  confirmed: sequence,
   groupId: name,
   generations: generations.min(1),
 });

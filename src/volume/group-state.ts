@@ -4,15 +4,15 @@
 
 import { createHash, randomInt, randomUUID } from 'node:crypto';
 import type { XXHashAPI } from 'xxhash-wasm';
-import { TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { Journal, type JournalVolume } from '../journal/journal.js';
 import { Liveness } from '../journal/liveness.js';
 import { BlockMap } from '../journal/map.js';
-import { MapLog } from '../journal/map-log.js';
+import { type CheckpointPlace, MapLog } from '../journal/map-log.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
-import { SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
+import { type OrderState, SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
@@ -27,6 +27,7 @@ import {
   VOLUME_SIZE_MAX,
 } from '../limits.js';
 import type { FlatImage } from '../platter/flat.js';
+import { DualOrder } from './dual-order.js';
 import type { Role } from './group.js';
 import { lockTableSize, RangeLocks } from './locks.js';
 import type { VolumeOptions } from './volume.js';
@@ -92,6 +93,8 @@ export interface OpenedState {
   readonly openScopes: { sequence: number; flags: number; volume: number; lba: number; blockCount: number }[];
   /** The same of this site's own stream: their sessions are gone. */
   readonly ownScopes: { sequence: number; volume: number }[];
+  /** Where both sites write; null elsewhere. */
+  readonly order: DualOrder | null;
   readonly warning: string | null;
   save(done: (error: Error | null) => void): void;
   /** Kept with the next save: nothing depends on its being up to date, only on its not being too high. */
@@ -157,6 +160,7 @@ export function newSuperblock(
       openScopes: [],
       ownScopes: [],
       clock: 0,
+      order: null,
     },
   };
 }
@@ -269,6 +273,22 @@ export async function openState(
   journal.peer.site = checkpoint.peer.site;
   const ownScopes = new Map(checkpoint.ownScopes.map((scope) => [scope.sequence, scope]));
   const scopes = new Map(checkpoint.openScopes.map((scope) => [scope.sequence, scope]));
+  const orderOf = (from: { position: number; own: number; peer: number }, state: OrderState): DualOrder =>
+    new DualOrder({
+      site: superblock.site.number,
+      peerSite: journal.peer.site,
+      volumes: journal.volumes,
+      liveness,
+      from,
+      state,
+    });
+  // how the journal has to be read follows from what the site was when it wrote it
+  let order: DualOrder | null = null;
+  if (checkpoint.order !== null) {
+    const peer = Math.max(checkpoint.peer.received, streamStart);
+    order = orderOf({ position: checkpoint.position, own: checkpoint.own, peer }, checkpoint.order);
+    journal.order = order;
+  }
   const report = recover(
     journal,
     store,
@@ -287,9 +307,14 @@ export async function openState(
       if (header.type === TYPE_LOCK) {
         const { sequence, flags, volume, lba, blockCount } = header;
         open.set(sequence, { sequence, flags, volume, lba, blockCount });
-      } else if (header.type === TYPE_UNLOCK) open.delete(header.scope);
+      } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
+  if (order !== null) {
+    journal.peerApplied = order.conflicts.applied;
+    scopes.clear();
+    for (const [sequence, scope] of order.peerScopes) scopes.set(sequence, scope);
+  }
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
   // what was found may stand in the page cache only: from here on it counts as durable
@@ -307,6 +332,30 @@ export async function openState(
     file.close();
   }
   await call((done) => store.syncDirectory(done));
+  if (config.role !== 'dual') {
+    journal.order = null;
+  } else if (order === null) {
+    // what one site wrote is all settled; from here on the journal is read by the order of both
+    const { own, peer, head } = journal;
+    const settled = DualOrder.settled(own.appended, peer.appended);
+    order = orderOf({ position: head, own: own.appended, peer: peer.appended }, settled);
+    journal.order = order;
+    const { mapFile, mapEnd } = await new Promise<CheckpointPlace>((resolve, reject) =>
+      mapLog.checkpoint(head, maps, (error, place) => (place === null ? reject(error) : resolve(place))),
+    );
+    superblock.checkpoint = {
+      mapFile,
+      mapEnd,
+      position: head,
+      durable: head,
+      own: own.appended,
+      peer: { site: peer.site, received: peer.appended, applied: journal.peerApplied },
+      openScopes: [],
+      ownScopes: [...ownScopes.values()],
+      clock: journal.stamp,
+      order: settled,
+    };
+  }
   const promoted = config.role === 'primary' && superblock.role === 'standby';
   if (promoted) promote(superblock, journal);
   superblock.incarnation += 1;
@@ -330,6 +379,7 @@ export async function openState(
     recovery: { ...report, clean: wasClean || created || promoted },
     openScopes: [...scopes.values()],
     ownScopes: [...ownScopes.values()],
+    order: journal.order === null ? null : order,
     warning: files.warning,
     save,
     rememberPeerDurable(sequence) {

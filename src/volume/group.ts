@@ -4,9 +4,9 @@
  * Everything that happens to a group happens on one thread, in here or below. Time, disk, pool and link come in from
  * outside (platform), so that a simulator can replace them.
  */
-import { FLAG_POINT, TYPE_FLUSH, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { FLAG_POINT, TYPE_ABORT, TYPE_FLUSH, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
-import { ForelockError, LockTimeoutError } from '../errors.js';
+import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
@@ -18,6 +18,7 @@ import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
+import type { DualOrder } from './dual-order.js';
 import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import type { OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
@@ -63,6 +64,8 @@ export class Group {
   readonly role: Role;
   readonly state: OpenedState;
   readonly journal: Journal;
+  /** The order of both sites' scopes, where both write; else null. */
+  readonly order: DualOrder | null;
   readonly reader: BlockReader;
   readonly cleaner: Cleaner;
   readonly checkpointer: Checkpointer;
@@ -84,7 +87,7 @@ export class Group {
   readonly ownScopes: Map<number, number>;
   /** The same for those that somebody holds, oldest first. */
   readonly openScopes = new Map<number, Scope>();
-  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, freezes: 0 };
+  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, freezes: 0, scopesAborted: 0 };
 
   readonly #platform: Platform;
   readonly #gate = new AckGate();
@@ -103,6 +106,7 @@ export class Group {
   #readyAlone = false;
   /** Requests that wait for the group to serve (again). */
   readonly #asked: (() => void)[] = [];
+  #abortsWait = false;
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -116,6 +120,7 @@ export class Group {
     this.name = state.superblock.group;
     this.role = state.role;
     this.journal = state.journal;
+    this.order = state.order;
     this.ack = policy.ack;
     this.lockStep = policy.speculation === 'off';
     this.writeAck = this.lockStep ? 'applied' : policy.ack;
@@ -373,8 +378,59 @@ export class Group {
   }
 
   /** May a scope of this site be opened here now, as far as the peer's are concerned? */
-  admits(volume: Volume, lba: number, blockCount: number, _aborts: boolean): boolean {
-    return !volume.locks.mirrorHolds(lba, blockCount);
+  admits(volume: Volume, lba: number, blockCount: number, aborts: boolean): boolean {
+    const { order } = this;
+    if (order === null) return true;
+    if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
+    return !order.conflicts.mustWait(volume.number, lba, blockCount, aborts);
+  }
+
+  /** The peer's stream has come further, or was applied further. */
+  admissionsMoved(): void {
+    this.#pumpAdmissions();
+  }
+
+  /** More of the peer's stream is here, and judged: own scopes that it beats are dead. */
+  peerStreamMoved(): void {
+    this.sender?.peerStreamMoved();
+    if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
+    this.#pumpAdmissions();
+  }
+
+  /**
+   * Says ABORT for each own scope that has lost, before anything else is appended. Who asked for it is told once that
+   * is durable; until then nothing of it can be read again.
+   */
+  #abortDoomed(): void {
+    const { journal, order } = this;
+    for (const lock of order!.conflicts.doomed) {
+      const scope = this.openScopes.get(lock);
+      const error = new LockAbortedError(
+        'the scope overlapped one of the other site that goes first: nothing of it stays; try again',
+      );
+      scope?.end(error);
+      if (journal.reserve(TYPE_ABORT, 0, 0, 0, 0, 0, scope?.session ?? 0, lock, journal.peer.appended) < 0) break;
+      const end = journal.publish();
+      this.counters.scopesAborted += 1;
+      this.scopeClosed(lock, end);
+      journal.sync();
+      this.#whenOwnDurable(end, () => this.sender!.refuseGrant(lock, error));
+    }
+    this.locksMoved();
+    if (order!.conflicts.doomed.size === 0) return;
+    if (!this.#abortsWait) {
+      this.#abortsWait = true;
+      this.#roomQueue.unshift(() => {
+        this.#abortsWait = false;
+        if (this.ended === null) this.#abortDoomed();
+        return !this.#abortsWait;
+      });
+    }
+  }
+
+  #whenOwnDurable(sequence: number, then: () => void): void {
+    if (this.journal.own.durable >= sequence) return then();
+    if (this.journal.failed === null) this.whenDurable(() => this.#whenOwnDurable(sequence, then));
   }
 
   /** @throws LockTimeoutError */
@@ -500,6 +556,7 @@ export class Group {
 
   /** Hosts may come: called once the lost tail is back, or the group serves alone. */
   startServing(): void {
+    if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
     this.#endDeadScopes();
     this.#serving = true;
     this.#askAgain();

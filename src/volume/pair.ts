@@ -401,7 +401,8 @@ export class Pair {
     const { onReject } = group.policy;
     const { epoch, row } = decision;
     const action = base === null ? 'replay' : 'base';
-    const start: Start = { epoch, row, action, stream, from, base, onReject, groupId, generations };
+    const confirmed = group.order?.conflicts.confirmedThrough ?? 0;
+    const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -633,7 +634,8 @@ export class Pair {
         return false;
       journal.own.appended = header.sequence;
       if (header.clock > journal.stamp) journal.stamp = header.clock;
-      journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
+      if (journal.order !== null) journal.order.own(header, position);
+      else journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);
       group.ownScopeSeen(header);
       this.counters.tailRecordsRecovered += 1;

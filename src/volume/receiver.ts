@@ -88,6 +88,7 @@ export class Receiver implements MirrorEnd {
           ? null
           : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
       start: streamStart,
+      judge: group.order,
     });
     for (const scope of state.openScopes) {
       this.#target.replayed(
@@ -100,7 +101,7 @@ export class Receiver implements MirrorEnd {
         scope.sequence,
       );
     }
-    this.#applyAt = journal.head;
+    this.#applyAt = group.order?.firstUnapplied ?? journal.head;
     if (journal.peer.appended > 0) this.#tailMarks.push({ through: journal.peer.appended, position: journal.head });
   }
 
@@ -159,7 +160,9 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
+    this.#group.order?.conflicts.awaitPeer(start.confirmed);
     if (start.base !== null) {
+      this.#group.order?.beginPeer(start.from);
       this.#group.journal.peer.appended = start.from;
       this.#group.journal.peerApplied = start.from;
     }
@@ -229,7 +232,7 @@ export class Receiver implements MirrorEnd {
       let sequence = journal.peer.appended;
       let flushed = false;
       let next: BasePosition | null = null;
-      const bytes = journal.accept(stretch, (at) => {
+      const bytes = journal.accept(stretch, (at, position) => {
         const header = this.#received.read(journal.memory.view, at);
         wrong = this.#misplaced(header, data.first, sequence);
         if (wrong !== null) return false;
@@ -238,6 +241,7 @@ export class Receiver implements MirrorEnd {
         else {
           sequence = header.sequence;
           journal.peer.appended = sequence;
+          this.#group.order?.received(header, position);
           if (header.type === TYPE_FLUSH) flushed = true;
         }
         if (header.clock > journal.stamp) journal.stamp = header.clock;
@@ -267,6 +271,7 @@ export class Receiver implements MirrorEnd {
         this.#target.step({ kind: 'bad', epoch, attempt, sequence: data.first === 0 ? 0 : sequence + 1 });
       }
       this.#act();
+      this.#group.peerStreamMoved();
       this.applyReceived();
       this.#noteBaseEnd(); // frames of the stream may already wait behind the last one of the copy
     }
@@ -304,7 +309,7 @@ export class Receiver implements MirrorEnd {
 
   /** Applies what has its lock, in order. */
   applyReceived(): void {
-    const { journal } = this.#group;
+    const { journal, order } = this.#group;
     const now = this.#group.nowMs();
     let applied = 0;
     let baseApplied = 0;
@@ -319,9 +324,9 @@ export class Receiver implements MirrorEnd {
       const { type } = header;
       if (type < TYPE_LOCAL && header.site === this.#stream) {
         const { sequence, volume, lba, blockCount } = header;
-        if (this.#target.admit(type, header.flags, volume, lba, blockCount, header.scope, sequence, now) !== APPLY)
-          break;
-        journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        if (this.#target.admit(header, now) !== APPLY) break;
+        if (order !== null && sequence > 0) order.applied(header, this.#applyAt);
+        else journal.apply(type, volume, lba, blockCount, this.#applyAt);
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;
         else {
@@ -343,7 +348,10 @@ export class Receiver implements MirrorEnd {
       this.counters.baseRecordsApplied += baseApplied;
       this.#target.step({ kind: 'baseApplied', count: baseApplied });
     }
-    if (applied > 0 || baseApplied > 0) this.#group.wakeLockWaiters();
+    if (applied > 0 || baseApplied > 0) {
+      this.#group.wakeLockWaiters();
+      this.#group.admissionsMoved();
+    }
     this.#act();
     this.#queueConfirm();
   }
@@ -443,14 +451,20 @@ export class Receiver implements MirrorEnd {
   loweredThrough(): void {}
 
   checkpointCursors(): CheckpointCursors {
-    const { journal } = this.#group;
+    const { journal, order } = this.#group;
     const { base } = this.#target;
+    const place = order?.replayPlace(this.replayFrom) ?? null;
     return {
       base: base === null ? null : { next: { ...base.next }, end: base.end },
-      position: this.replayFrom,
-      peerReceived: journal.peer.appended,
-      peerApplied: journal.peerApplied,
-      openScopes: this.#target.openScopes(),
+      position: place?.position ?? this.replayFrom,
+      peerReceived: place?.peer ?? journal.peer.appended,
+      peerApplied: Math.min(journal.peerApplied, place?.peer ?? Infinity),
+      order:
+        order === null || place === null
+          ? null
+          : { own: place.own, state: order.state, withBase: (snapshot) => order.versions.withBase(snapshot) },
+      // told again, where both sites write
+      openScopes: order === null ? this.#target.openScopes() : [],
       ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
         sequence,
         flags: 0,

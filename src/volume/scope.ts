@@ -142,6 +142,8 @@ export class Scope {
    */
   readonly confirmed: Promise<void>;
   readonly #lock: LockRequest;
+  /** Of the LOCK's stamp: all the scope's writes have it. */
+  readonly #clock: number;
   #open = true;
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
@@ -152,6 +154,7 @@ export class Scope {
     this.sequence = sequence;
     this.session = session;
     this.openedAt = volume.group.nowMs();
+    this.#clock = volume.group.journal.stamp;
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
   }
@@ -190,6 +193,7 @@ export class Scope {
           (offset + at) / blockSize,
           piece.length / blockSize,
           piece,
+          this.#clock,
         );
         // in the same turn: promises are made in the order of the stream
         if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);

@@ -218,6 +218,8 @@ export class Sender implements MirrorEnd {
     if (this.#link === null) return;
     this.#link.onDrain = null;
     this.#link = null;
+    this.#group.order?.conflicts.linkLost();
+    this.#unproved.length = 0;
     this.#source.step({ kind: 'disconnected' }, this.#group.nowMs());
     this.#act();
     this.#lookAtRejection();
@@ -241,8 +243,15 @@ export class Sender implements MirrorEnd {
 
   #said(horizon: number): void {
     const { received, granted, applied, peerDurable } = this.#source;
+    this.#group.order?.confirmed(received, horizon);
     this.#unproved.push({ horizon, received, granted, applied, durable: peerDurable });
     this.peerStreamMoved();
+  }
+
+  /** The scope lost: its lock will never be granted. */
+  refuseGrant(lock: number, error: ForelockError): void {
+    const index = this.#grantWaiters.findIndex((waiter) => waiter.lock === lock);
+    if (index >= 0) this.#grantWaiters.splice(index, 1)[0]!.reject(error);
   }
 
   /** More of the peer's stream is here: what the peer said behind it counts now. */
@@ -327,6 +336,7 @@ export class Sender implements MirrorEnd {
       peerReceived: journal.peer.appended,
       peerApplied: journal.peerApplied,
       base: null,
+      order: null,
       openScopes: [],
       ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
         sequence,

@@ -191,7 +191,10 @@ export class Volume {
 
   // ---- scopes (scope.ts): records of one explicit lock
 
-  /** @returns sequence, or RING_FULL / NO_SPACE */
+  /**
+   * @param clock of the scope's stamp; 0 for its LOCK
+   * @returns sequence, or RING_FULL / NO_SPACE
+   */
   appendScoped(
     type: number,
     flags: number,
@@ -200,6 +203,7 @@ export class Volume {
     lba: number,
     blockCount: number,
     payload: Uint8Array | null,
+    clock = 0,
   ): number {
     const { journal } = this.group;
     const at = journal.reserve(
@@ -212,6 +216,7 @@ export class Volume {
       session,
       scope,
       journal.peer.appended,
+      clock,
     );
     if (at < 0) return at;
     if (payload !== null) journal.memory.bytes.set(payload, at);

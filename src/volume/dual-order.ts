@@ -1,0 +1,187 @@
+/**
+ * Where both sites write: what is told to the order of scopes (mirror/conflict.ts) and to the versions of blocks
+ * (journal/versions.ts), and where in the journal a replay has to begin so that both come to the same again.
+ *
+ * Replay needs more than what the maps lack: own records that are not closed, scopes that are not unlocked. `places`
+ * knows, every PLACE_BYTES of journal, how far both streams were; a checkpoint takes the last place before all of it.
+ */
+import { TYPE_ABORT, TYPE_LOCK, TYPE_TRIM, TYPE_UNLOCK, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
+import type { JournalVolume, RecordOrder } from '../journal/journal.js';
+import type { Liveness } from '../journal/liveness.js';
+import type { RecordHeader } from '../journal/record.js';
+import type { OrderState } from '../journal/superblock.js';
+import { Versions } from '../journal/versions.js';
+import { Conflicts, type Verdict } from '../mirror/conflict.js';
+import type { OpenScope } from '../mirror/target.js';
+
+const PLACE_BYTES = 65536;
+
+/** A record boundary in the journal, and how far both streams were there. */
+interface Place {
+  position: number;
+  own: number;
+  peer: number;
+}
+
+export interface DualOrderOptions {
+  site: number;
+  peerSite: number;
+  volumes: ReadonlyMap<number, JournalVolume>;
+  liveness: Liveness;
+  /** Where telling begins. */
+  from: Place;
+  state: OrderState;
+}
+
+export class DualOrder implements RecordOrder {
+  readonly conflicts: Conflicts;
+  readonly versions: Versions;
+  /** The peer's scopes that are applied, alive and not unlocked. */
+  readonly peerScopes = new Map<number, OpenScope>();
+  readonly #places: Place[];
+  /** Received in recovery and not applied yet. */
+  readonly #unapplied: { header: RecordHeader; position: number }[] = [];
+
+  constructor(options: DualOrderOptions) {
+    const { site, peerSite, volumes, liveness, from, state } = options;
+    this.conflicts = new Conflicts({
+      site,
+      peerSite,
+      ownBefore: from.own,
+      peerBefore: from.peer,
+      state: state.conflicts,
+    });
+    this.versions = new Versions({ volumes, liveness, settled: state.settled });
+    this.#places = [from];
+  }
+
+  /** A group that one site wrote, or a new one: all that is there is settled. */
+  static settled(own: number, peer: number): OrderState {
+    return {
+      settled: { through: own, applied: peer },
+      conflicts: { appended: own, closedThrough: own, received: peer, applied: peer, dead: [], cascades: [] },
+    };
+  }
+
+  /** A first copy begins the peer's stream here: nothing before it will ever come. */
+  beginPeer(through: number): void {
+    this.conflicts.beginPeer(through);
+  }
+
+  // ---- records, as they come to stand in the journal
+
+  own(header: RecordHeader, position: number): void {
+    this.#place(position, header.sequence - 1, this.conflicts.received);
+    this.conflicts.own(header);
+    const { type } = header;
+    if (isWrite(type)) this.versions.own(header, position, this.conflicts.mayDie(header.scope));
+    else if (type === TYPE_ABORT) this.versions.abort(header.scope);
+    this.versions.close(this.conflicts.closedThrough);
+  }
+
+  /** @throws ForelockError PEER_PROTOCOL */
+  received(header: RecordHeader, position: number): void {
+    this.#place(position, this.conflicts.appended, header.sequence - 1);
+    this.conflicts.receive(header);
+    this.versions.close(this.conflicts.closedThrough);
+  }
+
+  // ---- the peer's records, as they are applied
+
+  verdict(header: RecordHeader): Verdict {
+    return this.conflicts.verdict(header);
+  }
+
+  /** The verdict was not `wait`, and the record has its lock. */
+  applied(header: RecordHeader, position: number): void {
+    const verdict = this.conflicts.apply(header);
+    assert(verdict !== 'wait', 'a record that waits is not applied');
+    const { type, sequence, flags, volume, lba, blockCount } = header;
+    if (verdict === 'apply') {
+      if (isWrite(type)) this.versions.peer(header, position);
+      else if (type === TYPE_LOCK) {
+        this.versions.peerLock(header);
+        this.peerScopes.set(sequence, { sequence, flags, volume, lba, blockCount });
+      } else if (type === TYPE_UNLOCK || type === TYPE_ABORT) {
+        this.versions.peerUnlock(header.scope);
+        this.peerScopes.delete(header.scope);
+      }
+    }
+    this.versions.close(this.conflicts.closedThrough);
+  }
+
+  /** The peer has our stream to `through`, and had its own to `horizon` then. */
+  confirmed(through: number, horizon: number): void {
+    this.conflicts.confirmed(through, horizon);
+    this.versions.close(this.conflicts.closedThrough);
+  }
+
+  isListed(volume: number, lba: number): boolean {
+    return this.versions.isListed(volume, lba);
+  }
+
+  // ---- recovery
+
+  replayOwn(header: RecordHeader, position: number): void {
+    this.own(header, position);
+    this.#pumpReplay();
+  }
+
+  replayPeer(header: RecordHeader, position: number): void {
+    this.received(header, position);
+    this.#unapplied.push({ header: header.copy(), position });
+    this.#pumpReplay();
+  }
+
+  /** Sessions that held locks died with the process: only what waits for a scope of this site's stream still waits. */
+  #pumpReplay(): void {
+    let count = 0;
+    for (const { header, position } of this.#unapplied) {
+      if (this.conflicts.verdict(header) === 'wait') break;
+      this.applied(header, position);
+      count += 1;
+    }
+    this.#unapplied.splice(0, count);
+  }
+
+  /** Where the commit log begins after recovery, or null if all of it is applied. */
+  get firstUnapplied(): number | null {
+    return this.#unapplied[0]?.position ?? null;
+  }
+
+  // ---- checkpoints
+
+  /** The last place before everything that has to be told again. @param limit a position that it must not be behind */
+  replayPlace(limit: number): Place {
+    const own = Math.min(this.conflicts.oldestOwn, this.versions.settledThrough + 1);
+    const peer = this.conflicts.oldestPeer;
+    const places = this.#places;
+    let count = 0;
+    for (let next = places[1]; next !== undefined; next = places[count + 1]) {
+      if (next.own >= own || next.peer >= peer || next.position > limit) break;
+      count += 1;
+    }
+    if (count > 0) places.splice(0, count);
+    return places[0]!;
+  }
+
+  get state(): OrderState {
+    const { settledThrough } = this.versions;
+    const { dead, cascades, ...conflicts } = this.conflicts.state(settledThrough);
+    return {
+      settled: { through: settledThrough, applied: this.conflicts.applied },
+      conflicts: { ...conflicts, dead: [...dead], cascades: cascades.map(([session, below]) => [session, below]) },
+    };
+  }
+
+  #place(position: number, own: number, peer: number): void {
+    if (position - this.#places[this.#places.length - 1]!.position >= PLACE_BYTES) {
+      this.#places.push({ position, own, peer });
+    }
+  }
+}
+
+function isWrite(type: number): boolean {
+  return type === TYPE_WRITE || type === TYPE_ZERO || type === TYPE_TRIM;
+}
