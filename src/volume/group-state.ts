@@ -330,6 +330,8 @@ export async function openState(
   await call((done) => store.syncDirectory(done));
   const promoted = config.role === 'primary' && superblock.role === 'standby';
   if (promoted) promote(superblock, journal);
+  // what is left is on the disk
+  superblock.suspectFrom = null;
   superblock.incarnation += 1;
   superblock.clean = false;
   superblock.role = config.role;

@@ -75,7 +75,7 @@ export class Group {
   readonly policy: GroupPolicy;
   /** LOCK sequences of this site's open scopes, with their volumes. */
   readonly ownScopes: Map<number, number>;
-  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0 };
+  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, suspectNoteFailures: 0 };
 
   readonly #platform: Platform;
   readonly #gate = new AckGate();
@@ -93,6 +93,7 @@ export class Group {
   #stopping = false;
   #closed = false;
   #degrading = false;
+  #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
   /** Views pinned at FLUSH records with FLAG_POINT, by sequence. */
@@ -152,6 +153,7 @@ export class Group {
       },
       room: () => this.#pumpRoom(),
       failed: (error) => {
+        this.#noteSuspect();
         this.#gate.failAll(error as ForelockError);
         this.#pumpRoom();
         for (const resolve of this.#durableWaiters.splice(0)) resolve();
@@ -417,6 +419,7 @@ export class Group {
   tick(): void {
     const now = this.#platform.nowMs();
     this.journal.tick(now);
+    this.#noteSuspect();
     for (const volume of this.volumes.values()) {
       if (volume.locks.nextDeadline() <= now) {
         volume.locks.expire(now);
@@ -429,6 +432,21 @@ export class Group {
     this.writeback.poke();
     this.#queueAdvance();
     this.#pumpRoom();
+  }
+
+  /**
+   * After a failed sync: writes down from where on the next process must not believe what the page cache shows. Until
+   * that is on the disk it is tried again: only a restart of the machine makes it unnecessary.
+   */
+  #noteSuspect(): void {
+    const { journal, state } = this;
+    if (journal.suspectFrom === null || this.#suspectNote !== 'none') return;
+    this.#suspectNote = 'saving';
+    state.superblock.suspectFrom = journal.suspectFrom;
+    state.save((error) => {
+      this.#suspectNote = error === null ? 'saved' : 'none';
+      if (error !== null) this.counters.suspectNoteFailures += 1;
+    });
   }
 
   /** The peer's cursors moved. */
@@ -466,6 +484,7 @@ export class Group {
     }
     this.#endRoomWaits();
     this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
+    await this.#until(() => this.#suspectNote !== 'saving');
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
     journal.close();
