@@ -4,11 +4,15 @@
  * Source: xxHash fast digest algorithm, doc/xxhash_spec.md of Cyan4973/xxHash, "XXH3 Algorithm". The plain-TypeScript
  * twin (src/kernel/reference/xxh3.ts) follows that text step by step; this file says only where it departs from it:
  *
- * - Large inputs: the eight 64-bit accumulators are four v128 locals. Two vectors make one step: their low and high
- *   32-bit halves are gathered by two shuffles, and two extended multiplications give all four products.
- * - `acc[i xor 1] += stripe[i]` is a sum, so within a block the stripes are summed unswapped in four more locals and
- *   swapped once at the block's end: a shuffle less for each vector.
- * - The last block and the last stripe are runs of the same loop as the full blocks.
+ * - Large inputs: of the eight 64-bit accumulators, lanes 0 to 5 are three v128 locals, lanes 6 and 7 plain integers.
+ *   Wasm's extended multiplication costs V8 two more shuffles, so the vector units are what is short: two lanes on the
+ *   integer units are done meanwhile.
+ * - The first two vectors make one step: their low and high 32-bit halves are gathered by two shuffles, and two extended
+ *   multiplications give all four products.
+ * - `acc[i xor 1] += stripe[i]` is a sum, so within a block the vectors of the stripes are summed unswapped in locals of
+ *   their own and swapped once at the block's end: a shuffle less for each vector.
+ * - Four stripes a turn, with a way out after each. The last block needs the ways out, and so do the registers: V8 puts a
+ *   sum where it is next needed, and without them that is behind all four stripes' loads, with everything spilled.
  */
 import { PRIME32_1, PRIME32_2, PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME64_5 } from './primes';
 
@@ -66,17 +70,18 @@ function upTo16(at: usize, size: u32): u64 {
   return avalanche(<u64>size + bswap<u64>(low) + high + mulFold(low, high));
 }
 
+/** The outermost 16 bytes of both ends, then the next ones inwards, until they meet. */
 function upTo128(at: usize, size: u32): u64 {
   let acc = <u64>size * PRIME64_1;
-  const end = at + size;
-  if (size > 32) {
-    if (size > 64) {
-      if (size > 96) acc += mix(at + 48, SECRET + 96) + mix(end - 64, SECRET + 112);
-      acc += mix(at + 32, SECRET + 64) + mix(end - 48, SECRET + 80);
-    }
-    acc += mix(at + 16, SECRET + 32) + mix(end - 32, SECRET + 48);
-  }
-  acc += mix(at, SECRET) + mix(end - 16, SECRET + 16);
+  let front = at;
+  let back = at + size;
+  let secret: usize = SECRET;
+  do {
+    back -= 16;
+    acc += mix(front, secret) + mix(back, secret + 16);
+    front += 16;
+    secret += 32;
+  } while (front < back);
   return avalanche(acc);
 }
 
@@ -90,71 +95,177 @@ function upTo240(at: usize, size: u32): u64 {
 }
 
 function large(at: usize, size: u32): u64 {
-  let a0 = i64x2(PRIME32_3, PRIME64_1);
+  let a0 = i64x2(PRIME32_3, PRIME64_1); // lanes 0 and 1
   let a1 = i64x2(PRIME64_2, PRIME64_3);
   let a2 = i64x2(PRIME64_4, PRIME32_2);
-  let a3 = i64x2(PRIME64_5, PRIME32_1);
+  let a6 = PRIME64_5;
+  let a7 = PRIME32_1;
+  let s0: v128, s1: v128, s2: v128; // sums of the block's stripes
+  let d0: v128, d1: v128, d2: v128, d6: u64, d7: u64; // a stripe
+  let k0: v128, k1: v128, k2: v128; // its vectors xored with the secret
 
-  // Runs of stripes: each full block (16 stripes, then the scramble), the last block's, the last stripe alone.
-  const blocks = (size - 1) >> 10;
-  const lastRun = blocks + 1;
   let stripe = at;
-  for (let run: u32 = 0; run <= lastRun; run++) {
-    let stripes: u32 = 16;
+  const lastBlock = at + ((size - 1) & ~1023);
+  for (let block = at; ; block += 1024) {
+    const isLast = block == lastBlock;
+    const end = isLast ? block + ((size - 1) & 960) : block + 1024;
     let secret: usize = SECRET;
-    if (run == blocks) {
-      stripes = ((size - 1) & 1023) >> 6;
-    } else if (run == lastRun) {
-      stripes = 1;
-      secret = SECRET + 121;
-      stripe = at + size - 64;
-    }
-
-    let s0 = i64x2.splat(0);
-    let s1 = s0;
-    let s2 = s0;
-    let s3 = s0;
-    for (; stripes != 0; stripes--) {
-      const d0 = v128.load(stripe);
-      const d1 = v128.load(stripe, 16);
-      const d2 = v128.load(stripe, 32);
-      const d3 = v128.load(stripe, 48);
+    stripe = block;
+    s0 = i64x2.splat(0);
+    s1 = s0;
+    s2 = s0;
+    while (stripe != end) {
+      d0 = v128.load(stripe);
+      k0 = v128.xor(d0, v128.load(secret));
       s0 = i64x2.add(s0, d0);
+      d1 = v128.load(stripe, 16);
+      k1 = v128.xor(d1, v128.load(secret, 16));
       s1 = i64x2.add(s1, d1);
+      a0 = i64x2.add(a0, lowProducts(k0, k1));
+      a1 = i64x2.add(a1, highProducts(k0, k1));
+      d2 = v128.load(stripe, 32);
+      k2 = v128.xor(d2, v128.load(secret, 32));
       s2 = i64x2.add(s2, d2);
-      s3 = i64x2.add(s3, d3);
-      const k0 = v128.xor(d0, v128.load(secret));
-      const k1 = v128.xor(d1, v128.load(secret, 16));
-      const k2 = v128.xor(d2, v128.load(secret, 32));
-      const k3 = v128.xor(d3, v128.load(secret, 48));
-      const low01 = v128.shuffle<u32>(k0, k1, 0, 2, 4, 6);
-      const high01 = v128.shuffle<u32>(k0, k1, 1, 3, 5, 7);
-      const low23 = v128.shuffle<u32>(k2, k3, 0, 2, 4, 6);
-      const high23 = v128.shuffle<u32>(k2, k3, 1, 3, 5, 7);
-      a0 = i64x2.add(a0, i64x2.extmul_low_i32x4_u(low01, high01));
-      a1 = i64x2.add(a1, i64x2.extmul_high_i32x4_u(low01, high01));
-      a2 = i64x2.add(a2, i64x2.extmul_low_i32x4_u(low23, high23));
-      a3 = i64x2.add(a3, i64x2.extmul_high_i32x4_u(low23, high23));
-      stripe += 64;
-      secret += 8;
+      a2 = i64x2.add(a2, products(k2));
+      d6 = load<u64>(stripe, 48);
+      a6 += product(d6 ^ load<u64>(secret, 48));
+      a7 += d6;
+      d7 = load<u64>(stripe, 56);
+      a7 += product(d7 ^ load<u64>(secret, 56));
+      a6 += d7;
+      if (stripe + 64 == end) break;
+
+      d0 = v128.load(stripe, 64);
+      k0 = v128.xor(d0, v128.load(secret, 8));
+      s0 = i64x2.add(s0, d0);
+      d1 = v128.load(stripe, 80);
+      k1 = v128.xor(d1, v128.load(secret, 24));
+      s1 = i64x2.add(s1, d1);
+      a0 = i64x2.add(a0, lowProducts(k0, k1));
+      a1 = i64x2.add(a1, highProducts(k0, k1));
+      d2 = v128.load(stripe, 96);
+      k2 = v128.xor(d2, v128.load(secret, 40));
+      s2 = i64x2.add(s2, d2);
+      a2 = i64x2.add(a2, products(k2));
+      d6 = load<u64>(stripe, 112);
+      a6 += product(d6 ^ load<u64>(secret, 56));
+      a7 += d6;
+      d7 = load<u64>(stripe, 120);
+      a7 += product(d7 ^ load<u64>(secret, 64));
+      a6 += d7;
+      if (stripe + 128 == end) break;
+
+      d0 = v128.load(stripe, 128);
+      k0 = v128.xor(d0, v128.load(secret, 16));
+      s0 = i64x2.add(s0, d0);
+      d1 = v128.load(stripe, 144);
+      k1 = v128.xor(d1, v128.load(secret, 32));
+      s1 = i64x2.add(s1, d1);
+      a0 = i64x2.add(a0, lowProducts(k0, k1));
+      a1 = i64x2.add(a1, highProducts(k0, k1));
+      d2 = v128.load(stripe, 160);
+      k2 = v128.xor(d2, v128.load(secret, 48));
+      s2 = i64x2.add(s2, d2);
+      a2 = i64x2.add(a2, products(k2));
+      d6 = load<u64>(stripe, 176);
+      a6 += product(d6 ^ load<u64>(secret, 64));
+      a7 += d6;
+      d7 = load<u64>(stripe, 184);
+      a7 += product(d7 ^ load<u64>(secret, 72));
+      a6 += d7;
+      if (stripe + 192 == end) break;
+
+      d0 = v128.load(stripe, 192);
+      k0 = v128.xor(d0, v128.load(secret, 24));
+      s0 = i64x2.add(s0, d0);
+      d1 = v128.load(stripe, 208);
+      k1 = v128.xor(d1, v128.load(secret, 40));
+      s1 = i64x2.add(s1, d1);
+      a0 = i64x2.add(a0, lowProducts(k0, k1));
+      a1 = i64x2.add(a1, highProducts(k0, k1));
+      d2 = v128.load(stripe, 224);
+      k2 = v128.xor(d2, v128.load(secret, 56));
+      s2 = i64x2.add(s2, d2);
+      a2 = i64x2.add(a2, products(k2));
+      d6 = load<u64>(stripe, 240);
+      a6 += product(d6 ^ load<u64>(secret, 72));
+      a7 += d6;
+      d7 = load<u64>(stripe, 248);
+      a7 += product(d7 ^ load<u64>(secret, 80));
+      a6 += d7;
+
+      stripe += 256;
+      secret += 32;
     }
     a0 = i64x2.add(a0, v128.shuffle<u64>(s0, s0, 1, 0));
     a1 = i64x2.add(a1, v128.shuffle<u64>(s1, s1, 1, 0));
     a2 = i64x2.add(a2, v128.shuffle<u64>(s2, s2, 1, 0));
-    a3 = i64x2.add(a3, v128.shuffle<u64>(s3, s3, 1, 0));
+    if (isLast) break;
 
-    if (run < blocks) {
-      a0 = scramble(a0, v128.load(SECRET, 128));
-      a1 = scramble(a1, v128.load(SECRET, 144));
-      a2 = scramble(a2, v128.load(SECRET, 160));
-      a3 = scramble(a3, v128.load(SECRET, 176));
-    }
+    a0 = scramble(a0, v128.load(SECRET, 128));
+    a1 = scramble(a1, v128.load(SECRET, 144));
+    a2 = scramble(a2, v128.load(SECRET, 160));
+    a6 = (a6 ^ (a6 >> 47) ^ load<u64>(SECRET, 176)) * PRIME32_1;
+    a7 = (a7 ^ (a7 >> 47) ^ load<u64>(SECRET, 184)) * PRIME32_1;
   }
 
+  stripe = at + size - 64;
+  s0 = i64x2.splat(0);
+  s1 = s0;
+  s2 = s0;
+  d0 = v128.load(stripe);
+  k0 = v128.xor(d0, v128.load(SECRET, 121));
+  s0 = i64x2.add(s0, d0);
+  d1 = v128.load(stripe, 16);
+  k1 = v128.xor(d1, v128.load(SECRET, 137));
+  s1 = i64x2.add(s1, d1);
+  a0 = i64x2.add(a0, lowProducts(k0, k1));
+  a1 = i64x2.add(a1, highProducts(k0, k1));
+  d2 = v128.load(stripe, 32);
+  k2 = v128.xor(d2, v128.load(SECRET, 153));
+  s2 = i64x2.add(s2, d2);
+  a2 = i64x2.add(a2, products(k2));
+  d6 = load<u64>(stripe, 48);
+  a6 += product(d6 ^ load<u64>(SECRET, 169));
+  a7 += d6;
+  d7 = load<u64>(stripe, 56);
+  a7 += product(d7 ^ load<u64>(SECRET, 177));
+  a6 += d7;
+  a0 = i64x2.add(a0, v128.shuffle<u64>(s0, s0, 1, 0));
+  a1 = i64x2.add(a1, v128.shuffle<u64>(s1, s1, 1, 0));
+  a2 = i64x2.add(a2, v128.shuffle<u64>(s2, s2, 1, 0));
+
   let result = <u64>size * PRIME64_1;
-  result += merge(a0, SECRET + 11) + merge(a1, SECRET + 27);
-  result += merge(a2, SECRET + 43) + merge(a3, SECRET + 59);
+  result += merge(a0, SECRET + 11) + merge(a1, SECRET + 27) + merge(a2, SECRET + 43);
+  result += mulFold(a6 ^ load<u64>(SECRET, 59), a7 ^ load<u64>(SECRET, 67));
   return avalanche(result);
+}
+
+/** The low half of each of x's lanes times its high half. `y` is there so that highProducts needs no shuffles of its own. */
+// @ts-ignore: decorator
+@inline
+function lowProducts(x: v128, y: v128): v128 {
+  return i64x2.extmul_low_i32x4_u(v128.shuffle<u32>(x, y, 0, 2, 4, 6), v128.shuffle<u32>(x, y, 1, 3, 5, 7));
+}
+
+/** The same of y's lanes, from the shuffles of lowProducts(x, y). */
+// @ts-ignore: decorator
+@inline
+function highProducts(x: v128, y: v128): v128 {
+  return i64x2.extmul_high_i32x4_u(v128.shuffle<u32>(x, y, 0, 2, 4, 6), v128.shuffle<u32>(x, y, 1, 3, 5, 7));
+}
+
+/** The same of x's lanes, for a vector without a partner. */
+// @ts-ignore: decorator
+@inline
+function products(x: v128): v128 {
+  return i64x2.extmul_low_i32x4_u(v128.shuffle<u32>(x, x, 0, 2, 0, 2), v128.shuffle<u32>(x, x, 1, 3, 1, 3));
+}
+
+// @ts-ignore: decorator
+@inline
+function product(x: u64): u64 {
+  return (x & 0xffffffff) * (x >> 32);
 }
 
 // @ts-ignore: decorator

@@ -310,10 +310,7 @@ export class Cleaner {
         continue;
       }
       let count = 1;
-      while (
-        index + count < blockCount &&
-        this.#shows(map, number, lba + index + count, position, index + count)
-      ) {
+      while (index + count < blockCount && this.#shows(map, number, lba + index + count, position, index + count)) {
         count += 1;
       }
       const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);

@@ -138,6 +138,8 @@ export class Journal {
   sealed = 0;
   written = 0;
   durable = 0;
+  /** Set when a sync failed: what lies from this position on may never be on the disk, whatever is read back. */
+  suspectFrom: number | null = null;
   /** Highest stamp given or seen. */
   stamp = 0;
   /** Applied cursor of the peer's stream, recorded in MARKs. */
@@ -781,7 +783,10 @@ export class Journal {
       this.#syncing = false;
       if (this.#closed) return;
       // a failed sync may have dropped the dirty pages: trying again would report success for lost bytes
-      if (firstError) return this.#fail(firstError);
+      if (firstError) {
+        this.suspectFrom = this.durable;
+        return this.#fail(firstError);
+      }
       this.counters.syncs += 1;
       this.#durableTo(covered);
       this.#pump();
@@ -819,7 +824,7 @@ export class Journal {
     if (this.#failed) return;
     this.#failed = new ForelockError(
       'EIO',
-      `the journal can no longer be written (${error.message}); what was answered before is in the ring and at the peer. Mend the disk and restart`,
+      `the journal can no longer be written (${error.message}); what was answered before is in the ring and at the peer. Mend the disk and restart: what is not on it for certain is dropped then`,
       { cause: error },
     );
     this.#listener.failed(this.#failed);

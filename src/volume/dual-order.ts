@@ -25,8 +25,6 @@ interface Place {
 }
 
 export interface DualOrderOptions {
-  site: number;
-  peerSite: number;
   volumes: ReadonlyMap<number, JournalVolume>;
   liveness: Liveness;
   /** Where telling begins. */
@@ -44,14 +42,8 @@ export class DualOrder implements RecordOrder {
   readonly #unapplied: { header: RecordHeader; position: number }[] = [];
 
   constructor(options: DualOrderOptions) {
-    const { site, peerSite, volumes, liveness, from, state } = options;
-    this.conflicts = new Conflicts({
-      site,
-      peerSite,
-      ownBefore: from.own,
-      peerBefore: from.peer,
-      state: state.conflicts,
-    });
+    const { volumes, liveness, from, state } = options;
+    this.conflicts = new Conflicts({ ownBefore: from.own, peerBefore: from.peer, state: state.conflicts });
     this.versions = new Versions({ volumes, liveness, settled: state.settled });
     this.#places = [from];
   }

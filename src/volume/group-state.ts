@@ -18,6 +18,8 @@ import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import {
   BLOCK_SIZE_DEFAULT,
+  BLOCK_SIZE_MAX,
+  BLOCK_SIZE_MIN,
   GENERATIONS_MAX,
   JOURNAL_SEGMENTS_MIN,
   MIB,
@@ -116,12 +118,19 @@ export function loadSuperblock(
   return { files, superblock: files.load() };
 }
 
-/** What a new group, or a standby that adopts one, writes down first. */
+/**
+ * What a new group, or a standby that adopts one, writes down first.
+ * @throws ForelockError CONFIG, or PEER_REFUSED when they are the peer's: volumes that cannot be
+ */
 export function newSuperblock(
   config: GroupConfig,
   volumes: { number: number; name: string; size: number; blockSize: number }[],
   adopt: { groupId: string; generations: Superblock['generations']; peer: { number: number; name: string } } | null,
 ): Superblock {
+  for (const volume of volumes) {
+    const wrong = findMisshape(volume, volumes);
+    if (wrong !== null) throw new ForelockError(adopt === null ? 'CONFIG' : 'PEER_REFUSED', wrong);
+  }
   const number = adopt === null ? 1 : siteNumberOf(config.site);
   const size = volumes.reduce((sum, volume) => sum + volume.size, 0);
   const ringSize = config.ringSize ?? RING_SIZE_DEFAULT;
@@ -176,15 +185,27 @@ export function volumesFromConfig(
         `volume ${volume.name} is new: give its size, as in --volume ${volume.name}:10G`,
       );
     }
-    const blockSize = volume.blockSize ?? BLOCK_SIZE_DEFAULT;
-    if (volume.size === 0 || volume.size % blockSize !== 0 || volume.size > VOLUME_SIZE_MAX) {
-      throw new ForelockError(
-        'CONFIG',
-        `volume ${volume.name}: size ${volume.size} must be a multiple of ${blockSize} bytes, above 0 and at most ${VOLUME_SIZE_MAX}`,
-      );
-    }
-    return { number: index + 1, name: volume.name, size: volume.size, blockSize };
+    return {
+      number: index + 1,
+      name: volume.name,
+      size: volume.size,
+      blockSize: volume.blockSize ?? BLOCK_SIZE_DEFAULT,
+    };
   });
+}
+
+/** Why a group cannot have this volume, whoever said so; or null. */
+function findMisshape(
+  { number, name, size, blockSize }: { number: number; name: string; size: number; blockSize: number },
+  all: readonly { number: number; name: string }[],
+): string | null {
+  if (blockSize < BLOCK_SIZE_MIN || blockSize > BLOCK_SIZE_MAX || !Number.isInteger(Math.log2(blockSize)))
+    return `volume ${name}: blocks of ${blockSize} bytes must be a power of two, ${BLOCK_SIZE_MIN} to ${BLOCK_SIZE_MAX}`;
+  if (size === 0 || size % blockSize !== 0 || size > VOLUME_SIZE_MAX)
+    return `volume ${name}: size ${size} must be a multiple of ${blockSize} bytes, above 0 and at most ${VOLUME_SIZE_MAX}`;
+  if (number === 0 || all.filter((each) => each.number === number || each.name === name).length > 1)
+    return `volume ${number}, ${name}: every volume has a name and a number, from 1, of its own`;
+  return null;
 }
 
 /**
@@ -275,8 +296,6 @@ export async function openState(
   const scopes = new Map(checkpoint.openScopes.map((scope) => [scope.sequence, scope]));
   const orderOf = (from: { position: number; own: number; peer: number }, state: OrderState): DualOrder =>
     new DualOrder({
-      site: superblock.site.number,
-      peerSite: journal.peer.site,
       volumes: journal.volumes,
       liveness,
       from,
@@ -358,6 +377,8 @@ export async function openState(
   }
   const promoted = config.role === 'primary' && superblock.role === 'standby';
   if (promoted) promote(superblock, journal);
+  // what is left is on the disk
+  superblock.suspectFrom = null;
   superblock.incarnation += 1;
   superblock.clean = false;
   superblock.role = config.role;

@@ -87,7 +87,15 @@ export class Group {
   readonly ownScopes: Map<number, number>;
   /** The same for those that somebody holds, oldest first. */
   readonly openScopes = new Map<number, Scope>();
-  readonly counters = { roomWaits: 0, views: 0, degraded: 0, peerAwayFailures: 0, freezes: 0, scopesAborted: 0 };
+  readonly counters = {
+    roomWaits: 0,
+    views: 0,
+    degraded: 0,
+    peerAwayFailures: 0,
+    suspectNoteFailures: 0,
+    freezes: 0,
+    scopesAborted: 0,
+  };
 
   readonly #platform: Platform;
   readonly #gate = new AckGate();
@@ -110,6 +118,7 @@ export class Group {
   #stopping = false;
   #closed = false;
   #degrading = false;
+  #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
   /** Views pinned at FLUSH records with FLAG_POINT, by sequence. */
@@ -173,6 +182,7 @@ export class Group {
       },
       room: () => this.#pumpRoom(),
       failed: (error) => {
+        this.#noteSuspect();
         this.#gate.failAll(error as ForelockError);
         this.#pumpRoom();
         for (const resolve of this.#durableWaiters.splice(0)) resolve();
@@ -378,23 +388,24 @@ export class Group {
   }
 
   /** May a scope of this site be opened here now, as far as the peer's are concerned? */
-  admits(volume: Volume, lba: number, blockCount: number, aborts: boolean): boolean {
+  admits(session: number, volume: Volume, lba: number, blockCount: number, aborts: boolean): boolean {
     const { order } = this;
     if (order === null) return true;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
-    return !order.conflicts.mustWait(volume.number, lba, blockCount, aborts);
+    return !order.conflicts.mustWait(session, volume.number, lba, blockCount, aborts);
   }
 
   /** The peer's stream has come further, or was applied further. */
   admissionsMoved(): void {
     this.#pumpAdmissions();
+    this.#pumpRoom();
   }
 
   /** More of the peer's stream is here, and judged: own scopes that it beats are dead. */
   peerStreamMoved(): void {
     this.sender?.peerStreamMoved();
     if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
-    this.#pumpAdmissions();
+    this.admissionsMoved();
   }
 
   /**
@@ -434,8 +445,15 @@ export class Group {
   }
 
   /** @throws LockTimeoutError */
-  whenAdmitted(volume: Volume, lba: number, blockCount: number, aborts: boolean, deadline: number): Promise<void> {
-    if (this.admits(volume, lba, blockCount, aborts)) return Promise.resolve();
+  whenAdmitted(
+    session: number,
+    volume: Volume,
+    lba: number,
+    blockCount: number,
+    aborts: boolean,
+    deadline: number,
+  ): Promise<void> {
+    if (this.admits(session, volume, lba, blockCount, aborts)) return Promise.resolve();
     return new Promise((resolve, reject) => {
       this.#admissions.push((now) => {
         if (this.#stopping || now >= deadline) {
@@ -444,7 +462,7 @@ export class Group {
               `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`,
             ),
           );
-        } else if (this.admits(volume, lba, blockCount, aborts)) resolve();
+        } else if (this.admits(session, volume, lba, blockCount, aborts)) resolve();
         else return false;
         return true;
       });
@@ -592,6 +610,7 @@ export class Group {
   tick(): void {
     const now = this.#platform.nowMs();
     this.journal.tick(now);
+    this.#noteSuspect();
     for (const volume of this.volumes.values()) {
       if (volume.locks.nextDeadline() <= now) {
         volume.locks.expire(now);
@@ -607,6 +626,21 @@ export class Group {
     this.writeback.poke();
     this.#queueAdvance();
     this.#pumpRoom();
+  }
+
+  /**
+   * After a failed sync: writes down from where on the next process must not believe what the page cache shows. Until
+   * that is on the disk it is tried again: only a restart of the machine makes it unnecessary.
+   */
+  #noteSuspect(): void {
+    const { journal, state } = this;
+    if (journal.suspectFrom === null || this.#suspectNote !== 'none') return;
+    this.#suspectNote = 'saving';
+    state.superblock.suspectFrom = journal.suspectFrom;
+    state.save((error) => {
+      this.#suspectNote = error === null ? 'saved' : 'none';
+      if (error !== null) this.counters.suspectNoteFailures += 1;
+    });
   }
 
   /** The peer's cursors moved. */
@@ -644,6 +678,7 @@ export class Group {
     }
     this.#endRoomWaits();
     this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
+    await this.#until(() => this.#suspectNote !== 'saving');
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
     journal.close();

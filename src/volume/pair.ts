@@ -578,6 +578,7 @@ export class Pair {
       from: decision.from,
       base: null,
       onReject: 'target-retry',
+      confirmed: 0,
       groupId: state.superblock.groupId,
       generations: state.superblock.generations,
     };

@@ -69,11 +69,11 @@ export async function openScope(
   const flags = (mode === 'read' ? FLAG_READ_LOCK : 0) | (aborts ? FLAG_ABORT_ON_CONFLICT : 0);
   let scope: Scope;
   try {
-    await group.whenAdmitted(volume, lba, blockCount, aborts, deadline);
+    await group.whenAdmitted(session, volume, lba, blockCount, aborts, deadline);
     scope = await append(volume, () => {
       const late = group.refuseWrite();
       if (late !== null) return late;
-      if (!group.admits(volume, lba, blockCount, aborts)) return RING_FULL;
+      if (!group.admits(session, volume, lba, blockCount, aborts)) return RING_FULL;
       const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
       if (sequence < 0) return sequence;
       // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream

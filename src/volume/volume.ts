@@ -302,6 +302,8 @@ export class Volume {
       group.settleSoon(completion, ended);
       return -1;
     }
+    // where both sites write: the peer's stream has to come first
+    if (!group.admits(session, this, lba, blockCount, false)) return done;
     const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;

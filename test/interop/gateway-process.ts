@@ -48,6 +48,7 @@ export interface ProcessOptions {
   ack?: 'local' | 'received' | 'applied';
   speculation?: 'on' | 'off';
   'when-peer-away'?: 'degrade' | 'block' | 'fail';
+  'on-reject'?: 'target-retry' | 'halt' | 'retransmit';
   kernel?: 'wasm' | 'reference' | 'compare';
   /** Bytes. */
   journal?: number;

@@ -44,6 +44,7 @@ export interface RigOptions {
   scheduler?: Scheduler;
   from?: Partial<ReplayFrom>;
   journalId?: number;
+  ownSite?: number;
   /** What the maps of the last checkpoint show. */
   fillMap?: (map: BlockMap) => void;
   limit?: number;
@@ -81,7 +82,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     segmentSize,
     groupId: '00000000-0000-4000-8000-000000000000',
     journalId: options.journalId ?? 0xfeed,
-    ownSite: 1,
+    ownSite: options.ownSite ?? 1,
     generation: 1,
     poolSealBytes: 256 * 1024,
     clock: () => 1_700_000_000_000_000 + Math.floor(scheduler.now * 1000),

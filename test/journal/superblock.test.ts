@@ -50,6 +50,7 @@ const superblock = (incarnation: number): Superblock => ({
     openScopes: [{ sequence: 1, flags: 1, volume: 0, lba: 17, blockCount: 8 }],
     ownScopes: [],
     clock: 1.7e15,
+    order: null,
   },
 });
 

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { HEARTBEAT_MS } from '../../src/limits.js';
 import { SourceStream } from '../../src/mirror/source.js';
-import type { Confirm, Nak, RejectPolicy } from '../../src/mirror/wire.js';
+import { type Confirm, NAK_REJECTED, type Nak, type RejectPolicy } from '../../src/mirror/wire.js';
 import { lines, makeConfirm } from './rig.js';
 
 function source(end: number, speculation: 'on' | 'off' = 'on', onReject: RejectPolicy = 'target-retry'): SourceStream {
@@ -212,4 +212,117 @@ test('a heartbeat is due once per interval while connected', () => {
   stream.step({ kind: 'tick' }, HEARTBEAT_MS);
   stream.step({ kind: 'tick' }, HEARTBEAT_MS + 1);
   expect(lines(stream.drain())).toEqual(['heartbeat']);
+});
+
+test('halt: nothing is sent from the rejection to the grant; what was sent stays sent, and heartbeats go on', () => {
+  const stream = source(9, 'on', 'halt');
+  connect(stream);
+  sent(stream, 5);
+  expect(confirm(stream, { received: 5, granted: 1, applied: 1, durable: 5, rejected: 2 })).toEqual([
+    'rejected sequence=2',
+    'progressed',
+  ]);
+  expect([stream.stopped, stream.want()]).toEqual(['halted', null]);
+  stream.step({ kind: 'moved', appended: 12, sealed: 12, durable: 9 }, 0);
+  expect(stream.want()).toBeNull();
+  stream.step({ kind: 'tick' }, HEARTBEAT_MS);
+  expect(lines(stream.drain())).toEqual(['heartbeat']);
+  expect(confirm(stream, { received: 5, granted: 3, applied: 3, durable: 5, rejected: 4 })).toEqual([
+    'granted sequence=2',
+    'rejected sequence=4',
+    'progressed',
+  ]);
+  expect(stream.stopped).toBe('halted');
+  confirm(stream, { received: 5, granted: 5, applied: 5, durable: 5 });
+  expect([stream.stopped, span(stream)]).toEqual([null, '6..12 attempt 0 max 990']);
+});
+
+test('halt: a cut ends it; the target says again what waits there', () => {
+  const stream = source(9, 'on', 'halt');
+  connect(stream);
+  sent(stream, 5);
+  confirm(stream, { received: 5, granted: 1, applied: 1, rejected: 2 });
+  stream.step({ kind: 'disconnected' }, 0);
+  expect([stream.stopped, stream.want()]).toEqual([null, null]);
+  const at = { received: 5, durable: 5, applied: 1, creditBytes: 1000, base: null, consistent: true };
+  stream.step({ kind: 'connected', epoch: 2, ...at }, 0);
+  expect(span(stream)).toMatch(/^6..9 /);
+  stream.drain();
+  expect(confirm(stream, { epoch: 2, received: 5, granted: 1, applied: 1, durable: 5, rejected: 2 })[0]).toBe(
+    'rejected sequence=2',
+  );
+  expect(stream.stopped).toBe('halted');
+});
+
+test('retransmit: back to before the record as a new attempt, held there until the lock can be had', () => {
+  const stream = source(9, 'on', 'retransmit');
+  connect(stream);
+  sent(stream, 9, 90);
+  confirm(stream, { received: 3, granted: 3, applied: 3 });
+  expect(nak(stream, { sequence: 4, reason: NAK_REJECTED })).toEqual([
+    'rewound attempt=1 from=4 base=null reason=2',
+    'rejected sequence=4',
+  ]);
+  expect([stream.sent, stream.stopped, stream.want()]).toEqual([3, 'rewound', null]);
+  const still = { attempt: 1, received: 3, granted: 3, applied: 3 };
+  expect(confirm(stream, { ...still, rejected: 4 })).toEqual([]);
+  expect(nak(stream, { sequence: 4, reason: NAK_REJECTED })).toEqual([]); // said again
+  stream.step({ kind: 'moved', appended: 12, sealed: 12, durable: 9 }, 0);
+  expect(stream.want()).toBeNull();
+  expect(confirm(stream, { ...still, rejected: 0 })).toEqual(['granted sequence=4']);
+  expect([stream.stopped, span(stream)]).toEqual([null, '4..12 attempt 1 max 910']);
+  // the second time it may be damaged on the way, or rejected behind the first
+  sent(stream, 12);
+  expect(nak(stream, { attempt: 1, sequence: 4 })).toEqual(['rewound attempt=2 from=4 base=null reason=1']);
+  expect(span(stream)).toMatch(/^4..12 attempt 2 /);
+  sent(stream, 12);
+  confirm(stream, { attempt: 2, received: 6, granted: 6, applied: 6 });
+  expect(nak(stream, { attempt: 2, sequence: 7, reason: NAK_REJECTED })[1]).toBe('rejected sequence=7');
+  expect([stream.attempt, stream.stopped]).toEqual([3, 'rewound']);
+});
+
+test('retransmit: a cut while held back ends the wait; the new epoch begins where the target is', () => {
+  const stream = source(9, 'on', 'retransmit');
+  connect(stream);
+  sent(stream, 9);
+  nak(stream, { sequence: 4, reason: NAK_REJECTED });
+  stream.step({ kind: 'disconnected' }, 0);
+  const at = { received: 3, durable: 3, applied: 3, creditBytes: 1000, base: null, consistent: true };
+  stream.step({ kind: 'connected', epoch: 2, ...at }, 0);
+  stream.drain();
+  expect([stream.stopped, span(stream)]).toEqual([null, '4..9 attempt 0 max 1000']);
+  expect(nak(stream, { epoch: 1, attempt: 1, sequence: 5, reason: NAK_REJECTED })).toEqual([]);
+});
+
+test('retransmit, lock-step: the lock alone goes again, and its data behind the grant', () => {
+  const stream = source(4, 'off', 'retransmit');
+  stream.step({ kind: 'scope', lock: 1, end: 4 }, 0);
+  connect(stream);
+  sent(stream, 1);
+  nak(stream, { sequence: 1, reason: NAK_REJECTED });
+  expect(stream.want()).toBeNull();
+  confirm(stream, { attempt: 1 });
+  expect(span(stream)).toMatch(/^1..1 attempt 1 /);
+  sent(stream, 1);
+  confirm(stream, { attempt: 1, received: 1, granted: 1, applied: 1 });
+  expect(span(stream)).toMatch(/^2..4 /);
+});
+
+test.each<[RejectPolicy, number]>([
+  ['target-retry', 4],
+  ['halt', 4],
+  ['retransmit', 0],
+])('under %s a NAK that drops %d for its lock breaks the protocol', (policy, sequence) => {
+  const stream = source(9, 'on', policy);
+  connect(stream);
+  sent(stream, 9);
+  const base = sequence === 0 ? { volume: 0, lba: 0 } : null;
+  expect(nak(stream, { sequence, base, reason: NAK_REJECTED })[0]).toMatch(/^broken reason="NAK drops/);
+});
+
+test('retransmit: a CONFIRM that rejects what was not received breaks the protocol, unless it was dropped', () => {
+  const stream = source(9, 'on', 'retransmit');
+  connect(stream);
+  sent(stream, 9);
+  expect(confirm(stream, { received: 3, granted: 3, applied: 3, rejected: 4 })[0]).toMatch(/^broken/);
 });

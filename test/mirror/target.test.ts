@@ -10,6 +10,7 @@ import {
 } from '../../assembly/layout.js';
 import { MESSAGE_SIZE_MAX } from '../../src/limits.js';
 import { APPLY, type TargetOptions, TargetStream, WAIT } from '../../src/mirror/target.js';
+import type { RejectPolicy } from '../../src/mirror/wire.js';
 import { lines, makeLocks } from './rig.js';
 
 const LEASE = 100;
@@ -25,14 +26,14 @@ function rig(changes: Partial<TargetOptions> = {}) {
     target.step({ kind: 'frame', ...event });
     return lines(target.drain());
   };
-  const receive = (through: number) => {
-    target.step({ kind: 'connected', epoch: 1, base: null, onReject: 'target-retry' });
+  const receive = (through: number, onReject: RejectPolicy = 'target-retry') => {
+    target.step({ kind: 'connected', epoch: 1, base: null, onReject });
     frame(target.received + 1, through - target.received);
     target.step({ kind: 'verified', epoch: 1, attempt: 0, through });
     target.drain();
   };
   const admit = (sequence: number, type: number, lba: number, blockCount: number, scope = sequence, flags = 0) =>
-    target.admit(type, flags, 0, lba, blockCount, scope, sequence, 0);
+    target.admit({ type, flags, volume: 0, lba, blockCount, scope, sequence }, 0);
   return { locks, target, frame, receive, admit };
 }
 
@@ -204,9 +205,9 @@ test('base copy: consistent only when it is whole, applied, caught up with and d
   target.step({ kind: 'baseVerified', ...at, count: 3, next: { volume: 0, lba: 9 } });
   expect(target.base).toEqual({ start: 5, next: { volume: 0, lba: 9 }, end: 6 });
   target.step({ kind: 'verified', ...at, through: 6 });
-  expect(target.admit(TYPE_BASE, 0, 0, 0, 3, 0, 0, 0)).toBe(APPLY);
+  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 3, scope: 0, sequence: 0 }, 0)).toBe(APPLY);
   target.step({ kind: 'baseApplied', count: 3 });
-  target.admit(TYPE_WRITE, 0, 0, 0, 1, 6, 6, 0);
+  target.admit({ type: TYPE_WRITE, flags: 0, volume: 0, lba: 0, blockCount: 1, scope: 6, sequence: 6 }, 0);
   target.step({ kind: 'applied', through: 6 });
   target.step({ kind: 'durable', through: 6 });
   expect(target.takeConfirm()).toMatchObject({ consistent: false, base: { volume: 0, lba: 0 } });
@@ -237,4 +238,171 @@ test('a scope that was open when the base copy began has no LOCK here', () => {
   expect(admit(6, TYPE_WRITE, 8, 1, 3)).toBe(APPLY);
   expect(admit(7, TYPE_UNLOCK, 8, 4, 3)).toBe(APPLY);
   expect(target.granted).toBe(7);
+});
+
+/** Records 1 to 4 have come, 2 waits for a lock that somebody holds, and was dropped. */
+function dropped() {
+  const all = rig();
+  const { target, locks, receive, admit } = all;
+  receive(4, 'retransmit');
+  target.step({ kind: 'durable', through: 4 });
+  const holder = locks.request('host', 'read', 10, 4, 5, Infinity)!;
+  admit(1, TYPE_WRITE, 0, 1);
+  target.step({ kind: 'applied', through: 1 });
+  target.drain();
+  expect(admit(2, TYPE_LOCK, 12, 4)).toBe(WAIT);
+  const effects = lines(target.drain());
+  const later = locks.request('host', 'write', 15, 1, 6, Infinity)!;
+  const again = (first: number, count: number, attempt = 1) => {
+    const accepted = all.frame(first, count, { attempt });
+    target.step({ kind: 'verified', epoch: 1, attempt, through: first + count - 1 });
+    return accepted;
+  };
+  const letGo = () => {
+    locks.release(holder);
+    target.step({ kind: 'locksMoved' });
+  };
+  return { ...all, holder, later, effects, again, letGo };
+}
+
+test('retransmit: what waits is dropped with all behind it, and comes again when its lock can be had', () => {
+  const { target, locks, admit, frame, effects, holder, later, again, letGo } = dropped();
+  expect(effects).toEqual([
+    'rejected sequence=2 volume=0 lba=12 blockCount=4',
+    'dropped through=1 count=3',
+    'nak epoch=1 attempt=0 sequence=2 base=null reason=2',
+  ]);
+  expect([target.received, target.accepted, target.durable, target.rewound]).toEqual([1, 1, 1, true]);
+  expect(target.takeConfirm()).toMatchObject({ attempt: 1, received: 1, granted: 1, durable: 1, rejected: 2 });
+  expect(frame(5, 1)).toEqual(['drop reason="old attempt" bytes=80']);
+  expect(later.state).toBe('waiting');
+  expect(holder.leaseEnd).toBe(LEASE);
+  target.step({ kind: 'locksMoved' });
+  expect(target.confirmDue()).toBe(true); // the bytes that were consumed, no more
+  expect(target.takeConfirm().rejected).toBe(2);
+  letGo();
+  expect(later.state).toBe('waiting'); // the mirror's record is on its way
+  expect(target.takeConfirm()).toMatchObject({ attempt: 1, received: 1, rejected: 0 });
+  expect(frame(2, 3)).toEqual(['drop reason="old attempt" bytes=240']);
+  expect(again(2, 3)).toEqual(['accept epoch=1 attempt=1 first=2 count=3 bytes=240']);
+  expect(target.rewound).toBe(false);
+  expect(again(2, 3)).toEqual(['drop reason="duplicate" bytes=240']);
+  expect(admit(2, TYPE_LOCK, 12, 4)).toBe(APPLY);
+  expect(later.state).toBe('waiting');
+  target.step({ kind: 'applied', through: 2 });
+  expect(locks.mirrorHolds(12, 4)).toBe(true);
+  expect(lines(target.drain())).toEqual(['granted sequence=2']);
+  expect(target.takeConfirm()).toMatchObject({ received: 2, granted: 2, applied: 2, rejected: 0 });
+});
+
+test('retransmit: what may be dropped is not confirmed as received, nor as durable', () => {
+  const { target, receive, admit } = rig();
+  receive(4, 'retransmit');
+  target.step({ kind: 'durable', through: 3 });
+  expect(target.takeConfirm()).toMatchObject({ received: 0, granted: 0, durable: 0 });
+  admit(1, TYPE_WRITE, 0, 1);
+  expect(target.takeConfirm()).toMatchObject({ received: 1, granted: 1, durable: 1 });
+});
+
+test('retransmit: what was told when the epoch began is kept, and waits here', () => {
+  // A flush had been answered because the target had it durably; dropped, it would have been nowhere but at the source.
+  const { target, locks, frame, admit } = rig({ received: 3, applied: 1, durable: 3 });
+  target.step({ kind: 'connected', epoch: 1, base: null, onReject: 'retransmit' });
+  frame(4, 2);
+  target.step({ kind: 'verified', epoch: 1, attempt: 0, through: 5 });
+  const holder = locks.request('host', 'read', 10, 4, 5, Infinity)!;
+  target.drain();
+  expect(admit(2, TYPE_WRITE, 12, 1)).toBe(WAIT);
+  expect(lines(target.drain())).toEqual(['rejected sequence=2 volume=0 lba=12 blockCount=1']);
+  expect(target.takeConfirm()).toMatchObject({ attempt: 0, received: 3, durable: 3, granted: 1, rejected: 2 });
+  locks.release(holder);
+  expect(admit(2, TYPE_WRITE, 12, 1)).toBe(APPLY);
+  expect(target.received).toBe(5);
+});
+
+test('retransmit: what cannot be dropped any more, the driver says, is promised and waits here', () => {
+  const { target, locks, receive, admit } = rig();
+  receive(4, 'retransmit');
+  locks.request('host', 'read', 10, 4, 5, Infinity);
+  target.step({ kind: 'keep' });
+  expect(admit(1, TYPE_WRITE, 12, 1)).toBe(WAIT);
+  expect(lines(target.drain())).toEqual(['rejected sequence=1 volume=0 lba=12 blockCount=1']);
+  expect(target.takeConfirm()).toMatchObject({ attempt: 0, received: 4, rejected: 1 });
+});
+
+test('retransmit: a base record that waits is not dropped', () => {
+  const { target, locks, frame } = rig();
+  target.step({
+    kind: 'connected',
+    epoch: 1,
+    base: { start: 5, next: { volume: 0, lba: 0 } },
+    onReject: 'retransmit',
+  });
+  frame(0, 1);
+  target.step({ kind: 'baseVerified', epoch: 1, attempt: 0, count: 1, next: { volume: 0, lba: 9 } });
+  locks.request('host', 'read', 0, 4, 5, Infinity);
+  target.drain();
+  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 9, scope: 0, sequence: 0 }, 0)).toBe(WAIT);
+  expect(lines(target.drain())).toEqual(['rejected sequence=0 volume=0 lba=0 blockCount=9']);
+  expect([target.attempt, target.rewound]).toEqual([0, false]);
+});
+
+test('retransmit: a cut before it came again lets the others in; it waits its turn anew in the next epoch', () => {
+  const { target, holder, later, letGo, frame, admit } = dropped();
+  letGo();
+  target.step({ kind: 'disconnected' });
+  expect([later.state, target.rejected, target.rewound]).toEqual(['held', 0, false]);
+  expect(holder.state).toBe('released');
+  target.step({ kind: 'connected', epoch: 2, base: null, onReject: 'retransmit' });
+  target.drain();
+  expect(target.takeConfirm()).toMatchObject({ epoch: 2, attempt: 0, received: 1, rejected: 0 });
+  frame(2, 1, { epoch: 2 });
+  target.step({ kind: 'verified', epoch: 2, attempt: 0, through: 2 });
+  expect(admit(2, TYPE_LOCK, 12, 4)).toBe(WAIT);
+  expect(lines(target.drain())).toEqual([
+    'rejected sequence=2 volume=0 lba=12 blockCount=4',
+    'dropped through=1 count=1',
+    'nak epoch=2 attempt=0 sequence=2 base=null reason=2',
+  ]);
+});
+
+test('retransmit: a cut behind which it is here again: it has its lock, and the others wait for it', () => {
+  const { target, later, again, letGo, admit } = dropped();
+  letGo();
+  again(2, 1);
+  target.step({ kind: 'disconnected' });
+  expect(later.state).toBe('waiting');
+  expect(admit(2, TYPE_LOCK, 12, 4)).toBe(APPLY);
+  target.step({ kind: 'applied', through: 2 });
+  expect(target.openScopes()).toHaveLength(1);
+});
+
+test('retransmit: a new link that comes before the old one is told gone begins without the wait', () => {
+  const { target, later, letGo } = dropped();
+  target.step({ kind: 'connected', epoch: 2, base: null, onReject: 'halt' });
+  letGo();
+  expect(later.state).toBe('held');
+  expect(target.takeConfirm()).toMatchObject({ epoch: 2, received: 1, rejected: 0 });
+});
+
+test('retransmit: the second attempt may be damaged, too; the range stays wanted', () => {
+  const { target, frame, letGo, later, admit } = dropped();
+  letGo();
+  frame(2, 1, { attempt: 1 });
+  target.step({ kind: 'bad', epoch: 1, attempt: 1, sequence: 2 });
+  expect(lines(target.drain())).toEqual(['nak epoch=1 attempt=1 sequence=2 base=null reason=1']);
+  expect(later.state).toBe('waiting');
+  frame(2, 1, { attempt: 2 });
+  target.step({ kind: 'verified', epoch: 1, attempt: 2, through: 2 });
+  expect(admit(2, TYPE_LOCK, 12, 4)).toBe(APPLY);
+});
+
+test('a record that is looked at without a link waits here, whatever the policy; so does one after a restart', () => {
+  const { target, locks, receive, admit } = rig();
+  receive(2, 'retransmit');
+  target.step({ kind: 'disconnected' });
+  locks.request('host', 'read', 10, 4, 5, Infinity);
+  expect(admit(1, TYPE_WRITE, 12, 1)).toBe(WAIT);
+  expect(lines(target.drain())).toEqual(['rejected sequence=1 volume=0 lba=12 blockCount=1']);
+  expect(target.received).toBe(2);
 });

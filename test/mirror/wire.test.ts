@@ -111,6 +111,7 @@ const CONTROL: Message[] = [
       from: 100,
       base: null,
       onReject: 'retransmit',
+      confirmed: 5,
       groupId: 'id',
       generations: HELLO.generations,
     },
