@@ -297,7 +297,7 @@ export class Gateway {
     }
     const pair = new Pair(group, {
       config,
-      platform: { nowMs: () => performance.now(), defer: environment.defer },
+      platform: { nowMs: () => performance.now(), defer: environment.defer, after },
       adopt: (adoption) => this.#adopt(member, adoption),
       onAsk: (method, params) => this.#answer(member, method, params),
     });
@@ -334,6 +334,7 @@ export class Gateway {
       {
         nowMs: () => performance.now(),
         defer: environment.defer,
+        after,
         tell: (text) => this.options.onEvent?.(text),
       },
     );
@@ -396,4 +397,8 @@ export class Gateway {
         throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
     }
   }
+}
+
+function after(delayMs: number, task: () => void): void {
+  setTimeout(task, delayMs);
 }
