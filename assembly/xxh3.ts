@@ -7,8 +7,8 @@
  * - Large inputs: of the eight 64-bit accumulators, lanes 0 to 5 are three v128 locals, lanes 6 and 7 plain integers.
  *   Wasm's extended multiplication costs V8 two more shuffles, so the vector units are what is short: two lanes on the
  *   integer units are done meanwhile.
- * - The first two vectors make one step: their low and high 32-bit halves are gathered by two shuffles, and two extended
- *   multiplications give all four products.
+ * - Two vectors make one step: their low and high 32-bit halves are gathered by two shuffles, and two extended
+ *   multiplications give all four products. The third vector of a stripe waits for the next stripe's.
  * - `acc[i xor 1] += stripe[i]` is a sum, so within a block the vectors of the stripes are summed unswapped in locals of
  *   their own and swapped once at the block's end: a shuffle less for each vector.
  * - Four stripes a turn, with a way out after each. The last block needs the ways out, and so do the registers: V8 puts a
@@ -94,7 +94,8 @@ function upTo240(at: usize, size: u32): u64 {
   return avalanche(acc + mix(at + size - 16, SECRET + 119));
 }
 
-function large(at: usize, size: u32): u64 {
+/** The digest of more than 240 bytes: what blocks are. */
+export function large(at: usize, size: u32): u64 {
   let a0 = i64x2(PRIME32_3, PRIME64_1); // lanes 0 and 1
   let a1 = i64x2(PRIME64_2, PRIME64_3);
   let a2 = i64x2(PRIME64_4, PRIME32_2);
@@ -103,6 +104,7 @@ function large(at: usize, size: u32): u64 {
   let s0: v128, s1: v128, s2: v128; // sums of the block's stripes
   let d0: v128, d1: v128, d2: v128, d6: u64, d7: u64; // a stripe
   let k0: v128, k1: v128, k2: v128; // its vectors xored with the secret
+  let next2: v128; // the same of the next stripe: k2's partner
 
   let stripe = at;
   const lastBlock = at + ((size - 1) & ~1023);
@@ -126,14 +128,16 @@ function large(at: usize, size: u32): u64 {
       d2 = v128.load(stripe, 32);
       k2 = v128.xor(d2, v128.load(secret, 32));
       s2 = i64x2.add(s2, d2);
-      a2 = i64x2.add(a2, products(k2));
       d6 = load<u64>(stripe, 48);
       a6 += product(d6 ^ load<u64>(secret, 48));
       a7 += d6;
       d7 = load<u64>(stripe, 56);
       a7 += product(d7 ^ load<u64>(secret, 56));
       a6 += d7;
-      if (stripe + 64 == end) break;
+      if (stripe + 64 == end) {
+        a2 = i64x2.add(a2, products(k2));
+        break;
+      }
 
       d0 = v128.load(stripe, 64);
       k0 = v128.xor(d0, v128.load(secret, 8));
@@ -144,9 +148,10 @@ function large(at: usize, size: u32): u64 {
       a0 = i64x2.add(a0, lowProducts(k0, k1));
       a1 = i64x2.add(a1, highProducts(k0, k1));
       d2 = v128.load(stripe, 96);
-      k2 = v128.xor(d2, v128.load(secret, 40));
+      next2 = v128.xor(d2, v128.load(secret, 40));
       s2 = i64x2.add(s2, d2);
-      a2 = i64x2.add(a2, products(k2));
+      a2 = i64x2.add(a2, lowProducts(k2, next2));
+      a2 = i64x2.add(a2, highProducts(k2, next2));
       d6 = load<u64>(stripe, 112);
       a6 += product(d6 ^ load<u64>(secret, 56));
       a7 += d6;
@@ -166,14 +171,16 @@ function large(at: usize, size: u32): u64 {
       d2 = v128.load(stripe, 160);
       k2 = v128.xor(d2, v128.load(secret, 48));
       s2 = i64x2.add(s2, d2);
-      a2 = i64x2.add(a2, products(k2));
       d6 = load<u64>(stripe, 176);
       a6 += product(d6 ^ load<u64>(secret, 64));
       a7 += d6;
       d7 = load<u64>(stripe, 184);
       a7 += product(d7 ^ load<u64>(secret, 72));
       a6 += d7;
-      if (stripe + 192 == end) break;
+      if (stripe + 192 == end) {
+        a2 = i64x2.add(a2, products(k2));
+        break;
+      }
 
       d0 = v128.load(stripe, 192);
       k0 = v128.xor(d0, v128.load(secret, 24));
@@ -184,9 +191,10 @@ function large(at: usize, size: u32): u64 {
       a0 = i64x2.add(a0, lowProducts(k0, k1));
       a1 = i64x2.add(a1, highProducts(k0, k1));
       d2 = v128.load(stripe, 224);
-      k2 = v128.xor(d2, v128.load(secret, 56));
+      next2 = v128.xor(d2, v128.load(secret, 56));
       s2 = i64x2.add(s2, d2);
-      a2 = i64x2.add(a2, products(k2));
+      a2 = i64x2.add(a2, lowProducts(k2, next2));
+      a2 = i64x2.add(a2, highProducts(k2, next2));
       d6 = load<u64>(stripe, 240);
       a6 += product(d6 ^ load<u64>(secret, 72));
       a7 += d6;
@@ -296,10 +304,9 @@ function mulFold(x: u64, y: u64): u64 {
   const xHigh = x >> 32;
   const yLow = y & 0xffffffff;
   const yHigh = y >> 32;
-  const cross = xHigh * yLow;
-  const middle = xLow * yHigh + ((xLow * yLow) >> 32) + (cross & 0xffffffff);
-  const upper = xHigh * yHigh + (cross >> 32) + (middle >> 32);
-  return upper ^ (x * y);
+  const cross = xHigh * yLow + ((xLow * yLow) >> 32);
+  const middle = xLow * yHigh + (cross & 0xffffffff);
+  return (xHigh * yHigh + (cross >> 32) + (middle >> 32)) ^ (x * y);
 }
 
 // @ts-ignore: decorator

@@ -25,9 +25,11 @@
  *
  * Checkpoints. A checkpointed map must not hold what may yet be taken out: replay could not look beneath it. `withBase`
  * swings listed blocks to their bases for the moment of a snapshot. What only masks stays visible; it cannot die, and
- * telling it again puts it where it was. Replay begins no later than `settledThrough` + 1 of the own stream, with
- * `settled` as it was: records up to there are in the map already, and a version of the peer that had been applied is
- * placed again only above an own record that is told again: everywhere else the map has it, or something later.
+ * telling it again puts it where it was. Replay begins no later than `settledThrough` + 1 of the own stream, and
+ * `peerFrom` of the peer's: what went on top of those own records may have been received before them, and waited for
+ * an UNLOCK. With `settled` as it was, own records up to there are in the map already, and a version of the peer that
+ * had been applied is placed again only above an own record that is told again: everywhere else the map has it, or
+ * something later.
  *
  * The cleaner. A pointer in a list keeps its segment: it counts as a live block. The map shows only the top of a list,
  * so the cleaner would not find the rest to move it; it passes over a listed block (`isListed`) until the list ends, so
@@ -75,6 +77,8 @@ export interface LockRecord extends Stamp {
 export interface Settled {
   readonly through: number;
   readonly applied: number;
+  /** The peer's records that are told again begin no later than here. */
+  readonly peerFrom: number;
 }
 
 export interface VersionsOptions {
@@ -101,6 +105,8 @@ class Write implements Stamp {
   type = 0;
   /** Position of its record. */
   position = 0;
+  /** The peer's last version that was placed before it. */
+  placedBefore = 0;
   /** It is in the lists of its blocks, as far as they still have one. */
   mayDie = false;
   /** Taken out by an ABORT. */
@@ -141,6 +147,8 @@ export class Versions {
   /** Own writes above this are not closed. */
   #closedThrough: number;
   #appended: number;
+  /** Of the peer's versions. */
+  #placed: number;
 
   /** Own writes that are not closed, oldest first from `#head` on. */
   #open: Write[] = [];
@@ -163,6 +171,7 @@ export class Versions {
     this.#settled = options.settled;
     this.#closedThrough = options.settled.through;
     this.#appended = options.settled.through;
+    this.#placed = options.settled.peerFrom - 1;
   }
 
   /** Own writes that may still mask something. */
@@ -180,6 +189,15 @@ export class Versions {
       for (const write of held) through = Math.min(through, write.sequence - 1);
     }
     return through;
+  }
+
+  /** The peer's first sequence that may have been placed after an own write that is not settled; Infinity for none. */
+  get peerFrom(): number {
+    let from = this.#head < this.#open.length ? this.#open[this.#head].placedBefore + 1 : Infinity;
+    for (const { held } of this.#peerScopes.values()) {
+      for (const write of held) from = Math.min(from, write.placedBefore + 1);
+    }
+    return from;
   }
 
   /** Has the block a list? Then the cleaner leaves it where it is. */
@@ -216,6 +234,7 @@ export class Versions {
   peer(record: VersionRecord, position: number): void {
     const { volume, lba } = record;
     const end = lba + record.blockCount;
+    this.#placed = Math.max(this.#placed, record.sequence);
     if (this.#writes.count === 0) {
       if (record.sequence > this.#settled.applied) {
         this.#show(volume, lba, record.blockCount, record.type, position, 0);
@@ -476,6 +495,7 @@ export class Versions {
     write.site = record.site;
     write.type = record.type;
     write.position = position;
+    write.placedBefore = this.#placed;
     write.mayDie = mayDie;
     write.gone = false;
     return write;

@@ -137,7 +137,6 @@ interface OwnSession {
 }
 
 export class Conflicts {
-
   #appended: number;
   #received: number;
   #applied: number;
@@ -164,8 +163,8 @@ export class Conflicts {
   /** Those of them that are applied and alive: they hold their extent here. */
   readonly #peerOpenIndex = new ExtentIndex<Scope>();
   readonly #cascades = new Map<number, number>();
-  /** Dead scopes of the peer that have ended, and what had been appended here by then; a checkpoint forgets them. */
-  #deadEnded: { sequence: number; appended: number }[] = [];
+  /** Dead scopes of the peer that have ended, and with which record; a checkpoint forgets them. */
+  #deadEnded: { sequence: number; end: number }[] = [];
   #lastPeerStamp: Stamp = { generation: 0, clock: 0, site: 0 };
 
   readonly #confirms = new Queue<{ through: number; behind: number }>();
@@ -194,6 +193,7 @@ export class Conflicts {
     this.#closedThrough = state.closedThrough;
     this.#confirmedThrough = state.closedThrough;
     for (const [session, below] of state.cascades) this.#cascades.set(session, below);
+    for (const sequence of state.dead) this.#deadEnded.push({ sequence, end: state.received });
   }
 
   get appended(): number {
@@ -460,7 +460,7 @@ export class Conflicts {
       if (record.type === TYPE_LOCK) {
         if (!dead) this.#peerOpenIndex.add(scope);
       } else {
-        this.#endPeer(scope);
+        this.#endPeer(scope, sequence);
       }
     } else if (isWrite(record)) {
       const scope = this.#peerScopes.get(record.scope);
@@ -471,14 +471,10 @@ export class Conflicts {
         dead = scope.dead;
         this.#peerScopes.delete(record.scope);
         if (!dead) this.#peerOpenIndex.remove(scope);
-        this.#endPeer(scope);
+        this.#endPeer(scope, sequence);
       }
     }
     this.#applied = sequence;
-    // told again: those that had ended before the first record told count as ended now
-    if (sequence === this.#retoldThrough) {
-      for (const ended of this.#retoldDead) this.#deadEnded.push({ sequence: ended, appended: this.#appended });
-    }
     this.#advance();
     return dead ? 'skip' : 'apply';
   }
@@ -494,8 +490,8 @@ export class Conflicts {
     return waits;
   }
 
-  #endPeer(scope: Scope): void {
-    if (scope.dead) this.#deadEnded.push({ sequence: scope.sequence, appended: this.#appended });
+  #endPeer(scope: Scope, end: number): void {
+    if (scope.dead) this.#deadEnded.push({ sequence: scope.sequence, end });
     this.#give(scope);
   }
 
@@ -552,7 +548,7 @@ export class Conflicts {
     assert(this.#applied === this.#received, 'what was received is applied before a generation is minted');
     for (const scope of this.#peerScopes.values()) {
       if (!scope.dead) this.#peerOpenIndex.remove(scope);
-      this.#endPeer(scope);
+      this.#endPeer(scope, this.#received);
     }
     this.#peerScopes.clear();
     this.linkLost();
@@ -591,15 +587,13 @@ export class Conflicts {
   }
 
   /**
-   * For a checkpoint. Telling then begins no later than at `oldestOwn`, `oldestPeer` and the first own record that is
-   * not settled.
+   * For a checkpoint. Telling then begins no later than at `oldestOwn`, `oldestPeer`, and what Versions asks for.
    *
-   * @param settledThrough  the own sequence up to which no version is unsettled (Versions)
+   * @param peerBefore  the peer's sequence before the first record that will be told
    */
-  state(settledThrough: number): ConflictState {
+  state(peerBefore: number): ConflictState {
     assert(this.#doomed.size === 0, 'who is dead has its ABORT before a checkpoint');
-    // A dead scope that ended before the first unsettled own record was appended is not told again where it matters.
-    this.#deadEnded = this.#deadEnded.filter(({ appended }) => appended > settledThrough);
+    this.#deadEnded = this.#deadEnded.filter(({ end }) => end > peerBefore);
     const dead = new Set(this.#deadEnded.map(({ sequence }) => sequence));
     for (const scope of this.#peerScopes.values()) if (scope.dead) dead.add(scope.sequence);
     for (let i = 0; i < this.#pending.count; i++) {

@@ -70,7 +70,7 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
   }
   if (group.rejection !== null) {
     const { sequence, state, ageMs } = group.rejection;
-    const means = { waiting: 'it waits there', halted: 'nothing is sent', rewound: 'it is sent again' }[state];
+    const means = { waiting: 'it waits there', halted: 'nothing is sent', rewound: 'then it is sent again' }[state];
     add(
       'rejected',
       paint.warn(`${state}: sequence ${sequence} needs a lock at the target, ${means}, ${formatDuration(ageMs)}`),

@@ -300,7 +300,7 @@ export class Gateway {
     }
     const pair = new Pair(group, {
       config,
-      platform: { nowMs: () => performance.now(), defer: environment.defer },
+      platform: { nowMs: () => performance.now(), defer: environment.defer, after },
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
       onAsk: (method, params) => this.#answer(member, method, params),
@@ -339,6 +339,7 @@ export class Gateway {
       {
         nowMs: () => performance.now(),
         defer: environment.defer,
+        after,
         tell: (text) => this.options.onEvent?.(text),
       },
     );
@@ -400,4 +401,8 @@ export class Gateway {
         throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
     }
   }
+}
+
+function after(delayMs: number, task: () => void): void {
+  setTimeout(task, delayMs);
 }

@@ -50,6 +50,8 @@ export interface Platform {
   /** Milliseconds, for waits; may be monotonic. */
   nowMs(): number;
   defer(task: () => void): void;
+  /** Runs a task once, about so much later. */
+  after(delayMs: number, task: () => void): void;
   /** A line for the operator's log. */
   tell?(text: string): void;
 }
@@ -200,6 +202,10 @@ export class Group {
     this.#platform.defer(task);
   }
 
+  after(delayMs: number, task: () => void): void {
+    this.#platform.after(delayMs, task);
+  }
+
   tell(text: string): void {
     this.#platform.tell?.(`group ${this.name}: ${text}`);
   }
@@ -278,6 +284,11 @@ export class Group {
     if (this.#roomQueue.length === 0 && attempt()) return;
     this.counters.roomWaits += 1;
     this.#roomQueue.push(attempt);
+  }
+
+  /** Whether an answer to a host waits for what the peer says. */
+  get peerIsAwaited(): boolean {
+    return this.#gate.pendingPeer > 0;
   }
 
   get roomIsWaitedFor(): boolean {

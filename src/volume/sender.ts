@@ -33,6 +33,13 @@ import type { Volume } from './volume.js';
 /** Most blocks in one BASE_ZERO record: bounds what a NAK makes us send again, not bytes. */
 const BASE_ZERO_BLOCKS_MAX = 2 ** 24;
 
+/**
+ * While no host waits for the peer, frames smaller than this leave one in so many milliseconds: each costs both sites
+ * and whatever lies between them some tens of microseconds, however small it is.
+ */
+const FRAME_SIZE_GATHERED = 131072;
+const GATHER_MS = 1;
+
 interface SentFrame {
   through: number;
   /** Journal position behind its last record. */
@@ -67,6 +74,10 @@ export class Sender implements MirrorEnd {
   /** Frames sent and not trimmed, oldest first: where the rollback log begins in the journal. */
   readonly #frames: SentFrame[] = [];
   #frameHead = 0;
+  /** Where the last frame ended in the journal, and when it left. */
+  #sentTo = 0;
+  #sentAtMs = 0;
+  #gathering = false;
   #retainFrom: number;
   #basePreparing = false;
   #baseFailed: string | null = null;
@@ -370,6 +381,7 @@ export class Sender implements MirrorEnd {
         this.#prepareBase(want.volume, want.lba);
         return;
       }
+      if (this.#gathers()) return;
       if (this.#reader.nextSequence !== want.from && !this.#reader.seek(want.from)) {
         if (this.#reader.damage === null)
           link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${want.from}`);
@@ -395,12 +407,9 @@ export class Sender implements MirrorEnd {
         returned: false,
         baseEnd: false,
       });
-      this.#frames.push({
-        through,
-        end: stretch.position + stretch.size,
-        bytes: stretch.size,
-        at: this.#group.nowMs(),
-      });
+      this.#sentTo = stretch.position + stretch.size;
+      this.#sentAtMs = this.#group.nowMs();
+      this.#frames.push({ through, end: this.#sentTo, bytes: stretch.size, at: this.#sentAtMs });
       this.counters.framesSent += 1;
       this.counters.bytesSent += stretch.size;
       this.counters.recordsSent += stretch.count;
@@ -416,6 +425,23 @@ export class Sender implements MirrorEnd {
     this.counters.givenUp += 1;
     link.close(CLOSE_REFUSED, `${damage.code}: ${damage.message}`);
     this.detach();
+  }
+
+  /** Whether what is there now is better sent a little later, together with what comes. */
+  #gathers(): boolean {
+    const group = this.#group;
+    if (group.peerIsAwaited || group.lockStep || this.#grantWaiters.length > 0) return false;
+    if (group.journal.sealed - this.#sentTo >= FRAME_SIZE_GATHERED) return false;
+    const left = this.#sentAtMs + GATHER_MS - group.nowMs();
+    if (left <= 0) return false;
+    if (!this.#gathering) {
+      this.#gathering = true;
+      group.after(left, () => {
+        this.#gathering = false;
+        this.pump();
+      });
+    }
+    return true;
   }
 
   /** Acts on what the machine decided. */

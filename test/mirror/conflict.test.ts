@@ -47,7 +47,7 @@ class End {
     this.versions = new Versions({
       volumes: new Map([[0, { map: this.map }]]),
       liveness: this.liveness,
-      settled: { through: 0, applied: 0 },
+      settled: { through: 0, applied: 0, peerFrom: 1 },
     });
   }
 

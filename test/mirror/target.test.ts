@@ -205,7 +205,9 @@ test('base copy: consistent only when it is whole, applied, caught up with and d
   target.step({ kind: 'baseVerified', ...at, count: 3, next: { volume: 0, lba: 9 } });
   expect(target.base).toEqual({ start: 5, next: { volume: 0, lba: 9 }, end: 6 });
   target.step({ kind: 'verified', ...at, through: 6 });
-  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 3, scope: 0, sequence: 0 }, 0)).toBe(APPLY);
+  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 3, scope: 0, sequence: 0 }, 0)).toBe(
+    APPLY,
+  );
   target.step({ kind: 'baseApplied', count: 3 });
   target.admit({ type: TYPE_WRITE, flags: 0, volume: 0, lba: 0, blockCount: 1, scope: 6, sequence: 6 }, 0);
   target.step({ kind: 'applied', through: 6 });
@@ -342,7 +344,9 @@ test('retransmit: a base record that waits is not dropped', () => {
   target.step({ kind: 'baseVerified', epoch: 1, attempt: 0, count: 1, next: { volume: 0, lba: 9 } });
   locks.request('host', 'read', 0, 4, 5, Infinity);
   target.drain();
-  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 9, scope: 0, sequence: 0 }, 0)).toBe(WAIT);
+  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 9, scope: 0, sequence: 0 }, 0)).toBe(
+    WAIT,
+  );
   expect(lines(target.drain())).toEqual(['rejected sequence=0 volume=0 lba=0 blockCount=9']);
   expect([target.attempt, target.rewound]).toEqual([0, false]);
 });

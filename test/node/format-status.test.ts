@@ -56,6 +56,21 @@ test('what is wrong stands out, and nothing is negative', () => {
   expect(text).toContain('\x1b[32mnone\x1b[0m');
 });
 
+test('what waits for a lock at the target is told, with what that means for the line', () => {
+  const told = (state: 'waiting' | 'halted' | 'rewound'): string => {
+    const status = new FakeGateway().status();
+    status.groups = [groupStatus({ onReject: 'halt', rejection: { sequence: 881, state, ageMs: 5200 } })];
+    return formatStatus(status, PLAIN)
+      .split('\n')
+      .find((line) => line.includes('rejected'))!;
+  };
+  expect(told('waiting')).toBe('  rejected   waiting: sequence 881 needs a lock at the target, it waits there, 5.2 s');
+  expect(told('halted')).toBe('  rejected   halted: sequence 881 needs a lock at the target, nothing is sent, 5.2 s');
+  expect(told('rewound')).toBe(
+    '  rejected   rewound: sequence 881 needs a lock at the target, then it is sent again, 5.2 s',
+  );
+});
+
 test('durations', () => {
   const cases = [0, 51.4, 999, 3210, 59_000, 61_000, 3_600_000, 7_800_000, 86_400_000, 273_600_000];
   expect(cases.map(formatDuration)).toEqual([

@@ -96,6 +96,9 @@ class SegmentMaker {
   mark(durable: number): this {
     return this.#add(layout.TYPE_MARK, { lba: durable, seen: 3, scope: 2 }, new Uint8Array());
   }
+  truncated(through: number): this {
+    return this.#add(layout.TYPE_TRUNCATED, { scope: through }, new Uint8Array());
+  }
   /** As the journal does it: only the PAD's header is in the file. */
   pad(): this {
     const at = this.#at + this.size;
@@ -163,6 +166,16 @@ test('a whole journal is printed record by record', () => {
   expect(events[events.length - 1]).toMatchObject({ kind: 'end', own: 3, peer: 1, durable: 9000, damaged: 0, torn: 0 });
   expect(text).toContain('WRITE     volume 0 10+2  8 KiB  scope 1  stamp 1.1001.1  seen 0  session 7');
   expect(text).toContain('own sequence to 3');
+});
+
+test('a TRUNCATED takes the peer’s stream back, and what follows is measured by that', () => {
+  new SegmentMaker(0).write(1, 2).write(2, 2).write(3, 2).truncated(1).write(1).write(2, 2).truncated(1).save();
+  const whole = walk();
+  expect(whole.problems).toEqual([]);
+  expect(whole.events.at(-1)).toMatchObject({ own: 1, peer: 1 });
+  expect(whole.text).toMatch(/local +TRUNCATED +peer's stream closed after 1/);
+  new SegmentMaker(0).write(1, 2).write(2, 2).write(3, 2).truncated(1).write(4, 2).save();
+  expect(walk().problems.map(({ message }) => message)).toEqual(['the stream of site 2 jumps from sequence 1 to 4']);
 });
 
 test('a record cut off at the end is a torn tail, not damage', () => {

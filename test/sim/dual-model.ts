@@ -451,11 +451,12 @@ export class World {
     const { conflicts, versions, map } = site.core;
     site.journal.push({ kind: 'mark', applied: conflicts.applied });
     const ownFrom = Math.min(conflicts.oldestOwn, versions.settledThrough + 1);
+    const peerFrom = Math.min(conflicts.oldestPeer, versions.peerFrom);
     const at = site.journal.length;
     let start = site.journal.findIndex(
       (entry) =>
         (entry.kind === 'own' && entry.record.sequence >= ownFrom) ||
-        (entry.kind === 'peer' && entry.record.sequence >= conflicts.oldestPeer),
+        (entry.kind === 'peer' && entry.record.sequence >= peerFrom),
     );
     if (start < 0) start = at;
     const before = this.#image(site.core).join();
@@ -465,8 +466,8 @@ export class World {
       ),
     );
     if (this.#image(site.core).join() !== before) fail('a checkpoint changed what is shown');
-    const settled = { through: versions.settledThrough, applied: conflicts.applied };
-    site.checkpoints.push({ at, start, image, state: conflicts.state(settled.through), settled });
+    const settled = { through: versions.settledThrough, applied: conflicts.applied, peerFrom };
+    site.checkpoints.push({ at, start, image, state: conflicts.state(site.count('peer', start)), settled });
   }
 
   /** The state that a site's journal tells, from a checkpoint or from the beginning. */
@@ -487,7 +488,7 @@ export class World {
       versions: new Versions({
         volumes: new Map([[0, { map }]]),
         liveness,
-        settled: checkpoint?.settled ?? { through: 0, applied: 0 },
+        settled: checkpoint?.settled ?? { through: 0, applied: 0, peerFrom: 1 },
       }),
       map,
       skipped: new Set(),

@@ -204,7 +204,8 @@ export class Hosts {
   /** A read gives, for each unit, what was there when it was asked or was written meanwhile. */
   #read(session: number, { volume, offset, size }: Place, answer: Answer): void {
     const { history, violation } = this.#world;
-    const from = history.length;
+    // a request that waits until the source goes on alone outlives the tail that is dropped for it
+    const from = volume.group.journal.own.appended;
     const first = offset / UNIT;
     const count = size / UNIT;
     const before = history

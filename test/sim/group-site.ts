@@ -2,7 +2,7 @@
 import type { Journal } from '../../src/journal/journal.js';
 import { createKernel } from '../../src/kernel/create.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
-import { Group, type GroupPolicy, type Role } from '../../src/volume/group.js';
+import { Group, type GroupPolicy, type Platform, type Role } from '../../src/volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -93,7 +93,6 @@ export class Site {
   async #start(life: Life): Promise<void> {
     const world = this.#world;
     const config = this.#config();
-    const defer = this.#deferIn(life);
     const { superblock } = loadSuperblock(this.store, world.hash);
     let group: Group | null = null;
     if (superblock !== null) group = await this.#openGroup(life, config, superblock);
@@ -104,7 +103,7 @@ export class Site {
     this.state = 'up';
     const pair = new Pair(group, {
       config,
-      platform: { nowMs: () => world.scheduler.now, defer },
+      platform: this.#platformIn(life),
       adopt: (adoption) => {
         world.met('adopted');
         return this.#openGroup(life, config, newSuperblock(config, adoption.volumes, adoption));
@@ -126,7 +125,7 @@ export class Site {
 
   async #openGroup(life: Life, config: GroupConfig, superblock: Parameters<typeof openState>[2]): Promise<Group> {
     const world = this.#world;
-    const { options, scheduler } = world;
+    const { options } = world;
     const { files } = loadSuperblock(this.store, world.hash);
     const state = await openState(config, files, superblock, this.#environment(life));
     if (life.over) await new Promise(() => {});
@@ -138,7 +137,7 @@ export class Site {
       onReject: options.onReject,
       paired: true,
     };
-    const group = new Group(state, policy, { nowMs: () => scheduler.now, defer: this.#deferIn(life) });
+    const group = new Group(state, policy, this.#platformIn(life));
     this.group = group;
     const startServing = group.startServing.bind(group);
     group.startServing = () => {
@@ -165,6 +164,18 @@ export class Site {
       defer: this.#deferIn(life),
       poolSealBytes: this.role === 'primary' ? options.poolSealBytes : Number.POSITIVE_INFINITY,
       closed: () => {},
+    };
+  }
+
+  #platformIn(life: Life): Platform {
+    const { scheduler } = this.#world;
+    return {
+      nowMs: () => scheduler.now,
+      defer: this.#deferIn(life),
+      after: (delayMs, task) =>
+        this.#world.after(delayMs, () => {
+          if (!life.over) task();
+        }),
     };
   }
 
