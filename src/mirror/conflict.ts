@@ -251,7 +251,7 @@ export class Conflicts {
     // ... and nothing go away. What its own session wrote takes it along.
     let undecided = false;
     this.#ownIndex.forEach(volume, lba, end, this.#confirmedThrough, (own) => {
-      undecided = own.mayDie && !own.dead && own.session !== session;
+      undecided ||= own.mayDie && !own.dead && own.session !== session;
       return undecided;
     });
     return undecided;
@@ -473,7 +473,7 @@ export class Conflicts {
     if (this.#ownOpenIndex.count === 0) return false;
     let waits = false;
     this.#ownOpenIndex.forEach(scope.volume, scope.lba, scope.end, 0, (own) => {
-      waits = !own.dead && isLater(scope, own);
+      waits ||= !own.dead && isLater(scope, own);
       return waits;
     });
     return waits;
