@@ -127,19 +127,18 @@ export class ExtentIndex<E extends Placed> {
   /**
    * Calls back for each overlapping entry with a sequence above `after`, once; within a cell the newest first.
    *
-   * @param visit  returns true to stop; must not change the index
+   * @param visit  returns true if what is older in its cell need not be looked at; must not change the index
    */
   forEach(volume: number, lba: number, end: number, after: number, visit: (entry: E) => boolean): void {
-    let stopped = false;
     this.#forEachCell(volume, lba, end, (cell, size) => {
       const { entries } = cell;
       const firstAsked = Math.floor(lba / size);
-      for (let i = entries.length - 1; i >= cell.head && !stopped; i--) {
+      for (let i = entries.length - 1; i >= cell.head; i--) {
         const entry = entries[i]!;
         if (entry.sequence <= after) break;
         if (entry.lba >= end || entry.end <= lba) continue;
         // an entry that spans two cells is met in both: it counts in the first of them that was asked
-        if (cell.number === Math.max(firstAsked, Math.floor(entry.lba / size))) stopped = visit(entry);
+        if (cell.number === Math.max(firstAsked, Math.floor(entry.lba / size)) && visit(entry)) break;
       }
     });
   }

@@ -87,8 +87,8 @@ export interface VersionsOptions {
   settled: Settled;
 }
 
-/** Blocks with lists: 64 bytes and more each. Beyond it, scopes that may be taken back wait at admission. */
-export const LISTED_BLOCKS_MAX = 1 << 20;
+/** Blocks with lists, some 200 bytes each: 4 GiB of data written in scopes that the peer has not confirmed. */
+const LISTED_BLOCKS_MAX = 1 << 20;
 
 const SPARE_MAX = 1 << 14;
 
@@ -181,6 +181,10 @@ export class Versions {
   get listedBlocks(): number {
     return this.#listedBlocks;
   }
+  /** So many blocks have lists that `abort` scopes and their writes must wait until some are closed. */
+  get isFull(): boolean {
+    return this.#listedBlocks >= LISTED_BLOCKS_MAX;
+  }
 
   /** The own sequence up to which nothing is unsettled: a checkpoint's replay begins behind it. */
   get settledThrough(): number {
@@ -243,8 +247,9 @@ export class Versions {
     }
     const masks: Span[] = [];
     this.#writes.forEach(volume, lba, end, 0, (write) => {
-      if (write.mayDie || !isLater(write, record)) return false;
-      masks.push(write);
+      if (write.mayDie) return false;
+      if (isLater(write, record)) masks.push(write);
+      // of own versions of a block the newest is the latest: what is older beneath it masks nothing more
       return write.lba <= lba && write.end >= end;
     });
     const unmasked = without({ lba, end }, masks);
@@ -402,7 +407,7 @@ export class Versions {
     if (this.#peerIndex.count > 0) {
       this.#peerIndex.forEach(write.volume, write.lba, write.end, 0, (scope) => {
         if (!isLater(write, scope)) return false;
-        holder = scope;
+        holder ??= scope;
         return true;
       });
     }

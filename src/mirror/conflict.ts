@@ -56,7 +56,7 @@ import { isLater, type Stamp } from '../journal/versions.js';
  * Own scopes that are not closed: 26 times what 100 ms of round trip hold at 100,000 writes a second. What is beyond
  * waits at admission: the peer does not confirm, or one of its scopes waits for one of ours.
  */
-export const OPEN_SCOPES_MAX = 1 << 18;
+const OPEN_SCOPES_MAX = 1 << 18;
 /** Confirmations whose peer records are not applied yet; beyond it they are merged, which closes later, not wrongly. */
 const CONFIRMS_MAX = 1024;
 /** Entries kept for reuse. */
@@ -251,7 +251,7 @@ export class Conflicts {
     // ... and nothing go away. What its own session wrote takes it along.
     let undecided = false;
     this.#ownIndex.forEach(volume, lba, end, this.#confirmedThrough, (own) => {
-      undecided = own.mayDie && !own.dead && own.session !== session;
+      undecided ||= own.mayDie && !own.dead && own.session !== session;
       return undecided;
     });
     return undecided;
@@ -484,7 +484,7 @@ export class Conflicts {
     if (this.#ownOpenIndex.count === 0) return false;
     let waits = false;
     this.#ownOpenIndex.forEach(scope.volume, scope.lba, scope.end, 0, (own) => {
-      waits = !own.dead && isLater(scope, own);
+      waits ||= !own.dead && isLater(scope, own);
       return waits;
     });
     return waits;

@@ -1,11 +1,11 @@
 /** TRUNCATED: what a target received, and dropped for a rejection, is not applied, not found and not given back. */
 import { expect, test } from 'vitest';
-import { AT_TYPE, TYPE_LOCAL } from '../../assembly/layout.js';
+import { AT_TYPE, TYPE_LOCAL, TYPE_RELOCATED } from '../../assembly/layout.js';
 import { RecordHeader } from '../../src/journal/record.js';
 import { StreamReader } from '../../src/journal/stream-reader.js';
 import { MIB } from '../../src/limits.js';
 import { seededRandom } from '../sim/memory-store.js';
-import { type JournalRig, makeJournal, type RigOptions } from './journal-rig.js';
+import { BLOCK_SIZE, type JournalRig, makeJournal, type RigOptions } from './journal-rig.js';
 
 const BLOCKS = 64;
 
@@ -109,7 +109,10 @@ test('whatever a crash leaves: one moment of the stream, never less than was dur
       apply(rig, source, positions, keep);
       if (keep < through) rig.journal.truncatePeer(keep);
       if (random() < 0.3) rig.journal.sync();
-      for (let steps = random() * 20; steps > 0; steps -= 1) rig.scheduler.step();
+      for (let steps = random() * 20; steps > 0; steps -= 1) {
+        rig.scheduler.step();
+        expect(peer.durable).toBeLessThanOrEqual(peer.appended); // a sync of what was dropped meanwhile is none of it
+      }
     }
     const durable = rig.journal.peer.durable;
     const again = reopen(rig, random() < 0.7);
@@ -150,10 +153,13 @@ test('across segments: the stream is found and read back, and segments know what
   const source = author(1400);
   const rig = target();
   let dropped = 0;
+  const places: number[] = [];
   for (let from = 1; from <= 1400; ) {
     const through = Math.min(1400, from + 30);
     const keep = from % 3 === 0 ? through : Math.floor((from + through) / 2);
-    apply(rig, source, receive(rig, source, from, through), keep);
+    const positions = receive(rig, source, from, through);
+    apply(rig, source, positions, keep);
+    for (const [sequence, position] of positions) if (sequence <= keep) places[sequence] = position;
     if (keep < through) {
       dropped += through - keep;
       rig.journal.truncatePeer(keep);
@@ -167,6 +173,10 @@ test('across segments: the stream is found and read back, and segments know what
   expect(rig.journal.head).toBeGreaterThan(16 * MIB);
   const expectAll = (each: JournalRig): void => {
     const segments = each.journal.segments.all().slice(1);
+    for (const { number, peerBefore } of segments) {
+      const first = places.findIndex((place) => place !== undefined && place >= number * each.journal.segmentSize);
+      expect(peerBefore, `segment ${number}`).toBe(first - 1);
+    }
     for (const from of [1, 400, ...segments.map(({ peerBefore }) => peerBefore + 1)]) expectBack(each, from, source);
   };
   expectAll(rig);
@@ -187,6 +197,25 @@ test('recovery applies what no TRUNCATED can reach any more, and the rest when i
   const again = reopen(rig, true);
   expect(again.journal.peer.appended).toBe(1300);
   expect(again.read(0, BLOCKS)).toEqual(source.images[1300]);
+});
+
+test('what the cleaner had moved is found where it was moved to', () => {
+  // Only what is applied is moved. Applied late, the record would have pointed to where it stood, which may be gone.
+  const source = author(10);
+  const rig = target();
+  const { journal, map } = rig;
+  apply(rig, source, receive(rig, source, 1, 10), 10);
+  const lba = source.images[10]!.findIndex((fill) => fill > 0);
+  expect(map.lookup(lba)).toBe(true);
+  const at = journal.reserve(TYPE_RELOCATED, 0, 1, lba, 1, 12, 0, map.position, map.index);
+  journal.memory.bytes.fill(source.images[10]![lba]!, at, at + BLOCK_SIZE);
+  const moved = journal.pendingPosition;
+  journal.publish();
+  journal.sync();
+  rig.settle();
+  const again = reopen(rig, true);
+  expect(again.map.lookup(lba)).toBe(true);
+  expect(again.map.position).toBe(moved);
 });
 
 /** The peer's stream from a sequence on is given back as it was received. */

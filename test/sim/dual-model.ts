@@ -756,6 +756,7 @@ export function drawWorld(random: () => number): World {
     blockCount,
     abort,
   });
+  const aborts = pick(0.35, 0.75);
   const type = (): number => pick(TYPE_WRITE, TYPE_WRITE, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM);
   const script = (): Op[] => {
     const ops: Op[] = [];
@@ -763,7 +764,7 @@ export function drawWorld(random: () => number): World {
       const kind = random();
       const lba = Math.floor(random() * (BLOCKS - 1));
       const blockCount = pick(1, 1, 2);
-      const abort = random() < 0.35;
+      const abort = random() < aborts;
       if (kind < 0.45) ops.push(op('write', lba, blockCount, false, type()));
       else if (kind < 0.85) {
         ops.push(op('lock', lba, blockCount, abort));
