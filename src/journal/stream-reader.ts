@@ -110,10 +110,9 @@ export class StreamReader {
       if (header === null) return -1;
       if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence === sequence) {
         if (own) return position;
-        found = position;
+        found = position; // one that was taken back comes again behind its TRUNCATED
       } else if (header.type === TYPE_TRUNCATED && !own) {
         this.#truncated.push({ position, through: header.scope });
-        if (sequence > header.scope) found = -1;
       }
       position += header.size;
     }

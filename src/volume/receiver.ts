@@ -369,8 +369,6 @@ export class Receiver implements MirrorEnd {
     journal.truncatePeer(through);
     this.#applyAt = journal.head;
     this.#closedAt = journal.head;
-    while (this.#tailMarks.length > 0 && this.#tailMarks.at(-1)!.through > through) this.#tailMarks.pop();
-    this.#tailMarks.push({ through, position: journal.head });
   }
 
   /**

@@ -5,6 +5,7 @@ import xxhash from 'xxhash-wasm';
 vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
   SEGMENT_SIZE_MIN: 128 * 1024,
+  DROP_BYTES_MAX: 64 * 1024,
 }));
 
 import { REJECT_POLICIES } from '../../src/mirror/wire.js';
@@ -27,11 +28,13 @@ async function atRest(world: GroupWorld): Promise<void> {
   await world.compareAll();
 }
 
-/** Somebody at the target locks the first blocks. @returns what lets go of them */
-async function holdThere(world: GroupWorld): Promise<() => void> {
+/** Somebody at the target locks eight blocks. @returns what lets go of them */
+async function holdThere(world: GroupWorld, lba = 0): Promise<() => void> {
   const group = world.target.group!;
   const [volume] = [...group.volumes.values()];
-  const lock = await world.settle(holdLock(volume!, 'write', { offset: 0, size: 8 * volume!.blockSize }, 1000));
+  const lock = await world.settle(
+    holdLock(volume!, 'write', { offset: lba * volume!.blockSize, size: 8 * volume!.blockSize }, 1000),
+  );
   return () => {
     volume!.locks.release(lock);
     group.locksMoved();
@@ -103,4 +106,35 @@ test('retransmit: sequences of a dropped stretch are not used again before that 
     await atRest(world);
   }
   expect(shorter).toBeGreaterThan(5);
+});
+
+test('a policy that changes while records wait: what was told stays, and no more is dropped than recovery looks back', async () => {
+  // Under target-retry a flush was answered by what waited in the target's commit log. Then the source was started again
+  // with retransmit. Dropped, these records would have been nowhere but at the source; and a TRUNCATED behind all that
+  // had come meanwhile would have told recovery too late.
+  const world = await bothUp({ onReject: 'target-retry', ack: 'received' });
+  const letGo = await holdThere(world);
+  const letGoBehind = await holdThere(world, 32);
+  await world.settle(world.write(0, 8));
+  await world.settle(world.flush());
+  const told = world.records;
+  await world.settle(world.stop(world.source));
+  await world.until(() => world.source.state === 'off', 100, 'it does not stop');
+  world.options.onReject = 'retransmit';
+  world.open(world.source);
+  await world.until(() => world.source.group?.mirror.linked === true, 3000, 'they do not meet');
+  const { receiver } = world.target.group!;
+  world.write(32 * 8, 8).catch(() => {}); // not received before it is granted
+  const behind = told + 1;
+  for (let i = 0; i < 40; i += 1) world.write(8 * 8, 8).catch(() => {});
+  await world.until(() => receiver!.target.received > told + 40, 3000, 'it does not arrive');
+  const { sender } = world.source.group!;
+  expect(receiver!.target).toMatchObject({ onReject: 'retransmit', rejected: told - 1, rewound: false });
+  expect(sender!.source.stopped).toBeNull();
+  letGo();
+  await world.until(() => receiver!.target.applied >= told, 3000, 'what was let go is not applied');
+  await world.until(() => receiver!.target.rejected === behind, 3000, 'the next one is not rejected');
+  expect(receiver!.counters).toMatchObject({ rewinds: 0, recordsDropped: 0 });
+  letGoBehind();
+  await atRest(world);
 });
