@@ -84,9 +84,9 @@ export interface JournalListener {
 export interface RecordOrder {
   own(header: RecordHeader, position: number): void;
   received(header: RecordHeader, position: number): void;
-  /** The same in recovery; these also apply what may be applied. */
-  replayOwn(header: RecordHeader, position: number): void;
-  replayPeer(header: RecordHeader, position: number): void;
+  /** In recovery: the same of the peer, and what a MARK says of how far its stream was applied there. */
+  replayReceived(header: RecordHeader, position: number): void;
+  replayApplied(through: number): void;
   /** Must the block stay where it is? */
   isListed(volume: number, lba: number): boolean;
 }

@@ -160,6 +160,7 @@ export function recover(
         if (header.type === TYPE_MARK) {
           marked = Math.max(marked, header.lba);
           journal.peerApplied = Math.max(journal.peerApplied, header.scope);
+          journal.order?.replayApplied(header.scope);
         }
         journal.stamp = Math.max(journal.stamp, header.clock);
         report.recordsReplayed += 1;
@@ -254,11 +255,11 @@ function replay(
     if (header.site === journal.own.site) {
       journal.own.appended = header.sequence;
       onRecord(header);
-      order.replayOwn(header, position);
+      order.own(header, position);
     } else {
       journal.peer.site = header.site;
       journal.peer.appended = header.sequence;
-      order.replayPeer(header, position);
+      order.replayReceived(header, position);
     }
     if (payload) journal.noteChecksums(at, header, position);
     return;

@@ -133,7 +133,7 @@ const schema = z.strictObject({
     /** Where both sites write: what the order of their scopes needs of the time before `position`. */
     order: z
       .strictObject({
-        settled: z.strictObject({ through: count, applied: count }),
+        settled: z.strictObject({ through: count, applied: count, peerFrom: count }),
         conflicts: z.strictObject({
           appended: count,
           closedThrough: count,

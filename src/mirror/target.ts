@@ -101,6 +101,8 @@ export type TargetEvent =
   /** Accepted bytes left the ring: written to a segment, or thrown away after a NAK. */
   | { kind: 'consumed'; bytes: number }
   | { kind: 'applied'; through: number }
+  /** Away: records that came with the lost tail of this site's own stream, and are in the journal. */
+  | { kind: 'returned'; through: number }
   /** Retransmit: what was received so far cannot be dropped any more. */
   | { kind: 'keep' }
   /** Locks were released, at this time. */
@@ -358,6 +360,11 @@ export class TargetStream {
         break;
       case 'consumed':
         this.#consumed(event.bytes);
+        break;
+      case 'returned':
+        assert(this.#phase === 'away', `records returned while ${this.#phase}`);
+        this.#received = event.through;
+        this.#accepted = event.through;
         break;
       case 'applied':
         this.#appliedThrough(event.through);

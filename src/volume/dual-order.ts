@@ -51,7 +51,7 @@ export class DualOrder implements RecordOrder {
   /** A group that one site wrote, or a new one: all that is there is settled. */
   static settled(own: number, peer: number): OrderState {
     return {
-      settled: { through: own, applied: peer },
+      settled: { through: own, applied: peer, peerFrom: peer + 1 },
       conflicts: { appended: own, closedThrough: own, received: peer, applied: peer, dead: [], cascades: [] },
     };
   }
@@ -115,22 +115,15 @@ export class DualOrder implements RecordOrder {
 
   // ---- recovery
 
-  replayOwn(header: RecordHeader, position: number): void {
-    this.own(header, position);
-    this.#pumpReplay();
-  }
-
-  replayPeer(header: RecordHeader, position: number): void {
+  replayReceived(header: RecordHeader, position: number): void {
     this.received(header, position);
     this.#unapplied.push({ header: header.copy(), position });
-    this.#pumpReplay();
   }
 
-  /** Sessions that held locks died with the process: only what waits for a scope of this site's stream still waits. */
-  #pumpReplay(): void {
+  replayApplied(through: number): void {
     let count = 0;
     for (const { header, position } of this.#unapplied) {
-      if (this.conflicts.verdict(header) === 'wait') break;
+      if (header.sequence > through) break;
       this.applied(header, position);
       count += 1;
     }
@@ -144,27 +137,40 @@ export class DualOrder implements RecordOrder {
 
   // ---- checkpoints
 
-  /** The last place before everything that has to be told again. @param limit a position that it must not be behind */
-  replayPlace(limit: number): Place {
+  /**
+   * The last place before everything that has to be told again, and what is known there.
+   * @param limit a position that it must not be behind
+   */
+  checkpoint(limit: number): { place: Place; state: OrderState } {
+    const { conflicts, versions } = this;
+    const place = this.#placeBefore(limit);
+    const peer = Math.min(conflicts.oldestPeer, versions.peerFrom);
+    const { dead, cascades, ...rest } = conflicts.state(place.peer);
+    return {
+      place,
+      state: {
+        settled: { through: versions.settledThrough, applied: conflicts.applied, peerFrom: peer },
+        conflicts: { ...rest, dead: [...dead], cascades: cascades.map(([session, below]) => [session, below]) },
+      },
+    };
+  }
+
+  /** Where a replay would begin now. */
+  replayFrom(limit: number): number {
+    return this.#placeBefore(limit).position;
+  }
+
+  #placeBefore(limit: number): Place {
     const own = Math.min(this.conflicts.oldestOwn, this.versions.settledThrough + 1);
-    const peer = this.conflicts.oldestPeer;
+    const peer = Math.min(this.conflicts.oldestPeer, this.versions.peerFrom);
     const places = this.#places;
     let count = 0;
     for (let next = places[1]; next !== undefined; next = places[count + 1]) {
       if (next.own >= own || next.peer >= peer || next.position > limit) break;
       count += 1;
     }
-    if (count > 0) places.splice(0, count);
+    places.splice(0, count); // what has to be told again only moves on
     return places[0]!;
-  }
-
-  get state(): OrderState {
-    const { settledThrough } = this.versions;
-    const { dead, cascades, ...conflicts } = this.conflicts.state(settledThrough);
-    return {
-      settled: { through: settledThrough, applied: this.conflicts.applied },
-      conflicts: { ...conflicts, dead: [...dead], cascades: cascades.map(([session, below]) => [session, below]) },
-    };
   }
 
   #place(position: number, own: number, peer: number): void {

@@ -73,6 +73,8 @@ export interface Regions {
   ring: Region;
   readSlices: Region[];
   readBack: Region[];
+  /** For a lost tail on its way back: the author's stream, and this site's own beside it. */
+  tail: Region[][];
   base: Region[];
   cleaner: Region;
 }
@@ -235,11 +237,12 @@ export async function openState(
 
   const liveness = new Liveness(superblock.segmentSize);
   const tables = superblock.volumes.map((volume) => lockTableSize(volume.size / volume.blockSize, regionShift(volume)));
-  const memory = new GroupMemory(ringSize + tables.reduce((sum, size) => sum + size + 64, 0) + 48 * MIB);
+  const memory = new GroupMemory(ringSize + tables.reduce((sum, size) => sum + size + 64, 0) + 60 * MIB);
   const regions: Regions = {
     ring: memory.take(ringSize),
     readSlices: Array.from({ length: 4 }, () => memory.take(4 * MIB)),
     readBack: Array.from({ length: 6 }, () => memory.take(3 * MIB)),
+    tail: Array.from({ length: 2 }, () => Array.from({ length: 2 }, () => memory.take(3 * MIB))),
     base: Array.from({ length: 4 }, () => memory.take(MIB)),
     cleaner: memory.take(4 * MIB),
   };

@@ -117,6 +117,8 @@ export class Group {
   /** Requests that wait for the group to serve (again). */
   readonly #asked: (() => void)[] = [];
   #abortsWait = false;
+  /** Dead scopes whose ABORT waits for room, and how to tell who waits for their grant. */
+  readonly #aborting = new Map<number, (error: ForelockError) => void>();
   #stopping = false;
   #closed = false;
   #degrading = false;
@@ -403,6 +405,7 @@ export class Group {
     const { order } = this;
     if (order === null) return true;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
+    if (aborts && order.versions.isFull) return false;
     return !order.conflicts.mustWait(session, volume.number, lba, blockCount, aborts);
   }
 
@@ -414,8 +417,8 @@ export class Group {
 
   /** More of the peer's stream is here, and judged: own scopes that it beats are dead. */
   peerStreamMoved(): void {
-    this.sender?.peerStreamMoved();
     if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
+    this.sender?.peerStreamMoved();
     this.admissionsMoved();
   }
 
@@ -425,18 +428,23 @@ export class Group {
    */
   #abortDoomed(): void {
     const { journal, order } = this;
+    const error = new LockAbortedError(
+      'the scope overlapped one of the other site that goes first: nothing of it stays; try again',
+    );
+    for (const lock of order!.conflicts.doomed) {
+      if (!this.#aborting.has(lock)) this.#aborting.set(lock, this.sender!.withdrawGrant(lock));
+      this.openScopes.get(lock)?.end(error);
+    }
     for (const lock of order!.conflicts.doomed) {
       const scope = this.openScopes.get(lock);
-      const error = new LockAbortedError(
-        'the scope overlapped one of the other site that goes first: nothing of it stays; try again',
-      );
-      scope?.end(error);
       if (journal.reserve(TYPE_ABORT, 0, 0, 0, 0, 0, scope?.session ?? 0, lock, journal.peer.appended) < 0) break;
       const end = journal.publish();
       this.counters.scopesAborted += 1;
       this.scopeClosed(lock, end);
       journal.sync();
-      this.#whenOwnDurable(end, () => this.sender!.refuseGrant(lock, error));
+      const refuse = this.#aborting.get(lock)!;
+      this.#aborting.delete(lock);
+      this.#whenOwnDurable(end, () => refuse(error));
     }
     this.locksMoved();
     if (order!.conflicts.doomed.size === 0) return;

@@ -583,37 +583,68 @@ export class Pair {
       generations: state.superblock.generations,
     };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
-    const reader = new StreamReader(journal, state.offload, decision.stream, state.regions.readBack, () => pump());
+    const [first, second] = state.regions.tail;
+    const reader = new StreamReader(journal, state.offload, decision.stream, first!, () => pump());
     if (!reader.seek(decision.from + 1)) {
       if (reader.damage !== null) throw reader.damage;
       link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${decision.from + 1} of the lost tail`);
       return;
     }
+    // where both sites write, what a record had seen of this site's stream goes in front of it: it may be lost with it
+    const { own } = journal;
+    const seen = new StreamReader(journal, state.offload, own.site, second!, () => pump());
+    let seenThrough = group.order === null ? Number.POSITIVE_INFINITY : (this.#peer!.streams[own.site] ?? 0);
+    if (seenThrough < own.appended) seen.seek(seenThrough + 1);
+    const header = new RecordHeader();
+    let stretch: ReturnType<StreamReader['next']> = null;
+    let offset = 0;
+    const say = (first: number, count: number, at: number, size: number, release: (() => void) | null): void => {
+      const data = {
+        epoch: decision.epoch,
+        attempt: 0,
+        first,
+        count,
+        size,
+        durable: 0,
+        appended: decision.through,
+        clock: journal.stamp,
+        returned: true,
+        baseEnd: false,
+      };
+      link.send(this.#encoder.data(data), journal.memory.bytes.subarray(at, at + size), release);
+    };
     const send = (): void => {
-      while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX && reader.nextSequence <= decision.through) {
-        const stretch = reader.next(decision.through, FRAME_SIZE_MAX);
+      while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX) {
         if (stretch === null) {
-          if (reader.damage !== null) throw reader.damage;
-          return;
+          if (reader.nextSequence > decision.through) return;
+          stretch = reader.next(decision.through, FRAME_SIZE_MAX);
+          offset = 0;
         }
-        this.counters.tailRecordsReturned += stretch.count;
-        const data = {
-          epoch: decision.epoch,
-          attempt: 0,
-          first: stretch.first,
-          count: stretch.count,
-          size: stretch.size,
-          durable: 0,
-          appended: decision.through,
-          clock: journal.stamp,
-          returned: true,
-          baseEnd: false,
-        };
-        link.send(
-          this.#encoder.data(data),
-          journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size),
-          stretch.release,
-        );
+        const damage = reader.damage ?? seen.damage;
+        if (damage !== null) throw damage;
+        if (stretch === null) return;
+        const { at, size, release } = stretch;
+        const next = header.read(journal.memory.view, at + offset);
+        if (next.seen > seenThrough) {
+          const before = seen.next(next.seen, FRAME_SIZE_MAX);
+          if (before === null) {
+            if (seen.damage !== null) throw seen.damage;
+            return;
+          }
+          seenThrough = before.first + before.count - 1;
+          say(before.first, before.count, before.at, before.size, before.release);
+          continue;
+        }
+        const from = offset;
+        const first = next.sequence;
+        let count = 0;
+        while (offset < size && header.read(journal.memory.view, at + offset).seen <= seenThrough) {
+          offset += header.size;
+          count += 1;
+        }
+        this.counters.tailRecordsReturned += count;
+        say(first, count, at + from, offset - from, offset === size ? release : null);
+        if (offset === size) stretch = null;
       }
     };
     const pump = (): void => this.#guard(link, send);
@@ -631,10 +662,11 @@ export class Pair {
     const header = new RecordHeader();
     const bytes = journal.accept(stretch, (at, position) => {
       header.read(journal.memory.view, at);
-      if (header.site !== journal.own.site || header.type >= TYPE_BASE || header.sequence !== journal.own.appended + 1)
-        return false;
-      journal.own.appended = header.sequence;
+      if (header.type >= TYPE_BASE) return false;
       if (header.clock > journal.stamp) journal.stamp = header.clock;
+      if (header.site !== journal.own.site) return group.receiver?.takeReturned(header, position) ?? false;
+      if (header.sequence !== journal.own.appended + 1) return false;
+      journal.own.appended = header.sequence;
       if (journal.order !== null) journal.order.own(header, position);
       else journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);

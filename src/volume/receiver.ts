@@ -118,6 +118,9 @@ export class Receiver implements MirrorEnd {
   readonly peerDurable = 0;
   readonly peerApplied = 0;
   get replayFrom(): number {
+    return this.#group.order?.replayFrom(this.#unappliedFrom) ?? this.#unappliedFrom;
+  }
+  get #unappliedFrom(): number {
     return Math.min(this.#applyAt, this.#group.journal.head);
   }
   get retainFrom(): number {
@@ -305,6 +308,20 @@ export class Receiver implements MirrorEnd {
     });
   }
 
+  /**
+   * A record of the peer's stream comes with the lost tail of this site's own: a record of that had seen it.
+   * @returns whether it follows
+   */
+  takeReturned(header: RecordHeader, position: number): boolean {
+    const { journal, order } = this.#group;
+    if (order === null || header.site !== this.#stream || header.sequence !== journal.peer.appended + 1) return false;
+    journal.peer.appended = header.sequence;
+    order.received(header, position);
+    this.#target.step({ kind: 'returned', through: header.sequence });
+    this.#tailMarks.push({ through: header.sequence, position: position + header.size });
+    return true;
+  }
+
   // ---- apply
 
   /** Applies what has its lock, in order. */
@@ -451,16 +468,17 @@ export class Receiver implements MirrorEnd {
   checkpointCursors(): CheckpointCursors {
     const { journal, order } = this.#group;
     const { base } = this.#target;
-    const place = order?.replayPlace(this.replayFrom) ?? null;
+    const again = order?.checkpoint(this.#unappliedFrom) ?? null;
+    const place = again?.place;
     return {
       base: base === null ? null : { next: { ...base.next }, end: base.end },
-      position: place?.position ?? this.replayFrom,
+      position: place?.position ?? this.#unappliedFrom,
       peerReceived: place?.peer ?? journal.peer.appended,
       peerApplied: Math.min(journal.peerApplied, place?.peer ?? Infinity),
       order:
-        order === null || place === null
+        order === null || again === null
           ? null
-          : { own: place.own, state: order.state, withBase: (snapshot) => order.versions.withBase(snapshot) },
+          : { own: again.place.own, state: again.state, withBase: (snapshot) => order.versions.withBase(snapshot) },
       // told again, where both sites write
       openScopes: order === null ? this.#target.openScopes() : [],
       ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({

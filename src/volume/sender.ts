@@ -259,10 +259,10 @@ export class Sender implements MirrorEnd {
     this.peerStreamMoved();
   }
 
-  /** The scope lost: its lock will never be granted. */
-  refuseGrant(lock: number, error: ForelockError): void {
+  /** The scope lost: nobody is told of its lock but by what this returns, once that may be said. */
+  withdrawGrant(lock: number): (error: ForelockError) => void {
     const index = this.#grantWaiters.findIndex((waiter) => waiter.lock === lock);
-    if (index >= 0) this.#grantWaiters.splice(index, 1)[0]!.reject(error);
+    return index < 0 ? () => {} : this.#grantWaiters.splice(index, 1)[0]!.reject;
   }
 
   /** More of the peer's stream is here: what the peer said behind it counts now. */
