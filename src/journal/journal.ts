@@ -31,7 +31,7 @@ import {
   TYPE_WRITE,
   TYPE_ZERO,
 } from '../../assembly/layout.js';
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { GroupMemory, Region } from '../kernel/memory.js';
@@ -513,7 +513,7 @@ export class Journal {
 
   #volume(number: number): JournalVolume {
     const volume = this.volumes.get(number);
-    assert(volume !== undefined, `volume ${number} is known`);
+    if (volume === undefined) fail(`volume ${number} is not known`);
     return volume;
   }
 

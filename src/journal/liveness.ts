@@ -1,4 +1,4 @@
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import { SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN } from '../limits.js';
 
 /** Segments whose counts stand together: 4 KiB of counters for a stretch of 4 to 64 GiB of journal. */
@@ -57,7 +57,7 @@ export class Liveness {
     let stretch = this.#cache[number & (CACHE_SIZE - 1)];
     if (stretch === null || stretch.number !== number) stretch = this.#find(number);
     const at = segment % STRETCH_SEGMENTS;
-    assert(stretch.counts[at] >= blockCount, `segment ${segment} has ${blockCount} live blocks to lose`);
+    if (stretch.counts[at] < blockCount) fail(`segment ${segment} has not ${blockCount} live blocks to lose`);
     stretch.counts[at] -= blockCount;
     stretch.total -= blockCount;
     this.#total -= blockCount;

@@ -33,7 +33,7 @@ export function hasPayload(type: number): boolean {
 
 /** Whole size in bytes of a record of this shape (PAD excepted: its size is free). */
 export function recordSize(type: number, blockCount: number, blockShift: number): number {
-  const bare = hasPayload(type) ? HEADER_SIZE + 8 * blockCount + blockCount * 2 ** blockShift : HEADER_SIZE;
+  const bare = hasPayload(type) ? HEADER_SIZE + 8 * blockCount + blockCount * (1 << blockShift) : HEADER_SIZE;
   return Math.ceil(bare / RECORD_ALIGN) * RECORD_ALIGN;
 }
 

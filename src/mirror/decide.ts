@@ -226,6 +226,11 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
     );
   }
 
+  // who has the newest common generation, be it by a first copy, has what it began with of every stream but the primary's
+  const begun = p.generations[common.p]!.ends;
+  const held = (site: SiteState, author: number): number =>
+    author === pn ? end(site, author) : Math.max(end(site, author), begun[author] ?? 0);
+
   if (pMinted === null && sMinted === null) {
     // 7, 8: an author lost the tail of its own stream
     for (const [author, peer] of [
@@ -233,14 +238,14 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       [s, p],
     ]) {
       const number = author.site.number;
-      if (end(peer, number) <= end(author, number)) continue;
+      if (held(peer, number) <= held(author, number)) continue;
       if (author.served) {
         return refuse(p, s, 8, `${lostTail(author, peer)}, but has served hosts since: ${KEEP_AND_REPORT}`);
       }
       return returnTail(peer, author, 7, p, s);
     }
     // 9: an author has more of its own stream
-    if (!dual && end(s, sn) > end(p, sn)) {
+    if (!dual && held(s, sn) > held(p, sn)) {
       return refuse(
         p,
         s,
@@ -249,7 +254,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       );
     }
     const writing = dual ? [pn, sn] : [pn];
-    const foreign = authors(p, s).find((author) => !writing.includes(author) && end(p, author) !== end(s, author));
+    const foreign = authors(p, s).find((author) => !writing.includes(author) && held(p, author) !== held(s, author));
     if (foreign !== undefined) {
       return refuse(
         p,
@@ -282,7 +287,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       if (!x.served) return returnTail(y, x, 10, p, s);
       return refuse(p, s, 8, `${lostTail(x, y)}, but has served hosts since: ${KEEP_AND_REPORT}`);
     }
-    if (end(x, yn) > end(y, yn)) return returnTail(x, y, 10, p, s);
+    if (held(x, yn) > held(y, yn)) return returnTail(x, y, 10, p, s);
     return logGone(p, s) ?? replay(p, s, 10, yn);
   }
   if (excess.every((author) => author === x.site.number)) {

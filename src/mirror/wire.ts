@@ -54,7 +54,7 @@
  */
 import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
 import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
 import type { BasePosition } from './base.js';
@@ -619,7 +619,7 @@ function basePosition(view: DataView, present: boolean, lbaAt: number): BasePosi
 }
 
 function putU64(view: DataView, at: number, value: number): void {
-  assert(Number.isSafeInteger(value) && value >= 0, `not a u64 below 2^53: ${value}`);
+  if (!(Number.isSafeInteger(value) && value >= 0)) fail(`not a u64 below 2^53: ${value}`);
   view.setUint32(at, value % 0x100000000, true);
   view.setUint32(at + 4, Math.floor(value / 0x100000000), true);
 }

@@ -16,7 +16,7 @@
  * While the peer is away and the policy is `degrade`, the driver advances with Infinity for the peer's cursors, after
  * it has made "degraded since" durable. The peer's cursors may go back after a reconnect.
  */
-import { assert } from '../assert.js';
+import { fail } from '../assert.js';
 import type { ForelockError } from '../errors.js';
 import type { Completion } from './device.js';
 
@@ -52,7 +52,7 @@ class Queue {
   }
 
   push(sequence: number, completion: Completion): void {
-    assert(sequence >= this.#last || this.#count === 0, `gate: sequence ${sequence} after ${this.#last}`);
+    if (sequence < this.#last && this.#count > 0) fail(`gate: sequence ${sequence} after ${this.#last}`);
     this.#last = sequence;
     if (this.#count === this.#sequences.length) this.#grow();
     const slot = (this.#head + this.#count) & (this.#sequences.length - 1);

@@ -127,7 +127,12 @@ export function loadSuperblock(
 export function newSuperblock(
   config: GroupConfig,
   volumes: { number: number; name: string; size: number; blockSize: number }[],
-  adopt: { groupId: string; generations: Superblock['generations']; peer: { number: number; name: string } } | null,
+  adopt: {
+    groupId: string;
+    generations: Superblock['generations'];
+    peer: { number: number; name: string };
+    inconsistent: Superblock['inconsistent'];
+  } | null,
 ): Superblock {
   for (const volume of volumes) {
     const wrong = findMisshape(volume, volumes);
@@ -159,8 +164,9 @@ export function newSuperblock(
     role: config.role,
     clean: true,
     degradedSince: null,
-    streamStart: 0,
-    inconsistent: null,
+    // from the first moment on: a standby that goes down before its copy begins holds no image either
+    streamStart: adopt?.inconsistent?.startSequence ?? 0,
+    inconsistent: adopt?.inconsistent ?? null,
     checkpoint: {
       mapFile: 0,
       mapEnd: 0,

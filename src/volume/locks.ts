@@ -27,7 +27,7 @@
  * has a bit wherever a holder, a waiter or the mirror's want has a block; a region may be coarser than a block, so on a
  * hit the lists decide.
  */
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { LOCK_WAIT_MS_MAX, LOCK_WAITERS_MAX } from '../limits.js';
 
@@ -363,7 +363,7 @@ export class RangeLocks {
 
   /** True if the bitmap alone says that nobody holds, waits for or wants any of it. */
   #untouched(lba: number, blockCount: number): boolean {
-    assert(blockCount > 0 && lba >= 0 && lba + blockCount <= this.#blockCount, `extent ${lba}+${blockCount}`);
+    if (!(blockCount > 0 && lba >= 0 && lba + blockCount <= this.#blockCount)) fail(`extent ${lba}+${blockCount}`);
     const first = Math.floor(lba / this.#regionSize);
     const last = Math.floor((lba + blockCount - 1) / this.#regionSize);
     return this.#kernel.lockQuery(this.#table, first, last - first + 1) === 0;

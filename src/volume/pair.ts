@@ -29,6 +29,7 @@ import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { RecordHeader } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
+import type { Superblock } from '../journal/superblock.js';
 import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type Decision, decide, type SiteState } from '../mirror/decide.js';
@@ -56,6 +57,8 @@ export interface Adoption {
   generations: SiteState['generations'];
   peer: { number: number; name: string };
   volumes: SiteState['volumes'];
+  /** What the first copy will have to do; null when the stream alone makes the image. */
+  inconsistent: Superblock['inconsistent'];
 }
 
 export interface PairOptions {
@@ -489,6 +492,7 @@ export class Pair {
         generations: start.generations,
         peer: theirs.site,
         volumes: theirs.volumes,
+        inconsistent: firstCopyOf(start),
       };
       this.#options.adopt(adoption).then(
         (group) => {
@@ -527,13 +531,7 @@ export class Pair {
     }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
-      superblock.inconsistent = {
-        source: start.stream,
-        generation: start.generations[start.generations.length - 1]!.id,
-        base: start.base,
-        startSequence: start.from,
-        untilSequence: null,
-      };
+      superblock.inconsistent = firstCopyOf(start);
     }
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
@@ -773,6 +771,17 @@ export class Pair {
   #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
     return this.group!.receiver?.target.base?.next ?? saved;
   }
+}
+
+function firstCopyOf(start: Start): Superblock['inconsistent'] {
+  if (start.base === null) return null;
+  return {
+    source: start.stream,
+    generation: start.generations[start.generations.length - 1]!.id,
+    base: start.base,
+    startSequence: start.from,
+    untilSequence: null,
+  };
 }
 
 function unexpected(message: Message): ForelockError {

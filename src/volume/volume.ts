@@ -313,7 +313,19 @@ export class Volume {
       const size = recordSize(type, count, shift);
       const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count, size) : 0;
       if (scope < 0) return scope === RING_FULL ? at : this.#refuseSpace(completion);
-      const to = journal.reserve(type, 0, this.number, lba + at, count, shift, session, scope, journal.peer.appended);
+      const clock = scope > 0 ? journal.stamp : 0; // of its LOCK
+      const to = journal.reserve(
+        type,
+        0,
+        this.number,
+        lba + at,
+        count,
+        shift,
+        session,
+        scope,
+        journal.peer.appended,
+        clock,
+      );
       if (to < 0) {
         if (scope > 0) group.closeLockStepScope(this, session, scope);
         return to === RING_FULL ? at : this.#refuseSpace(completion);

@@ -107,6 +107,8 @@ test('whatever a crash leaves: one moment of the stream, never less than was dur
       longest = Math.max(longest, through);
       const keep = from - 1 + Math.floor(random() * (through - from + 2));
       apply(rig, source, positions, keep);
+      if (random() < 0.5) rig.journal.sync();
+      for (let steps = random() * 6; steps > 0; steps -= 1) rig.scheduler.step(); // part of it is under way
       if (keep < through) rig.journal.truncatePeer(keep);
       if (random() < 0.3) rig.journal.sync();
       for (let steps = random() * 20; steps > 0; steps -= 1) {

@@ -22,6 +22,8 @@ export class Checks {
   /** Highest sequences that a flush has promised: on the source's disk, on the target's disk. */
   promisedHere = 0;
   #promisedThere = 0;
+  /** Where the source's stream ended when it began to serve. */
+  servedFrom = 0;
   /** Highest sequence that was answered while "degraded". */
   #lowered = 0;
   readonly #world: GroupWorld;
@@ -32,8 +34,10 @@ export class Checks {
 
   /** The state was opened: what it holds is compared with what was promised; its journal is watched from here on. */
   recovered(site: Site, journal: Journal): void {
-    if (site.role === 'primary') this.#sourceRecovered(journal);
-    else this.#targetRecovered(site, journal);
+    if (site.role === 'standby' || site.promoting) this.#targetRecovered(site, journal);
+    else this.#sourceRecovered(journal);
+    if (site.role === 'primary') this.#watchPublish(journal);
+    else this.#watchApply(journal);
   }
 
   #sourceRecovered(journal: Journal): void {
@@ -45,6 +49,10 @@ export class Checks {
     }
     if (appended > history.length) violation(`the source recovered ${appended} of ${history.length}`);
     if (appended < history.length) met('source lost a tail');
+  }
+
+  #watchPublish(journal: Journal): void {
+    const { history } = this.#world;
     const publish = journal.publish.bind(journal);
     journal.publish = () => {
       const position = journal.head;
@@ -68,6 +76,9 @@ export class Checks {
     }
     if (!site.orphan && appended > history.length) violation('the target has what was never written');
     if (journal.peerApplied !== appended) violation('recovery applies what was received');
+  }
+
+  #watchApply(journal: Journal): void {
     const apply = journal.apply.bind(journal);
     journal.apply = (type, volume, lba, blockCount, position) => {
       if (type < TYPE_LOCAL && (type === TYPE_WRITE || type === TYPE_ZERO || type === TYPE_TRIM)) {
@@ -90,6 +101,7 @@ export class Checks {
   serving(site: Site): void {
     const { history, target, note, met, violation } = this.#world;
     if (site.role !== 'primary') return;
+    if (site.promoting) this.#tookOver(site);
     const { appended } = site.journal.own;
     note(`source serves from ${appended}`);
     const dropped = history.length - appended;
@@ -106,7 +118,18 @@ export class Checks {
       }
       history.cut(appended);
     }
+    this.servedFrom = appended;
     this.#compare(site);
+  }
+
+  /** The former target serves: what it had received is where its own stream begins. */
+  #tookOver(site: Site): void {
+    const { history, operator } = this.#world;
+    history.begin(history.imageAt(site.journal.peer.appended));
+    this.promisedHere = 0;
+    this.#promisedThere = 0;
+    this.#lowered = 0;
+    operator.tookOver();
   }
 
   /** A flush was answered: everything up to `sequence` is promised. */
@@ -182,7 +205,7 @@ export class Checks {
 
   /** Compares a site's image as it is now with the history. @returns how many volumes will be counted */
   #compare(site: Site): number {
-    const { source, target, history, violation } = this.#world;
+    const { source, target, history, met, violation } = this.#world;
     const { group, life } = site;
     if (group === null || site.state === 'closing') return 0;
     if (site === target && (site.orphan || !group.mirror.imageConsistent)) return 0;
@@ -208,6 +231,7 @@ export class Checks {
       group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {
         if (life.over || !open) return;
         release();
+        if (error !== null && site.rotten && /checksum/.test(error.message)) return met('rot was told');
         if (error !== null) violation(`${site.name}: ${error.message}`);
         const found = history.tagsOf(into, 0, into.length / UNIT);
         const wanted = expected.get(volume.number)!;

@@ -46,6 +46,21 @@ export interface GroupWorldOptions {
   /** Longest time that a site or the link stays away, ms. */
   downMs: number;
   bitFlip: number;
+  /** How far apart the sites' clocks may be when a machine starts, ms. */
+  skewMs: number;
+  clockJumpMs: number;
+  /** A cut that one end does not see; and the share of these at which frames of the old link still arrive. */
+  halfOpenMs: number;
+  lateFrames: number;
+  stallMs: number;
+  /** Long read locks at the target, pinned views of it, rot in its old segments. */
+  longHoldMs: number;
+  viewMs: number;
+  rotMs: number;
+  /** The target takes over from a source that crashed. */
+  failOverMs: number;
+  /** Share of a flat image that holds data before there is any group; the target's may hold rubbish. */
+  prefilled: number;
   /** When the target's machine first appears, ms. */
   joinMs: number;
   delayMax: number;
@@ -86,6 +101,16 @@ export const QUIET: GroupWorldOptions = {
   diskFullMs: Number.POSITIVE_INFINITY,
   badDiskMs: Number.POSITIVE_INFINITY,
   holdMs: Number.POSITIVE_INFINITY,
+  skewMs: 10_000,
+  clockJumpMs: Number.POSITIVE_INFINITY,
+  halfOpenMs: Number.POSITIVE_INFINITY,
+  lateFrames: 0,
+  stallMs: Number.POSITIVE_INFINITY,
+  longHoldMs: Number.POSITIVE_INFINITY,
+  viewMs: Number.POSITIVE_INFINITY,
+  rotMs: Number.POSITIVE_INFINITY,
+  failOverMs: Number.POSITIVE_INFINITY,
+  prefilled: 0,
   kill: 0,
   downMs: 1,
   bitFlip: 0,
@@ -139,6 +164,16 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     diskFullMs: mean(0.2, 200, 3000),
     badDiskMs: mean(0.15, 300, 3000),
     holdMs: mean(0.4, 20, 500),
+    skewMs: pick(0, 10_000, 400 * 86_400_000),
+    clockJumpMs: mean(0.4, 100, 3000),
+    halfOpenMs: mean(0.4, 100, 4000),
+    lateFrames: pick(0, 0.5, 1),
+    stallMs: mean(0.3, 100, 2000),
+    longHoldMs: mean(0.3, 500, 8000),
+    viewMs: mean(0.4, 50, 1000),
+    rotMs: mean(0.15, 500, 8000),
+    failOverMs: mean(0.2, 1000, 10_000),
+    prefilled: pick(0, 0.5, 1),
     kill: pick(0, 0.5, 1),
     downMs: pick(100, 1000, 15_000),
     bitFlip: random() < 0.3 ? random() * 0.1 : 0,

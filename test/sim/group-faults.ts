@@ -6,7 +6,9 @@
  */
 import type { LockRequest } from '../../src/volume/locks.js';
 import { holdLock } from '../../src/volume/scope.js';
+import type { Volume } from '../../src/volume/volume.js';
 import type { Site } from './group-site.js';
+import { Views } from './group-views.js';
 import type { GroupWorld } from './group-world.js';
 
 /** A lock that somebody has at the target: nothing is applied under it. */
@@ -20,35 +22,46 @@ export interface Hold {
 /** What each fault is counted as. */
 export const FAULTS: readonly string[] = [
   ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
-  ...['target crash in the first copy', 'cut', 'slow line', 'bit flip'],
+  ...['target crash in the first copy', 'failed over', 'target emptied', 'alpha clock jump', 'beta clock jump'],
+  ...['cut', 'half-open link', 'late frame', 'stalled line', 'slow line', 'bit flip'],
   ...['alpha disk full', 'beta disk full', 'alpha bad disk', 'beta bad disk', 'alpha journal failed'],
-  ...['beta journal failed', 'disk failed while opening', 'held at the target', 'evicted', 'target emptied'],
+  ...['beta journal failed', 'disk failed while opening', 'alpha rot', 'beta rot', 'rot was told'],
+  ...['held at the target', 'long read lock at the target', 'evicted', 'view pinned', 'view dropped', 'prefilled'],
 ];
 
 export class Faults {
   readonly holds = new Set<Hold>();
   /** False in the phase without faults. */
   active = true;
+  readonly views: Views;
   readonly #world: GroupWorld;
 
   constructor(world: GroupWorld) {
     this.#world = world;
+    this.views = new Views(world);
   }
 
   start(): void {
-    const { options, source, target, random, after } = this.#world;
-    this.#every(options.sourceCrashMs, () => this.#crash(source));
-    this.#every(options.targetCrashMs, () => this.#crash(target));
+    const { options, line, operator, random, after } = this.#world;
+    this.#every(options.sourceCrashMs, () => this.#crash(this.#world.source));
+    this.#every(options.targetCrashMs, () => this.#crash(this.#world.target));
     this.#every(options.bothCrashMs, () => {
-      this.#crash(source);
-      after(random() < 0.5 ? 0 : random() * 20, () => this.#crash(target));
+      this.#crash(this.#world.source);
+      after(random() < 0.5 ? 0 : random() * 20, () => this.#crash(this.#world.target));
     });
     this.#every(options.restartMs, () => this.#restart());
+    this.#every(options.clockJumpMs, () => this.#jumpClock());
     this.#every(options.cutMs, () => this.#cut());
+    this.#every(options.halfOpenMs, () => line.cutUnseen());
+    this.#every(options.stallMs, () => line.stall());
     this.#every(options.pauseMs, () => this.#slowLine());
     this.#every(options.diskFullMs, () => this.#fillDisk());
-    this.#every(options.holdMs, () => this.#hold());
     this.#every(options.badDiskMs, () => this.#failDisk());
+    this.#every(options.rotMs, () => this.#rot());
+    this.#every(options.holdMs, () => this.#hold());
+    this.#every(options.longHoldMs, () => this.#holdLong());
+    this.#every(options.viewMs, () => this.views.open());
+    this.#every(options.failOverMs, () => operator.failOver());
   }
 
   #every(mean: number, task: () => void): void {
@@ -73,7 +86,7 @@ export class Faults {
 
   #crash(site: Site): void {
     const { target, options, random } = this.#world;
-    if (site === target && site.opens === 0) return;
+    if ((site === target && site.opens === 0) || site.held) return;
     site.crash(random() >= options.kill);
     this.#back(site);
   }
@@ -95,6 +108,14 @@ export class Faults {
     note('cut');
     line.downUntil = scheduler.now + random() ** 3 * options.downMs;
     line.cut();
+  }
+
+  /** Somebody sets a clock, or it sets itself. */
+  #jumpClock(): void {
+    const { source, target, random, met } = this.#world;
+    const site = random() < 0.5 ? source : target;
+    met(`${site.name} clock jump`);
+    site.skew += Math.floor((random() - 0.5) * 2e6 * 10 ** (random() * 5));
   }
 
   /** The line slows to a crawl for a while. */
@@ -133,38 +154,77 @@ export class Faults {
     note(`${site.name} bad disk`);
     after(random() * 1500, () => {
       if (life.over) return;
-      if (site.group!.journal.failed !== null) met(`${site.name} journal failed`);
       site.crash(true);
       this.#back(site);
     });
   }
 
+  /**
+   * One byte of an older segment of the target rots. Of the target only: the source's copy is the one to mend it from,
+   * and a source with rot may have to stay as it is.
+   */
+  #rot(): void {
+    const { target, random, met, note } = this.#world;
+    if (target.state !== 'up' || target.group === null) return;
+    const names = target.store.list().filter((name) => name.startsWith('segment'));
+    const name = names[Math.floor(random() * (names.length - 1))];
+    if (name === undefined || names.length < 2) return;
+    const at = Math.floor(random() * target.store.load(name)!.length);
+    met(`${target.name} rot`);
+    note(`${target.name} rot in ${name} at ${at}`);
+    target.rotten = true;
+    target.store.rot(name, at, 1 + Math.floor(random() * 255));
+  }
+
   /** Somebody at the target's site locks blocks, and keeps them for a while or until evicted. */
   #hold(): void {
-    const { target, random, after, met } = this.#world;
+    const { target, random } = this.#world;
     if (target.state !== 'up' || target.group === null) return;
     const volume = [...target.group.volumes.values()][Math.floor(random() * target.group.volumes.size)]!;
     const blocks = volume.size / volume.blockSize;
     const lba = Math.floor(random() * blocks);
     const blockCount = 1 + Math.floor(random() * Math.min(24, blocks - lba));
-    const { life, group } = target;
     const mode = random() < 0.5 ? 'read' : 'write';
+    this.#holdFor(volume, mode, lba, blockCount, () => (random() < 0.1 ? 6000 : random() * 300), 'held at the target');
+  }
+
+  /** A backup at the target's site: it reads much of a volume, and takes its time. */
+  #holdLong(): void {
+    const { target, random } = this.#world;
+    if (target.state !== 'up' || target.group === null) return;
+    const volume = [...target.group.volumes.values()][Math.floor(random() * target.group.volumes.size)]!;
+    const blocks = volume.size / volume.blockSize;
+    const blockCount = Math.ceil((0.3 + 0.7 * random()) * blocks);
+    const lba = Math.floor(random() * (blocks - blockCount + 1));
+    this.#holdFor(volume, 'read', lba, blockCount, () => 500 + random() * 9500, 'long read lock at the target');
+  }
+
+  #holdFor(
+    volume: Volume,
+    mode: 'read' | 'write',
+    lba: number,
+    blockCount: number,
+    keepMs: () => number,
+    counted: string,
+  ): void {
+    const { target, random, after, met } = this.#world;
+    const { life } = target;
     const extent = { offset: lba * volume.blockSize, size: blockCount * volume.blockSize };
     holdLock(volume, mode, extent, random() * 500).then(
       (request) => {
         const hold = { request, volume: volume.number, lba, blockCount };
         if (life.over) return;
-        met('held at the target');
+        met(counted);
         this.holds.add(hold);
-        after(random() < 0.1 ? 6000 : random() * 300, () => {
+        after(keepMs(), () => {
           if (life.over) return;
           if (request.state === 'evicted') met('evicted');
           this.holds.delete(hold);
           volume.locks.release(request);
-          group.locksMoved();
+          volume.group.locksMoved();
         });
       },
-      () => met('not held at the target'),
+      () => met(`not ${counted}`),
     );
   }
 }

@@ -18,6 +18,8 @@ const SNAPSHOT_EVERY = 64;
 interface HistoryRecord {
   type: number;
   volume: number;
+  /** Its stamp. */
+  clock: number;
   /** Of the first unit, and how many. */
   unit: number;
   units: number;
@@ -30,6 +32,10 @@ export type Images = Map<number, Uint32Array>;
 export class History {
   readonly #volumes: readonly { blocks: number; blockSize: number }[];
   readonly #violation: (what: string) => never;
+  /** What the volumes held before the first record. */
+  #initial: Images;
+  /** As all records make them. */
+  #now: Images;
   readonly #records: HistoryRecord[] = [];
   readonly #snapshots: Images[] = [];
   #nextTag = 1;
@@ -39,6 +45,12 @@ export class History {
 
   constructor(volumes: readonly { blocks: number; blockSize: number }[], violation: (what: string) => never) {
     this.#volumes = volumes;
+    const empty = volumes.map(({ blocks, blockSize }, index): [number, Uint32Array] => [
+      index + 1,
+      new Uint32Array((blocks * blockSize) / UNIT),
+    ]);
+    this.#initial = new Map(empty);
+    this.#now = copyOf(this.#initial);
     this.#violation = violation;
   }
 
@@ -56,15 +68,36 @@ export class History {
     return new Uint8Array(words.buffer);
   }
 
+  /** An image from before there is a group: some of its blocks hold tags. @returns its bytes */
+  prefill(volume: number, share: number, random: () => number): Uint8Array {
+    const { blocks, blockSize } = this.#volumes[volume - 1]!;
+    const bytes = new Uint8Array(blocks * blockSize);
+    for (let block = 0; block < blocks; block += 1) {
+      if (random() < share) bytes.set(this.payload(blockSize), block * blockSize);
+    }
+    return bytes;
+  }
+
+  /** A stream begins anew, over these images. */
+  begin(images: Images): void {
+    this.#initial = images;
+    this.cut(0);
+  }
+
   /** The journal published a record of the source's stream. */
   published(journal: Journal, position: number, sequence: number): void {
     const header = this.#header.read(journal.memory.view, journal.address(position));
     if (sequence !== this.length + 1) this.#violation(`record ${sequence} is published behind ${this.length}`);
     const { type, volume } = header;
+    const before = this.#records[sequence - 2]?.clock ?? 0;
+    const within = type === TYPE_WRITE && header.scope !== sequence ? this.#records[header.scope - 1]!.clock : null;
+    if (within !== null ? header.clock !== within : header.clock < before)
+      this.#violation(`record ${sequence} has stamp ${header.clock}, its scope ${within}, ${before} came before it`);
     const shift = Math.log2(this.#volumes[volume - 1]?.blockSize ?? UNIT) - UNIT_SHIFT;
     const record: HistoryRecord = {
       type,
       volume,
+      clock: header.clock,
       unit: header.lba << shift,
       units: header.blockCount << shift,
       tags: null,
@@ -77,9 +110,8 @@ export class History {
       for (const tag of record.tags) if (tag !== 0 && !this.#tagSequence.has(tag)) this.#tagSequence.set(tag, sequence);
     }
     this.#records.push(record);
-    if (this.length % SNAPSHOT_EVERY === 0 && this.#snapshots.length === this.length / SNAPSHOT_EVERY - 1) {
-      this.#snapshots.push(this.imageAt(this.length));
-    }
+    put(this.#now, record);
+    if (this.length % SNAPSHOT_EVERY === 0) this.#snapshots.push(copyOf(this.#now));
   }
 
   /** What is behind `sequence` was lost, and will be written anew. */
@@ -87,6 +119,7 @@ export class History {
     this.#records.length = sequence;
     this.#snapshots.length = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
     for (const [tag, at] of this.#tagSequence) if (at > sequence) this.#tagSequence.delete(tag);
+    this.#now = this.imageAt(sequence);
   }
 
   sequenceOf(tag: number): number | undefined {
@@ -117,21 +150,15 @@ export class History {
 
   /** All volumes as the first `sequence` records make them. */
   imageAt(sequence: number): Images {
-    const snapshot = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
-    const images: Images = new Map();
-    const base = snapshot > 0 ? this.#snapshots[snapshot - 1]! : null;
-    this.#volumes.forEach(({ blocks, blockSize }, index) => {
-      images.set(
-        index + 1,
-        base === null ? new Uint32Array((blocks * blockSize) / UNIT) : base.get(index + 1)!.slice(),
-      );
-    });
-    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) {
-      const { type, volume, unit, units, tags } = this.#records[at]!;
-      if (type === TYPE_WRITE) images.get(volume)!.set(tags!, unit);
-      else if (type === TYPE_ZERO || type === TYPE_TRIM) images.get(volume)!.fill(0, unit, unit + units);
-    }
+    const snapshot = Math.floor(sequence / SNAPSHOT_EVERY);
+    const images = copyOf(snapshot > 0 ? this.#snapshots[snapshot - 1]! : this.#initial);
+    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) put(images, this.#records[at]!);
     return images;
+  }
+
+  /** Units of a volume as they are now. */
+  unitsNow(volume: number, unit: number, units: number): Uint32Array {
+    return this.#now.get(volume)!.slice(unit, unit + units);
   }
 
   /** Was the unit given this tag by a record behind `sequence`? */
@@ -146,4 +173,13 @@ export class History {
     }
     return false;
   }
+}
+
+function copyOf(images: Images): Images {
+  return new Map([...images].map(([volume, tags]) => [volume, tags.slice()]));
+}
+
+function put(images: Images, { type, volume, unit, units, tags }: HistoryRecord): void {
+  if (type === TYPE_WRITE) images.get(volume)!.set(tags!, unit);
+  else if (type === TYPE_ZERO || type === TYPE_TRIM) images.get(volume)!.fill(0, unit, unit + units);
 }

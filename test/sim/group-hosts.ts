@@ -4,6 +4,7 @@ import type { Group } from '../../src/volume/group.js';
 import { openScope } from '../../src/volume/scope.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { UNIT } from './group-history.js';
+import type { Life } from './group-rig.js';
 import type { GroupWorld } from './group-world.js';
 
 /** Errors that a host may be answered, whatever happens to the sites. */
@@ -15,8 +16,8 @@ const WATCH_MS = 40;
 /** One host's connection: a session for each life of the gateway. */
 interface Connection {
   session: number;
-  /** Which opening of the source it belongs to. */
-  life: number;
+  /** Of the source: which one it belongs to. */
+  life: Life | null;
 }
 
 interface Place {
@@ -50,7 +51,7 @@ export class Hosts {
   }
 
   start(): void {
-    for (let i = 0; i < this.#world.options.hosts; i += 1) this.#next({ session: 0, life: -1 });
+    for (let i = 0; i < this.#world.options.hosts; i += 1) this.#next({ session: 0, life: null });
   }
 
   /** The gateway is gone, and with it whatever was asked. */
@@ -69,18 +70,19 @@ export class Hosts {
   }
 
   #next(connection: Connection): void {
-    const { options, random, after, source } = this.#world;
+    const { options, random, after } = this.#world;
     const next = (): void => this.#next(connection);
     const think = random() < 0.5 ? random() * 0.3 : random() * options.thinkMs;
     after(think, () => {
       if (this.stopped) return;
+      const { source } = this.#world;
       const { group } = source;
       if (group === null || source.state !== 'up' || !group.ready) {
         after(RETRY_MS, next);
         return;
       }
-      if (connection.life !== source.opens) {
-        connection.life = source.opens;
+      if (connection.life !== source.life) {
+        connection.life = source.life;
         connection.session = group.nextSession();
       }
       this.#operation(connection.session, group, next);
@@ -203,19 +205,19 @@ export class Hosts {
 
   /** A read gives, for each unit, what was there when it was asked or was written meanwhile. */
   #read(session: number, { volume, offset, size }: Place, answer: Answer): void {
-    const { history, violation } = this.#world;
-    // a request that waits until the source goes on alone outlives the tail that is dropped for it
-    const from = volume.group.journal.own.appended;
+    const { history, checks, violation } = this.#world;
     const first = offset / UNIT;
     const count = size / UNIT;
-    const before = history
-      .imageAt(from)
-      .get(volume.number)!
-      .slice(first, first + count);
+    // a group that does not serve yet may still drop a lost tail
+    const asked = volume.group.serving
+      ? { from: history.length, before: history.unitsNow(volume.number, first, count) }
+      : null;
     volume.read(session, offset, size, {
       settleRead: (error, pieces) =>
         answer('read', error, () => {
           const found = history.tagsOf(new Uint8Array(Buffer.concat(pieces)), 0, count);
+          const from = asked?.from ?? checks.servedFrom;
+          const before = asked?.before ?? history.imageAt(from).get(volume.number)!.subarray(first);
           for (let i = 0; i < count; i += 1) {
             if (found[i] === before[i]) continue;
             if (history.wroteSince(from, volume.number, first + i, found[i]!)) continue;

@@ -1,4 +1,5 @@
 /** The line between the sites: who connects when, the handshake's timing, what a close may say. */
+import { PEER_SILENT_MS_MAX } from '../../src/limits.js';
 import type { Life } from './group-rig.js';
 import type { Site } from './group-site.js';
 import type { GroupWorld } from './group-world.js';
@@ -14,6 +15,8 @@ export class Line {
   /** Bytes per ms. */
   rate: number;
   #link: [SimLink, SimLink] | null = null;
+  /** Ends that do not know yet that their line is gone. */
+  #unseen: { site: Site; link: SimLink }[] = [];
   #connecting = false;
   readonly #world: GroupWorld;
 
@@ -41,6 +44,35 @@ export class Line {
 
   cut(): void {
     this.#link?.[0].cut();
+  }
+
+  /** The line is gone, and one end does not see it: the other one comes again. */
+  cutUnseen(): void {
+    const { source, target, random, options, met } = this.#world;
+    const link = this.#link;
+    if (link === null || link.some((end) => end.ended)) return;
+    const index = random() < 0.5 ? 0 : 1;
+    const late = random() < options.lateFrames ? random() * 300 : null;
+    met('half-open link');
+    this.#unseen.push({ site: index === 0 ? source : target, link: link[index] });
+    this.#link = null;
+    link[index].cutUnseen(random() ** 2 * PEER_SILENT_MS_MAX, late);
+    this.connectSoon();
+  }
+
+  /** One direction stands still for a while. */
+  stall(): void {
+    const { random, met } = this.#world;
+    if (this.#link === null) return;
+    met('stalled line');
+    this.#link[random() < 0.5 ? 0 : 1].stall(random() ** 2 * 3000);
+  }
+
+  /** A site that takes a new link lets go of the old one, as the endpoint does. */
+  #replace(site: Site): void {
+    const old = this.#unseen.filter((each) => each.site === site);
+    this.#unseen = this.#unseen.filter((each) => each.site !== site && !each.link.ended);
+    for (const { link } of old) link.replaced();
   }
 
   /** A site says goodbye. */
@@ -86,6 +118,7 @@ export class Line {
           after(delay(), () => {
             const { pair } = end.site;
             if (end.site.life.over || end.link.ended || pair === null || end.site.life !== end.life) return;
+            this.#replace(end.site);
             pair.onLink(end.link, hellos.get(end.peer));
             const closed = end.link.onClose;
             end.link.onClose = (reason, code) => {

@@ -1,4 +1,9 @@
-/** A person who looks in: empties a standby that was refused, if there is a reason for it. */
+/**
+ * What a person does: empties a standby that was refused or has rot, if there is a reason for it; lets the standby take
+ * over when the primary's machine is gone.
+ */
+
+import type { Site } from './group-site.js';
 import type { GroupWorld } from './group-world.js';
 
 /** How long a refusal stands before somebody comes. */
@@ -16,6 +21,8 @@ export class Operator {
   look(): void {
     const { source, target, scheduler, line } = this.#world;
     if (!line.isUp) line.connectSoon();
+    // it waits for a host, or for a peer, before it goes on alone
+    if (source.promoting && source.group?.ready === true) this.#replaceOld();
     const refusal = source.pair?.refusal ?? target.pair?.refusal ?? null;
     if (refusal === null || source.state !== 'up' || target.state !== 'up') {
       target.refusedSince = -1;
@@ -24,8 +31,7 @@ export class Operator {
     if (target.refusedSince < 0) target.refusedSince = scheduler.now;
     if (scheduler.now - target.refusedSince < NOTICED_MS) return;
     if (!this.#hasReason(refusal)) throw new Error(`refused without a reason: ${refusal}: ${this.#world.describe()}`);
-    this.#world.note(`target emptied: ${refusal}`);
-    this.#empty();
+    this.#empty(refusal);
   }
 
   #hasReason(refusal: string): boolean {
@@ -37,16 +43,100 @@ export class Operator {
     return this.retentionGivenUp || given || target.orphan || alone;
   }
 
-  #empty(): void {
-    const { target, checks, met } = this.#world;
+  #empty(why: string): void {
+    const { target, note, met } = this.#world;
     met('target emptied');
-    this.retentionGivenUp = false;
+    note(`target emptied: ${why}`);
     target.crash(true);
+    this.#newTarget();
+    target.open();
+  }
+
+  #newTarget(): void {
+    const { target, checks } = this.#world;
+    this.retentionGivenUp = false;
     target.newDisks();
     target.orphan = false;
     target.droppedTo = Number.POSITIVE_INFINITY;
     target.refusedSince = -1;
     checks.targetEmptied();
+  }
+
+  /** A gateway said at its start that it cannot: is that for a person to mend? */
+  refusedToOpen(site: Site, error: Error & { code?: string }): boolean {
+    const { target, met } = this.#world;
+    if (site === target && site.rotten && error.code === 'STATE_CORRUPT') {
+      met('rot was told');
+      this.#empty(error.message);
+      return true;
+    }
+    if (site.promoting && error.code === 'STATE_MISMATCH' && /first copy was never finished/.test(error.message)) {
+      this.#takeBack();
+      return true;
+    }
+    return false;
+  }
+
+  /** What has rot is copied anew, before everything is to be equal. */
+  mend(): void {
+    if (this.#world.target.rotten) this.#empty('rot');
+  }
+
+  // ---- the target takes over
+
+  /** The primary's machine is gone: the standby goes on in its place. */
+  failOver(): void {
+    const { source, target, random, note, met } = this.#world;
+    // rot at the only copy that is left is nobody's to mend
+    if (target.state !== 'up' || target.orphan || target.rotten || source.opens === 0 || source.promoting) return;
+    if (target.group?.receiver?.imageConsistent !== true) return;
+    met('fail over');
+    note(`${target.name} is to take over`);
+    source.crash(random() < 0.5);
+    source.held = true;
+    target.crash(random() < 0.5);
+    this.#changePlaces();
+    target.promoting = true;
     target.open();
+  }
+
+  #changePlaces(): void {
+    const world = this.#world;
+    const { source, target } = world;
+    world.source = target;
+    world.target = source;
+    world.source.role = 'primary';
+    world.target.role = 'standby';
+  }
+
+  /** The new source serves. */
+  tookOver(): void {
+    const { source, met, note } = this.#world;
+    met('failed over');
+    note(`${source.name} took over`);
+    this.#replaceOld();
+    source.promoting = false;
+    this.retentionGivenUp = false;
+  }
+
+  /** The old source's machine comes back, empty. */
+  #replaceOld(): void {
+    const { target, random, after } = this.#world;
+    if (!target.held) return;
+    target.held = false;
+    this.#newTarget();
+    after(random() * 1000, () => target.open());
+  }
+
+  /** The standby's disk knows of no finished copy: the old source is started again after all. */
+  #takeBack(): void {
+    const { source, target, note } = this.#world;
+    note(`${source.name} cannot take over`);
+    source.crash(true);
+    source.promoting = false;
+    target.held = false;
+    this.#changePlaces();
+    target.open();
+    source.open();
   }
 }

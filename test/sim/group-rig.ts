@@ -30,8 +30,13 @@ export class Scheduler {
   readonly #heap: { at: number; order: number; task: () => void }[] = [];
 
   schedule(task: () => void, delayMs: number): void {
+    this.scheduleAt(task, this.now + delayMs);
+  }
+
+  /** For what must keep its order: two delays that add up to the same moment may differ in the last bit. */
+  scheduleAt(task: () => void, at: number): void {
     const heap = this.#heap;
-    const entry = { at: this.now + delayMs, order: this.#order++, task };
+    const entry = { at, order: this.#order++, task };
     let index = heap.push(entry) - 1;
     while (index > 0) {
       const parent = (index - 1) >> 1;

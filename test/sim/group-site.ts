@@ -21,7 +21,7 @@ const TICK_MS = 50;
 
 export class Site {
   readonly name: string;
-  readonly role: Role;
+  role: Role;
   store!: MemoryStore;
   images!: MemoryStore;
   life: Life & { over: boolean } = { over: true };
@@ -30,6 +30,14 @@ export class Site {
   group: Group | null = null;
   /** Microseconds that its clock is off. */
   skew = 0;
+  /** When its monotonic clock began. */
+  #startedMs = 0;
+  /** Somebody keeps it switched off. */
+  held = false;
+  /** It was the target, and is to be the source: nobody was served by it yet. */
+  promoting = false;
+  /** Its journal has rot. */
+  rotten = false;
   /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
   suspect = false;
   /** Every sync takes so much longer. */
@@ -68,21 +76,24 @@ export class Site {
       });
     this.store = store();
     this.images = store();
+    this.rotten = false;
   }
 
   // ---- opening
 
   open(): void {
     const world = this.#world;
-    if (this.state !== 'off') return;
+    if (this.state !== 'off' || this.held) return;
     const life = { over: false };
     this.life = life;
     this.state = 'opening';
     this.#stopping = false;
     this.opens += 1;
-    this.skew = Math.floor((world.random() - 0.5) * 20_000_000);
+    this.skew = Math.floor((world.random() - 0.5) * 2000 * world.options.skewMs);
+    this.#startedMs = world.scheduler.now;
     this.#start(life).catch((error) => {
       if (life.over) return;
+      if (world.operator.refusedToOpen(this, error)) return;
       if (error.code !== 'EIO' && error.code !== 'ENOSPC') return world.fail(error);
       world.met('disk failed while opening');
       this.crash(true);
@@ -101,11 +112,14 @@ export class Site {
     }
     if (life.over) return;
     this.state = 'up';
+    const platform = this.#platformIn(life);
     const pair = new Pair(group, {
       config,
-      platform: this.#platformIn(life),
+      platform,
+      found: () => Promise.reject(new Error('only where both sites write')),
       adopt: (adoption) => {
         world.met('adopted');
+        this.droppedTo = Number.POSITIVE_INFINITY; // it had nothing to be dropped
         return this.#openGroup(life, config, newSuperblock(config, adoption.volumes, adoption));
       },
       onServing: () => world.note(`${this.name} serves`),
@@ -116,7 +130,7 @@ export class Site {
     const tick = (): void => {
       if (life.over) return;
       this.group?.tick();
-      pair.tick(world.scheduler.now);
+      pair.tick(platform.nowMs());
       world.after(TICK_MS, tick);
     };
     tick();
@@ -134,6 +148,7 @@ export class Site {
       ack: options.ack,
       speculation: options.speculation,
       whenPeerAway: options.whenPeerAway,
+      whenSplit: 'freeze',
       onReject: options.onReject,
       paired: true,
     };
@@ -169,8 +184,9 @@ export class Site {
 
   #platformIn(life: Life): Platform {
     const { scheduler } = this.#world;
+    const startedMs = this.#startedMs;
     return {
-      nowMs: () => scheduler.now,
+      nowMs: () => scheduler.now - startedMs,
       defer: this.#deferIn(life),
       after: (delayMs, task) =>
         this.#world.after(delayMs, () => {
@@ -275,6 +291,7 @@ export class Site {
     const { journal, cleaner, checkpointer, counters, sender, receiver } = this.group!;
     met('syncs', journal.counters.syncs);
     met('sealed in the pool', journal.counters.sealedInPool);
+    if (journal.failed !== null) met(`${this.name} journal failed`);
     met(`${this.name} segments freed`, cleaner.counters.segmentsFreed);
     met(`${this.name} blocks moved`, cleaner.counters.blocksMoved);
     met(`${this.name} checkpoints`, checkpointer.counters.checkpoints);
@@ -284,7 +301,7 @@ export class Site {
     met('space refused', journal.counters.spaceRefused);
     if (cleaner.counters.retentionGivenUp > 0) world.operator.retentionGivenUp = true;
     // a stop ends the threads in the middle of a read
-    if (cleaner.counters.damaged > 0 && !this.#stopping)
+    if (cleaner.counters.damaged > 0 && !this.#stopping && !this.rotten)
       world.fail(new Error('the cleaner met damage that nobody did'));
     if (sender !== null) {
       met('read back from segments', sender.readerCounters.fromSegments);

@@ -15,7 +15,7 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import { Checks } from './group-checks.js';
 import type { GroupWorldOptions } from './group-draw.js';
 import { Faults } from './group-faults.js';
-import { History, UNIT } from './group-history.js';
+import { History, type Images, UNIT } from './group-history.js';
 import { Hosts } from './group-hosts.js';
 import { Line } from './group-line.js';
 import { Operator } from './group-operator.js';
@@ -41,8 +41,9 @@ export class GroupWorld {
   readonly line: Line;
   readonly faults: Faults;
   readonly operator: Operator;
-  readonly source: Site;
-  readonly target: Site;
+  /** They change places when the target takes over. */
+  source: Site;
+  target: Site;
   #failure: Error | null = null;
 
   constructor(options: GroupWorldOptions, random: () => number, hash: XXHashAPI) {
@@ -57,6 +58,7 @@ export class GroupWorld {
     this.operator = new Operator(this);
     this.source = new Site(this, 'alpha', 'primary');
     this.target = new Site(this, 'beta', 'standby');
+    this.#prefill();
   }
 
   // ---- for its parts: they take these out of the world
@@ -193,6 +195,23 @@ export class GroupWorld {
     return promise;
   }
 
+  /** Flat images that hold data from before: the source's counts, the target's is rubbish. */
+  #prefill(): void {
+    const { options, history, random } = this;
+    if (options.prefilled === 0 || options.volumes[0]!.platter !== 'flat') return;
+    this.met('prefilled');
+    const initial: Images = new Map();
+    options.volumes.forEach((_, index) => {
+      const bytes = history.prefill(index + 1, options.prefilled, random);
+      initial.set(index + 1, history.tagsOf(bytes, 0, bytes.length / UNIT));
+      this.source.images.put(`image-${index}`, bytes);
+      if (random() < 0.5) {
+        this.target.images.put(`image-${index}`, history.prefill(index + 1, options.prefilled, random));
+      }
+    });
+    history.begin(initial);
+  }
+
   #lookAroundLater(): void {
     this.after(20 + this.random() * 300, () => {
       this.operator.look();
@@ -203,14 +222,15 @@ export class GroupWorld {
 
   /** No more faults: disks have room, the line is good, machines come back. */
   #calm(): void {
-    const { source, target, line, hosts, faults, options } = this;
+    const { line, hosts, faults, options } = this;
     this.note('calm');
     faults.active = false;
     hosts.stopped = true;
     line.bitFlip = 0;
     line.rate = options.rate;
     line.downUntil = 0;
-    for (const site of [source, target]) {
+    this.operator.mend();
+    for (const site of [this.source, this.target]) {
       site.store.capacity = Number.POSITIVE_INFINITY;
       if (site.state === 'off') this.after(10, () => site.open());
     }
@@ -224,7 +244,7 @@ export class GroupWorld {
       // a journal that failed is of no use until the gateway is started again
       if (site.group !== null && site.group.journal.failed !== null) site.crash(true);
     }
-    if (hosts.outstanding > 0 || source.state !== 'up' || target.state !== 'up') return false;
+    if (source.promoting || hosts.outstanding > 0 || source.state !== 'up' || target.state !== 'up') return false;
     if (source.group === null || target.group === null || !source.group.serving) return false;
     const { sender } = source.group;
     const { receiver } = target.group;

@@ -337,3 +337,40 @@ test('a source that goes on alone for a read does not take back what it showed',
   await world.until(() => world.source.pair?.refusal !== null && world.source.pair !== null, 20_000, 'not refused');
   expect(world.source.pair!.refusal).toMatch(/went on without it/);
 });
+
+test('the machine of a former primary, emptied and copied anew, is not given its old stream back', async () => {
+  // The standby took over; the former primary's machine came back empty and got a first copy. At their next meeting the
+  // new primary still knew the other's old stream to its end, the other one, being new, to none: that looked like a lost
+  // tail. It was returned, and the old records were applied over newer data; or, once their segments were gone, the two
+  // refused each other at every meeting.
+  const world = makeWorld();
+  await bothUp(world);
+  for (let unit = 0; unit < 80; unit += 8) await world.settle(world.write(unit, 8));
+  await atRest(world);
+  world.operator.failOver();
+  await world.until(() => world.settled(), 5000, 'the standby does not take over');
+  expect(world.source.name).toBe('beta');
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  for (const site of [world.target, world.source]) {
+    world.crash(site, false);
+    world.open(site);
+    await atRest(world);
+  }
+  expect(world.source.pair!.refusal).toBeNull();
+});
+
+test('a standby that goes down between its adoption and its first copy holds no image', async () => {
+  // The adoption was on disk, that a first copy had to come was not: the standby said that its image was whole. Its
+  // NAME@applied showed an empty volume, and with --role primary it would have served one.
+  const world = makeWorld({ volumes: [{ blocks: 16, blockSize: 4096, platter: 'flat' }], prefilled: 1 });
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.target.group !== null, 3000, 'it is not adopted');
+  world.crash(world.target, false);
+  world.lineDownUntil = world.scheduler.now + 1000;
+  world.open(world.target);
+  await world.until(() => world.target.state === 'up', 1000, 'it does not open');
+  expect(world.target.group!.receiver!.imageConsistent).toBe(false);
+  await atRest(world);
+});

@@ -210,6 +210,15 @@ export class MemoryStore implements Store {
     if (at < file.durableSize) file.durable[at] ^= bits;
   }
 
+  /** A file that was there before, durably. */
+  put(name: string, bytes: Uint8Array): void {
+    const file = new MemoryFile();
+    file.apply(false, 0, bytes);
+    file.apply(true, 0, bytes);
+    this.#cached.set(name, file);
+    this.#durable.set(name, file);
+  }
+
   /** The power goes: nothing that was asked is answered any more; the store may be opened again at once. */
   crash(): void {
     this.#life++;

@@ -46,6 +46,10 @@ export class SimLink implements Link {
   #arrival = 0;
   #wasHigh = false;
   #delivering = false;
+  /** What it sends does not arrive before then, ms. */
+  #stalledUntil = 0;
+  /** After a cut that this end did not see: what was in flight arrives so much later; or, null, never. */
+  #lateMs: number | null = null;
 
   static pair(world: LinkWorld, a: Life, b: Life): [SimLink, SimLink] {
     const one = new SimLink(world, a);
@@ -123,6 +127,30 @@ export class SimLink implements Link {
     }
   }
 
+  /**
+   * The line is gone, and only the other end learns it. This one sends into the void, until it hears of it or is
+   * replaced by a newer link.
+   * @param lateMs what was in flight to this end arrives so much later; null: never
+   */
+  cutUnseen(unseenMs: number, lateMs: number | null): void {
+    const { random, scheduler } = this.#world;
+    this.#lateMs = lateMs;
+    if (lateMs === null) this.#in.length = 0;
+    scheduler.schedule(() => this.peer.#end('cut', 1006), random() * 40);
+    this.peer.#stop();
+    scheduler.schedule(() => this.#end('silent for too long', 1006), unseenMs);
+  }
+
+  /** A newer link took its place. */
+  replaced(): void {
+    this.#end('replaced by a newer link', 4003);
+  }
+
+  /** What this end sends stands still for a while; then it arrives, in order. */
+  stall(ms: number): void {
+    this.#stalledUntil = this.#world.scheduler.now + ms;
+  }
+
   #untilLeft(): number {
     return 0.05 + (this.bufferedBytes / this.#world.line.rate) * 1.1;
   }
@@ -180,12 +208,21 @@ export class SimLink implements Link {
       const at = Math.floor(random() * message.stretch.length);
       message.stretch[at]! ^= 1 << Math.floor(random() * 8);
     }
-    this.#arrival = Math.max(this.#arrival, scheduler.now + 0.02 + random() * delayMax);
-    scheduler.schedule(() => this.peer.#arrive(message), this.#arrival - scheduler.now);
+    this.#arrival = Math.max(this.#arrival, scheduler.now + 0.02 + random() * delayMax, this.#stalledUntil);
+    scheduler.scheduleAt(() => this.peer.#arrive(message), this.#arrival);
   }
 
   #arrive(item: Message | { code: number; reason: string }): void {
-    if (this.#ended || this.#life.over || this.peer.#isCut) return;
+    if (this.#ended || this.#life.over) return;
+    if (this.peer.#isCut) {
+      if (this.#lateMs === null) return;
+      this.#world.met('late frame');
+      this.#world.scheduler.schedule(() => this.#take(item), this.#lateMs);
+    } else this.#take(item);
+  }
+
+  #take(item: Message | { code: number; reason: string }): void {
+    if (this.#ended || this.#life.over) return;
     this.#in.push(item);
     this.#deliver();
   }
