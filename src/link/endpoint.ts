@@ -259,7 +259,10 @@ export class LinkEndpoint {
     }
     const intake = new Intake();
     if (url.protocol === 'ws:') {
-      options.createConnection = ((to: NetConnectOpts) => connect({ ...to, onread: intake.onread })) as typeof connect;
+      // `path` is the request's here, and would be a Unix socket's there
+      const connectReading = (to: NetConnectOpts) =>
+        connect({ ...to, path: undefined, onread: intake.onread } as object as NetConnectOpts);
+      options.createConnection = connectReading as typeof connect;
     }
     let socket: Socket | null = null;
     options.finishRequest = (request) => {

@@ -40,7 +40,7 @@ export class Operator {
     // it may have minted and then died before it served: nobody can tell
     const minted = (counts.minted ?? 0) + (source.pair?.counters.minted ?? 0) > 0;
     const alone = minted && /went on without it/.test(refusal);
-    return this.retentionGivenUp || given || target.orphan || alone;
+    return this.retentionGivenUp || given || target.orphan || target.rotten || alone;
   }
 
   #empty(why: string): void {
@@ -121,11 +121,13 @@ export class Operator {
 
   /** The old source's machine comes back, empty. */
   #replaceOld(): void {
-    const { target, random, after } = this.#world;
+    const { target, faults, random, after } = this.#world;
     if (!target.held) return;
     target.held = false;
     this.#newTarget();
-    after(random() * 1000, () => target.open());
+    after(random() * 1000, () => {
+      if (faults.active) target.open();
+    });
   }
 
   /** The standby's disk knows of no finished copy: the old source is started again after all. */

@@ -35,7 +35,7 @@ export class Views {
     device.read(first * UNIT, units * UNIT, {
       settleRead: (error, pieces) => {
         try {
-          if (error?.code === 'ESHUTDOWN') return met('view dropped');
+          if (error?.code === 'ESHUTDOWN' || (error !== null && target.state === 'closing')) return met('view dropped');
           if (error !== null && target.rotten) return met('rot was told');
           if (error !== null) throw error;
           const found = history.tagsOf(new Uint8Array(Buffer.concat(pieces)), 0, units);
