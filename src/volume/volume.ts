@@ -81,8 +81,10 @@ export class Volume {
     completion: Completion,
   ): void {
     const refused = this.group.refuseWrite();
-    if (refused !== null)
-      return this.#refuse(refused, completion, () => this.write(session, offset, size, payload, fua, completion));
+    if (refused !== null) {
+      const kept = joined(payload, size); // it may have to wait, and the payload was lent for this call
+      return this.#refuse(refused, completion, () => this.write(session, offset, size, kept, fua, completion));
+    }
     if (size === 0) return this.group.settleSoon(completion, null);
     this.counters.writes += 1;
     this.counters.bytesWritten += size;
