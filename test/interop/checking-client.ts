@@ -35,6 +35,8 @@ export function randomFrom(seed: number): () => number {
 
 export class History {
   readonly blockCount: number;
+  /** Bytes before the part of the volume that this is the history of. */
+  readonly offset: number;
   readonly #random: () => number;
   /** Operation N is at N - 1. Those of a crash's lost tail stay, without a block: their numbers are not used again. */
   readonly #operations: Operation[] = [];
@@ -43,8 +45,9 @@ export class History {
   /** Flushes, and writes with FUA, that were answered. */
   flushes = 0;
 
-  constructor(size: number, seed: number) {
+  constructor(size: number, seed: number, offset = 0) {
     this.blockCount = size / BLOCK_SIZE;
+    this.offset = offset;
     this.#random = randomFrom(seed);
   }
 
@@ -79,7 +82,7 @@ export class History {
   }
 
   /**
-   * The moment of an image: the first N >= least, such that it shows exactly the first N operations.
+   * The moment of an image of the part: the first N >= least, such that it shows exactly the first N operations.
    * @throws Error naming a block that fits no such N
    */
   momentOf(image: Uint8Array, what: string, least = 0): number {
@@ -163,7 +166,7 @@ export class Load {
     const { number, operation, bytes } = this.#history.next();
     this.#window.push(operation);
     this.#inFlight += 1;
-    const offset = operation.lba * BLOCK_SIZE;
+    const offset = this.#history.offset + operation.lba * BLOCK_SIZE;
     const size = operation.blockCount * BLOCK_SIZE;
     const fua = number % FUA_EVERY === 0;
     const settle = (error: NbdError | null) => {
