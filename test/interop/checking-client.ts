@@ -8,6 +8,7 @@
  * moment of that history if there is one N such that every block shows the last of the first N operations on it.
  */
 import { NbdClient, type NbdError } from '../../src/frontend/nbd/client.js';
+import { type GatewayProcess, until } from './gateway-process.js';
 
 export const BLOCK_SIZE = 4096;
 const PIECE_BLOCKS_MAX = 8;
@@ -72,6 +73,11 @@ export class History {
       for (let i = 0; i < blockCount; i += 1) fillBlock(bytes, i * BLOCK_SIZE, number, lba + i);
     }
     return { number, operation, bytes };
+  }
+
+  /** Nothing of it may show: there was no room for it. */
+  refused(operation: Operation): void {
+    operation.blockCount = 0;
   }
 
   /** The image is what a crash left: operations behind N never happened. */
@@ -206,6 +212,7 @@ export class Load {
     this.#inFlight -= 1;
     this.#error ??= error;
     if (operation !== null && error === null) operation.answered = true;
+    if (operation !== null && error?.code === 'ENOSPC') this.#history.refused(operation);
     while (this.#window[0]?.answered) {
       this.#window.shift();
       this.#answeredThrough += 1;
@@ -229,6 +236,22 @@ export async function readImage(uri: string): Promise<Buffer> {
   } finally {
     await client.close();
   }
+}
+
+/** A restarted source asks its peer for what it lost before it lets anybody in; where both sites write, each needs both streams. */
+export async function untilServing(gateway: GatewayProcess, volume = 'vm'): Promise<void> {
+  const uri = await gateway.uri(volume);
+  await until(`site ${gateway.options.site} serving`, async () => {
+    const client = await NbdClient.connect(uri);
+    try {
+      await client.read(0, BLOCK_SIZE);
+      return true;
+    } catch {
+      return false;
+    } finally {
+      await client.close();
+    }
+  });
 }
 
 /** One write and a flush, over a connection of their own. */

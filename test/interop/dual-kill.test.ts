@@ -8,7 +8,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { GIB, MIB } from '../../src/limits.js';
-import { BLOCK_SIZE, History, type Load, randomFrom, readImage } from './checking-client.js';
+import { BLOCK_SIZE, History, type Load, randomFrom, readImage, untilServing } from './checking-client.js';
 import { type GatewayProcess, LONG, Room, sleep, untilEqual } from './gateway-process.js';
 import { SharedBlocks, type SharedLoad } from './shared-blocks.js';
 import { requireTools } from './tools.js';
@@ -58,7 +58,7 @@ describe.skipIf(!requireTools(['gcc']))(`both sites write, kill -9 (FORELOCK_SEE
           at[site] = await room.again(at[site]);
         }),
       );
-      await Promise.all(SITES.map((site) => at[site].untilStreaming()));
+      await Promise.all(SITES.map((site) => untilServing(at[site])));
       await sleep(100 + random() * 300);
       for (const site of SITES) {
         const errors = await Promise.all(loads[site].map((load) => load.stop()));
