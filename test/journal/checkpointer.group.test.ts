@@ -49,7 +49,7 @@ test('a scope that is open at a checkpoint can end after a restart of the target
   await world.until(() => checkpointer.number.done > done, 3000, 'no checkpoint');
   world.crash(world.target, true);
   world.open(world.target);
-  await world.until(() => world.source.group!.mirror.connected, 20_000, 'the sites do not find together');
+  await world.until(() => openScopes() !== undefined, 3000, 'it does not open');
   expect(openScopes()).toBe(1);
   await world.settle(scope.unlock());
   await world.until(() => world.settled(), 3000, 'the UNLOCK is not applied');
