@@ -1,5 +1,5 @@
 /** A copy of the tree in which one place at a time is broken, built and run. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,6 +33,7 @@ interface Ran {
 
 export class Bench {
   readonly #root = mkdtempSync(join(tmpdir(), 'forelock-mutants-'));
+  #running: ChildProcess | null = null;
 
   constructor() {
     for (const each of [
@@ -88,6 +89,7 @@ export class Bench {
   }
 
   close(): void {
+    this.#kill();
     rmSync(this.#root, { recursive: true, force: true });
   }
 
@@ -101,10 +103,9 @@ export class Bench {
         stdio: ['ignore', 'pipe', 'pipe'],
         env: { ...process.env, NO_COLOR: '1', FORCE_COLOR: undefined },
       });
+      this.#running = child;
       let output = '';
-      const end = (): void => {
-        process.kill(-child.pid!, 'SIGKILL');
-      };
+      const end = (): void => this.#kill();
       let timer = setTimeout(end, SILENCE_MS_MAX);
       const hear = (chunk: Buffer): void => {
         output += chunk;
@@ -115,8 +116,13 @@ export class Bench {
       child.stderr.on('data', hear);
       child.on('close', (code) => {
         clearTimeout(timer);
+        this.#running = null;
         resolve({ code, output, seconds: (performance.now() - began) / 1000 });
       });
     });
+  }
+
+  #kill(): void {
+    if (this.#running !== null) process.kill(-this.#running.pid!, 'SIGKILL');
   }
 }
