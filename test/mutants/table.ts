@@ -720,8 +720,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'checkpointer: unsealed pages',
     file: 'journal/checkpointer.ts',
-    find: 'if (this.#isSealed()) this.#begin(false, () => {});',
-    replace: 'if (this.#isSealed() || !this.#wanted) this.#begin(false, () => {});',
+    find: 'if (this.#isSealed() && ',
+    replace: 'if ((this.#isSealed() || !this.#wanted) && ',
     breaks: 'pages go to disk without the checksums of their blocks',
   },
   {
@@ -1100,8 +1100,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: beats who had seen it',
     file: 'mirror/conflict.ts',
-    find: 'own.seen < scope.sequence && isLater',
-    replace: 'own.seen <= scope.sequence && isLater',
+    find: 'own.seen < scope.sequence && isLater(own, scope)) beaten',
+    replace: 'own.seen <= scope.sequence && isLater(own, scope)) beaten',
     breaks: 'an own scope dies of one that it had seen',
   },
   {
@@ -1142,15 +1142,15 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: nobody waits for an own scope',
     file: 'mirror/conflict.ts',
-    find: 'waits ||= !own.dead && isLater(scope, own);',
-    replace: 'waits ||= own.dead && isLater(scope, own);',
+    find: 'waits ||= !own.dead && (scope',
+    replace: 'waits ||= own.dead && (scope',
     breaks: 'a loser is applied in the middle of the winner',
   },
   {
     name: 'conflict: admits before the peer is back',
     file: 'mirror/conflict.ts',
-    find: 'if (this.#received < this.#awaited || this.#own.count',
-    replace: 'if (this.#own.count',
+    find: 'if (this.#received < this.#awaited || this.#applied',
+    replace: 'if (this.#applied',
     breaks: 'after a crash a scope has seen less than the peer has closed',
   },
   {
@@ -1215,6 +1215,34 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'scope.dead = this.#retoldDead.has(sequence);',
     replace: 'scope.dead = false;',
     breaks: 'after a restart a dead scope lives',
+  },
+  {
+    name: 'conflict: both of two read locks die',
+    file: 'mirror/conflict.ts',
+    find: 'isLater(own, scope) && !own.dead) {',
+    replace: '!own.dead) {',
+    breaks: 'nobody gets to read',
+  },
+  {
+    name: 'conflict: admits before a granted read lock is back',
+    file: 'mirror/conflict.ts',
+    find: '|| this.#applied < this.#awaitedApplied) return true;',
+    replace: ') return true;',
+    breaks: 'after a crash a write goes onto the extent of a read lock',
+  },
+  {
+    name: 'conflict: read locks meet unasked',
+    file: 'mirror/conflict.ts',
+    find: 'return this.#pendingReads.first(volume, lba, end, 0) !== null;',
+    replace: 'return this.#pendingReads.first(volume, lba, end, 0) === null && lba < 0;',
+    breaks: 'an own read lock is taken where one of the peer is about to be',
+  },
+  {
+    name: 'conflict: a read lock does not wait for writers',
+    file: 'mirror/conflict.ts',
+    find: '(scope.read || isLater(scope, own))',
+    replace: 'isLater(scope, own)',
+    breaks: 'a read lock is granted under an open scope',
   },
   {
     name: 'versions: earlier ones mask',
