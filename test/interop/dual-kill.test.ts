@@ -9,8 +9,8 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { GIB, MIB } from '../../src/limits.js';
 import { BLOCK_SIZE, History, type Load, randomFrom, readImage, untilServing } from './checking-client.js';
+import { SharedBlocks, type SharedLoad } from './common-blocks.js';
 import { type GatewayProcess, LONG, Room, sleep, untilEqual } from './gateway-process.js';
-import { SharedBlocks, type SharedLoad } from './shared-blocks.js';
 import { requireTools } from './tools.js';
 
 const KILLS = LONG ? 50 : 10;

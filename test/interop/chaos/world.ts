@@ -15,10 +15,10 @@
 import { statfsSync } from 'node:fs';
 import { NbdClient, type NbdError } from '../../../src/frontend/nbd/client.js';
 import { BLOCK_SIZE, History, type Load, randomFrom, readImage, untilServing } from '../checking-client.js';
+import { SharedBlocks, type SharedLoad } from '../common-blocks.js';
 import { DelayProxy } from '../delay-proxy.js';
 import { FlipRelay } from '../flip-relay.js';
 import { freePort, type GatewayProcess, type Room, StartError, sleep, untilEqual } from '../gateway-process.js';
-import { SharedBlocks, type SharedLoad } from '../shared-blocks.js';
 import { runToolOk } from '../tools.js';
 import { type Fault, PART, SHARED_BLOCKS, SITES, type Site, SMALL_DISK, VOLUME_SIZE, type WorldPlan } from './plan.js';
 
