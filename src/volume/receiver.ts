@@ -88,6 +88,7 @@ export class Receiver implements MirrorEnd {
           ? null
           : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
       start: streamStart,
+      staged: journal.peerStaged,
       judge: group.order,
     });
     for (const scope of state.openScopes) {
@@ -121,7 +122,9 @@ export class Receiver implements MirrorEnd {
     return this.#group.order?.replayFrom(this.#unappliedFrom) ?? this.#unappliedFrom;
   }
   get #unappliedFrom(): number {
-    return Math.min(this.#applyAt, this.#group.journal.head);
+    const { journal, order } = this.#group;
+    const staged = Math.min(journal.peerStaged.from, order === null ? Infinity : journal.ownStaged.from);
+    return Math.min(this.#applyAt, journal.head, staged);
   }
   get retainFrom(): number {
     const marks = this.#tailMarks;
@@ -168,6 +171,7 @@ export class Receiver implements MirrorEnd {
       this.#group.order?.beginPeer(start.from);
       this.#group.journal.peer.appended = start.from;
       this.#group.journal.peerApplied = start.from;
+      this.#group.journal.peerStaged.truncate(0);
     }
     this.#act();
   }
@@ -342,8 +346,9 @@ export class Receiver implements MirrorEnd {
       if (type < TYPE_LOCAL && header.site === this.#stream) {
         const { sequence, volume, lba, blockCount } = header;
         if (this.#target.admit(header, now) !== APPLY) break;
-        if (order !== null && sequence > 0) order.applied(header, this.#applyAt);
-        else journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        if (sequence === 0) journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        else if (order === null) journal.follow(header, this.#applyAt);
+        else journal.noteCommitted(order.applied(header, this.#applyAt));
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;
         else {
