@@ -254,7 +254,7 @@ function replay(
     if (header.site === journal.own.site) {
       journal.own.appended = header.sequence;
       onRecord(header);
-      order.own(header, position);
+      journal.noteCommitted(order.own(header, position));
     } else {
       journal.peer.site = header.site;
       journal.peer.appended = header.sequence;
