@@ -128,6 +128,19 @@ export class DualOrder implements RecordOrder {
     return this.conflicts.backlog >= PENDING_SCOPES_MAX;
   }
 
+  /**
+   * A generation is minted here. What goes before is settled, and telling begins behind it: the peer's scopes that have
+   * ended now would stay open if their LOCKs were told again.
+   */
+  minted(position: number): void {
+    const { conflicts } = this;
+    conflicts.minted();
+    this.versions.close(conflicts.closedThrough);
+    this.versions.minted();
+    this.peerScopes.clear();
+    this.#places.splice(0, this.#places.length, { position, own: conflicts.appended, peer: conflicts.received });
+  }
+
   isListed(volume: number, lba: number): boolean {
     return this.versions.isListed(volume, lba);
   }

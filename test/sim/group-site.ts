@@ -116,6 +116,7 @@ export class Site {
     const pair = new Pair(group, {
       config,
       platform,
+      whenSplit: 'freeze',
       found: () => Promise.reject(new Error('only where both sites write')),
       adopt: (adoption) => {
         world.met('adopted');
