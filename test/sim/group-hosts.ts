@@ -61,7 +61,11 @@ export class Hosts {
   }
 
   start(): void {
-    for (let i = 0; i < this.#world.options.hosts; i += 1) this.#next({ session: 0, life: null });
+    const { hosts, depth } = this.#world.options;
+    for (let i = 0; i < hosts; i += 1) {
+      const connection: Connection = { session: 0, life: null };
+      for (let lane = 0; lane < depth; lane += 1) this.#next(connection);
+    }
   }
 
   /** The gateway is gone, and with it whatever was asked. */
