@@ -160,6 +160,16 @@ export class History {
     return tags;
   }
 
+  /** Whether the bytes are units of these tags, to the last word. */
+  areTagged(bytes: Uint8Array, tags: Uint32Array): boolean {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    let word = 0;
+    for (const tag of tags) {
+      for (const end = word + UNIT_WORDS; word < end; word += 1) if (words[word] !== tag) return false;
+    }
+    return word === words.length;
+  }
+
   /** All volumes as the first `sequence` records make them. */
   imageAt(sequence: number): Images {
     const snapshot = Math.floor(sequence / SNAPSHOT_EVERY);

@@ -263,6 +263,17 @@ export class MemoryStore implements Store {
 
   // ---- for a simulator
 
+  /** Bytes of all files. */
+  get used(): number {
+    let used = 0;
+    for (const file of this.#cached.values()) used += file.cachedSize;
+    return used;
+  }
+
+  sizeOf(name: string): number {
+    return this.#cached.get(name)?.cachedSize ?? 0;
+  }
+
   /** Bytes read through a descriptor: what a pool worker does with it. */
   readFd(fd: number, into: Uint8Array, position: number): number {
     const file = this.#open.get(fd);
@@ -410,9 +421,7 @@ export class MemoryStore implements Store {
 
   #overCapacity(file: MemoryFile, end: number): NodeJS.ErrnoException | null {
     if (this.capacity === Number.POSITIVE_INFINITY) return null;
-    let used = Math.max(0, end - file.cachedSize);
-    for (const other of this.#cached.values()) used += other.cachedSize;
-    return used > this.capacity ? errorOf('ENOSPC', 'write') : null;
+    return this.used + Math.max(0, end - file.cachedSize) > this.capacity ? errorOf('ENOSPC', 'write') : null;
   }
 
   #fault(operation: 'write' | 'sync' | 'read', name: string): NodeJS.ErrnoException | null {
