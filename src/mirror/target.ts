@@ -515,6 +515,8 @@ export class TargetStream {
   /** The stream ends for good (this site is promoted, or the pair is taken apart): gives all its locks back. */
   closeScopes(): void {
     for (const sequence of [...this.#scopes.keys()]) this.#release(sequence);
+    this.#stagedCount = 0;
+    this.#stagedBytes = 0;
     this.#endWait();
   }
 
@@ -577,7 +579,8 @@ export class TargetStream {
 
   #admitUnlock(volume: number, scope: number, sequence: number): Admission {
     const open = this.#scopes.get(scope);
-    if (open === undefined && scope <= this.#start) return this.#grant(sequence);
+    // where both sites write, one that went on alone has ended the other's scopes
+    if (open === undefined && (scope <= this.#start || this.#judge !== null)) return this.#grant(sequence);
     if (open === undefined || open.volume !== volume) {
       return this.#refuse(`UNLOCK ${sequence} of scope ${scope}, which is not open`);
     }

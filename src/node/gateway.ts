@@ -327,6 +327,7 @@ export class Gateway {
     const pair = new Pair(group, {
       config,
       platform: { nowMs: () => performance.now(), defer: environment.defer, after },
+      whenSplit: options.whenSplit ?? 'freeze',
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
       onAsk: (method, params) => this.#answer(member, method, params),

@@ -9,8 +9,8 @@
  * COMMIT, with the stamp of their scope, as if they had been written then. That is the same order: their locks keep
  * this site's others off these blocks in between, and a scope of the peer that is later waits for the UNLOCK, at either
  * site; one that is earlier goes beneath, be it placed before the COMMIT or after. No transaction is taken back once it
- * has its COMMIT: one that may be aborted appends nothing but LOCKs before all of these are confirmed, so that the other
- * site has decided and every decision is known here (volume/transaction.ts). Versions of the peer are told with the
+ * has its COMMIT: it appends nothing but LOCKs before all of these are confirmed, so that the other site has decided and
+ * every decision is known here (volume/transaction.ts). Versions of the peer are told with the
  * sequence of the COMMIT: that is when they were placed.
  */
 import {
@@ -156,6 +156,20 @@ export class DualOrder implements RecordOrder {
   /** So many scopes of the peer wait to be applied that no more should be taken. */
   get isFull(): boolean {
     return this.conflicts.backlog >= PENDING_SCOPES_MAX;
+  }
+
+  /**
+   * A generation is minted here. What goes before is settled, and telling begins behind it: the peer's scopes that have
+   * ended now would stay open if their LOCKs were told again.
+   */
+  minted(position: number): void {
+    const { conflicts } = this;
+    conflicts.minted();
+    this.versions.close(conflicts.closedThrough);
+    this.versions.minted();
+    this.peerScopes.clear();
+    this.#peerStaged.truncate(0);
+    this.#places.splice(0, this.#places.length, { position, own: conflicts.appended, peer: conflicts.received });
   }
 
   isListed(volume: number, lba: number): boolean {

@@ -134,6 +134,7 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
     await scope.unlock();
     throw error;
   }
+  if (scope.ended !== null) throw scope.ended;
   if (!late) return;
   await scope.unlock();
   throw new LockTimeoutError(
@@ -195,6 +196,11 @@ export class Scope {
       );
   }
 
+  /** Why it is no more, if somebody else ended it. */
+  get ended(): ForelockError | null {
+    return this.#ended;
+  }
+
   overlaps(volume: Volume, lba: number, blockCount: number): boolean {
     return volume === this.volume && lba < this.#lock.end && lba + blockCount > this.#lock.lba;
   }
@@ -242,8 +248,9 @@ export class Scope {
       const last = at + piece.length === bytes.length;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
-        const late = group.refuseWrite() ?? this.#ended;
+        const late = this.#ended ?? group.refuseWrite();
         if (late !== null) return late;
+        if (!group.ownScopes.has(this.sequence)) return unlocked();
         const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
@@ -265,7 +272,14 @@ export class Scope {
   /** Reads within the volume; the scope's own writes are seen at once. */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
+    const { group } = volume;
     return new Promise((resolve, reject) => {
+      const refused = group.refuseRead();
+      if (refused !== null) {
+        const again = (): void => void this.read(offset, size).then(resolve, reject);
+        if (!group.hold(again)) reject(refused);
+        return;
+      }
       readBytes(volume.group, volume.map, volume, offset, size, {
         settleRead: (error, data) =>
           error ? reject(error) : resolve(data.length === 1 ? data[0]! : Buffer.concat(data)),
@@ -285,6 +299,8 @@ export class Scope {
     const { group } = volume;
     await append(volume, () => {
       if (this.#ended !== null || group.ended !== null) return 0;
+      // in order with writes of the scope that are held
+      if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;
@@ -298,7 +314,7 @@ export class Scope {
 
   #check(offset: number, size: number): void {
     if (this.#ended !== null) throw this.#ended;
-    if (!this.#open) throw new ForelockError('EINVAL', 'the scope is unlocked already');
+    if (!this.#open) throw unlocked();
     if (this.mode === 'read')
       throw new ForelockError('EINVAL', 'a read lock keeps others out and writes nothing itself');
     checkExtent(this.volume, offset, size);
@@ -310,9 +326,11 @@ export class Scope {
         `write of ${size} bytes at ${offset} lies outside the scope (blocks ${this.#lock.lba}..${this.#lock.end})`,
       );
     }
-    const refused = this.volume.group.refuseWrite();
-    if (refused !== null) throw refused;
   }
+}
+
+function unlocked(): ForelockError {
+  return new ForelockError('EINVAL', 'the scope is unlocked already');
 }
 
 export function checkExtent(volume: Volume, offset: number, size: number): void {

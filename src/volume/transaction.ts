@@ -10,9 +10,10 @@
  * at once. A crash may still cut a run in two, and a target may have the first half of it for a while; neither shows
  * any of it before the COMMIT.
  *
- * Where both sites write, a transaction that aborts on conflict first waits until its locks are confirmed. Which of them
- * lost, if any did, is then known here and decided at the other site, so what is committed is never taken back, and what
- * is aborted was never written. One that replays cannot lose, and does not wait.
+ * Where both sites write, its scopes abort on conflict, and it waits until all of them are confirmed before it writes.
+ * Whether one of them lost is then known here and decided at the other site, so what is committed is never taken back,
+ * and what is aborted was never written. They do not replay: each scope has a stamp of its own, so of two transactions
+ * with two locks in common each could come to lie on top of the other in one place, and neither would show as a whole.
  */
 import { TYPE_COMMIT, TYPE_WRITE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -31,8 +32,11 @@ import { readBytes, type Volume } from './volume.js';
 
 /** Largest payload of a staged record: what a turn of segment leaves unused stays small beside the smallest ring. */
 const PIECE_BYTES = 64 * KIB;
+/** While the other site's decision is awaited, whether the group is frozen for long is looked at this often. */
+const FROZEN_LOOK_MS = 1000;
 
-export type TransactionOptions = Pick<ScopeOptions, 'onConflict' | 'waitMsMax'>;
+/** `waitMsMax` is of each lock. */
+export type TransactionOptions = Pick<ScopeOptions, 'waitMsMax'>;
 
 interface Write {
   readonly scope: Scope;
@@ -49,9 +53,10 @@ interface Write {
  * transaction is there or will be, except with PEER_AWAY, EIO or ESHUTDOWN: then it is not known, and it is all or
  * nothing all the same.
  *
- * It is a session of its own: what the caller did in other scopes is not taken along when one of these aborts.
+ * Where both sites write, it takes a round trip to commit, and loses as a whole to a write of the other site that comes
+ * before it: try again then. It is a session of its own: what the caller did in other scopes is not taken along.
  *
- * @throws LockAbortedError `onConflict` is abort, and a scope of the other site goes first
+ * @throws LockAbortedError something that the other site wrote goes first
  * @throws LockTimeoutError its oldest lock was held for longer than SCOPE_AGE_MS_MAX
  * @throws ForelockError ENOSPC, EPERM, EIO, ESHUTDOWN, PEER_AWAY, and whatever `work` throws
  */
@@ -70,7 +75,7 @@ export async function runTransaction<T>(
     return result;
   } finally {
     group.transactions -= 1;
-    await transaction.unlock();
+    transaction.unlock(); // said as soon as it can be: not while the group is frozen
   }
 }
 
@@ -108,10 +113,11 @@ export class Transaction {
     if (this.#locks >= TRANSACTION_LOCKS_MAX)
       throw new ForelockError('ENOSPC', `the transaction has ${TRANSACTION_LOCKS_MAX} locks already`);
     this.#locks += 1;
-    const scope = await openScope(this.#volume(volume), extent, this.#options, this.#session);
+    const options: ScopeOptions = { ...this.#options, onConflict: 'abort' };
+    const scope = await openScope(this.#volume(volume), extent, options, this.#session);
     this.#scopes.push(scope);
     scope.onEnd = (reason) => this.#end(reason);
-    if (this.#state === 'over') await scope.unlock(); // nobody waited for it
+    if (this.#state === 'over') scope.unlock().catch(() => {}); // nobody waited for it
   }
 
   /**
@@ -187,7 +193,7 @@ export class Transaction {
     if (this.#writes.length === 0) return;
     const group = this.#group;
     const { journal } = group;
-    if (group.role === 'dual' && this.#options.onConflict === 'abort') await this.#decided();
+    if (group.role === 'dual') await this.#decided();
     let promised: Promise<void> | null = null;
     await append(this.#scopes[0]!.volume, () => {
       const late = this.#ended ?? group.refuseWrite();
@@ -211,18 +217,30 @@ export class Transaction {
   }
 
   /** Gives back what it has locked. What cannot be said now (ENOSPC) is said for it when its locks are too old. */
-  async unlock(): Promise<void> {
+  unlock(): void {
     this.#state = 'over';
-    await Promise.all(this.#scopes.map((scope) => scope.unlock().catch(() => {})));
+    for (const scope of this.#scopes) scope.unlock().catch(() => {});
   }
 
   /** The other site has decided on all its locks, and none of them lost. */
-  #decided(): Promise<void> {
-    if (this.#ended !== null) return Promise.reject(this.#ended);
-    return new Promise((resolve, reject) => {
+  async #decided(): Promise<void> {
+    if (this.#ended !== null) throw this.#ended;
+    const group = this.#group;
+    let over = false;
+    const ended = new Promise<never>((_, reject) => {
       this.#onEnd = reject;
-      Promise.all(this.#scopes.map((scope) => scope.confirmed)).then(() => resolve(), reject);
+      const look = (): void => {
+        const { frozenOut } = group;
+        if (frozenOut !== null) reject(frozenOut);
+        else if (!over) group.at(group.nowMs() + FROZEN_LOOK_MS, look);
+      };
+      look();
     });
+    try {
+      await Promise.race([Promise.all(this.#scopes.map((scope) => scope.confirmed)), ended]);
+    } finally {
+      over = true;
+    }
   }
 
   /** With what PADs and SEGMENT records take where the run meets the end of a segment. */
