@@ -39,6 +39,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
+ * @param point   FLAG_POINT: the other site pins its image when it grants the read lock
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
@@ -47,6 +48,7 @@ export async function openScope(
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
+  point = 0,
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
@@ -63,9 +65,10 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  if (options.mode !== 'read') return begin(volume, options.onConflict ?? 'replay', lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, point, lba, blockCount, deadline, session);
+  if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
-    const scope = await begin(volume, 'read', lba, blockCount, deadline, session);
+    const scope = await ask('read');
     try {
       await untilReadable(scope, deadline);
       return scope;
@@ -79,6 +82,7 @@ export async function openScope(
 async function begin(
   volume: Volume,
   kind: ScopeKind,
+  point: number,
   lba: number,
   blockCount: number,
   deadline: number,
@@ -89,7 +93,7 @@ async function begin(
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind] | point;
   try {
     await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
     return await append(volume, () => {
