@@ -130,8 +130,8 @@ export class Group {
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
-  /** Views pinned at FLUSH records with FLAG_POINT, by sequence. */
-  readonly #points = new Map<number, Map<number, PinnedPoint>>();
+  /** Views pinned at a FLUSH or a read lock with FLAG_POINT: the newest of each site's stream. */
+  readonly #points = new Map<number, { sequence: number; views: Map<number, PinnedPoint> }>();
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
     this.state = state;
@@ -277,7 +277,7 @@ export class Group {
     if (at < 0) return at;
     const sequence = journal.publish();
     this.#lastFlush = sequence;
-    if ((flags & FLAG_POINT) !== 0) this.pinPoint(sequence);
+    if ((flags & FLAG_POINT) !== 0) this.pinPoint(journal.own.site, sequence);
     journal.sync();
     return sequence;
   }
@@ -611,13 +611,10 @@ export class Group {
     return () => this.#views.delete(view);
   }
 
-  /** Pins every volume's image at this moment (a FLUSH with FLAG_POINT was just applied). */
-  pinPoint(sequence: number): void {
-    for (const [old, pinned] of this.#points) {
-      // one verify at a time: an older point whose asker went away must not pin the journal
-      for (const point of pinned.values()) point.release();
-      this.#points.delete(old);
-    }
+  /** Pins every volume's image at this moment: a record of this site's stream with FLAG_POINT was just applied. */
+  pinPoint(site: number, sequence: number): void {
+    // one verify at a time from each site: an older point whose asker went away must not pin the journal
+    this.#dropPoint(site);
     const pinned = new Map<number, PinnedPoint>();
     this.writeback.hold();
     const live = this.cleaner.pinLive();
@@ -635,19 +632,22 @@ export class Group {
         },
       });
     }
-    this.#points.set(sequence, pinned);
+    this.#points.set(site, { sequence, views: pinned });
   }
 
   /** The image of a volume at a point, or null if none is pinned there. */
-  pointView(sequence: number, volume: number): MapView | null {
-    return this.#points.get(sequence)?.get(volume)?.view ?? null;
+  pointView(site: number, sequence: number, volume: number): MapView | null {
+    const point = this.#points.get(site);
+    return point?.sequence === sequence ? (point.views.get(volume)?.view ?? null) : null;
   }
 
-  releasePoint(sequence: number): void {
-    const pinned = this.#points.get(sequence);
-    if (pinned === undefined) return;
-    this.#points.delete(sequence);
-    for (const point of pinned.values()) point.release();
+  releasePoint(site: number, sequence: number): void {
+    if (this.#points.get(site)?.sequence === sequence) this.#dropPoint(site);
+  }
+
+  #dropPoint(site: number): void {
+    for (const point of this.#points.get(site)?.views.values() ?? []) point.release();
+    this.#points.delete(site);
   }
 
   // ---- locks
@@ -778,7 +778,7 @@ export class Group {
     this.#stopping = true;
     this.#askAgain();
     for (const view of [...this.#views]) view.drop();
-    for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
+    for (const site of [...this.#points.keys()]) this.#dropPoint(site);
     this.#endLockWaits();
     this.mirror.close();
     const { journal } = this;

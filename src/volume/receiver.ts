@@ -366,7 +366,9 @@ export class Receiver implements MirrorEnd {
           applied = sequence;
           journal.peerApplied = sequence;
           this.counters.recordsApplied += 1;
-          if (type === TYPE_FLUSH && (header.flags & FLAG_POINT) !== 0) this.#group.pinPoint(sequence);
+          const isPoint =
+            (flags & FLAG_POINT) !== 0 && (type === TYPE_FLUSH || order?.peerScopes.has(sequence) === true);
+          if (isPoint) this.#group.pinPoint(this.#stream, sequence);
         }
       }
       this.#applyAt += header.size;

@@ -17,7 +17,8 @@ import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { LockRequest } from './locks.js';
-import { readBytes, type Volume } from './volume.js';
+import { readBytes } from './read-bytes.js';
+import type { Volume } from './volume.js';
 
 export interface ExtentBytes {
   /** Bytes, multiples of the volume's block size. */
@@ -46,6 +47,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
+ * @param point   FLAG_POINT: the other site pins its image when it grants the read lock
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
@@ -54,6 +56,7 @@ export async function openScope(
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
+  point = 0,
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
@@ -70,9 +73,10 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  if (options.mode !== 'read') return begin(volume, options.onConflict ?? 'replay', lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, point, lba, blockCount, deadline, session);
+  if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
-    const scope = await begin(volume, 'read', lba, blockCount, deadline, session);
+    const scope = await ask('read');
     try {
       await untilReadable(scope, deadline);
       return scope;
@@ -86,6 +90,7 @@ export async function openScope(
 async function begin(
   volume: Volume,
   kind: ScopeKind,
+  point: number,
   lba: number,
   blockCount: number,
   deadline: number,
@@ -96,7 +101,7 @@ async function begin(
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind] | point;
   try {
     await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
     return await append(volume, () => {
