@@ -492,7 +492,7 @@ export class Pair {
         generations: start.generations,
         peer: theirs.site,
         volumes: theirs.volumes,
-        inconsistent: firstCopyOf(start),
+        inconsistent: firstCopyOf(start, 0),
       };
       this.#options.adopt(adoption).then(
         (group) => {
@@ -531,7 +531,7 @@ export class Pair {
     }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
-      superblock.inconsistent = firstCopyOf(start);
+      superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
@@ -773,12 +773,14 @@ export class Pair {
   }
 }
 
-function firstCopyOf(start: Start): Superblock['inconsistent'] {
+/** @param begunAt where its records begin in the journal of this site */
+function firstCopyOf(start: Start, begunAt: number): Superblock['inconsistent'] {
   if (start.base === null) return null;
   return {
     source: start.stream,
     generation: start.generations[start.generations.length - 1]!.id,
     base: start.base,
+    begunAt,
     startSequence: start.from,
     untilSequence: null,
   };
