@@ -12,6 +12,7 @@ import type { Liveness } from '../journal/liveness.js';
 import type { RecordHeader } from '../journal/record.js';
 import type { OrderState } from '../journal/superblock.js';
 import { Versions } from '../journal/versions.js';
+import { PENDING_SCOPES_MAX } from '../limits.js';
 import { Conflicts, type Verdict } from '../mirror/conflict.js';
 import type { OpenScope } from '../mirror/target.js';
 
@@ -107,6 +108,16 @@ export class DualOrder implements RecordOrder {
   confirmed(through: number, horizon: number): void {
     this.conflicts.confirmed(through, horizon);
     this.versions.close(this.conflicts.closedThrough);
+  }
+
+  /** An own scope is dead, and its ABORT does not stand in the journal yet: no checkpoint may be taken now. */
+  get isUndecided(): boolean {
+    return this.conflicts.doomed.size > 0;
+  }
+
+  /** So many scopes of the peer wait to be applied that no more should be taken. */
+  get isFull(): boolean {
+    return this.conflicts.backlog >= PENDING_SCOPES_MAX;
   }
 
   isListed(volume: number, lba: number): boolean {

@@ -222,10 +222,11 @@ export class Receiver implements MirrorEnd {
 
   // ---- into the journal
 
-  /** @returns false when the ring has no room for the next frame */
+  /** @returns false when the ring has no room for the next frame, or too much waits to be applied */
   #take(): boolean {
     const { journal } = this.#group;
     while (this.#frames.length > 0 && !this.#notingBaseEnd) {
+      if (this.#group.order?.isFull) return false;
       const { data, stretch } = this.#frames[0]!;
       if (!this.#target.current(data.epoch, data.attempt)) {
         this.#frames.shift();
