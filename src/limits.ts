@@ -78,6 +78,12 @@ export const LOST_TAIL_WAIT_MS = 10_000;
 /** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */
 export const FREEZE_HOLD_MS = 30_000;
 
+/**
+ * How long the preferred site of a split waits before it goes on alone: the other has to have noticed first, and stopped.
+ * It is PEER_SILENT_MS_MAX behind what it last heard, and what it heard may have been as long on its way.
+ */
+export const SPLIT_WAIT_MS = 2 * PEER_SILENT_MS_MAX;
+
 // ---- NBD
 export const NBD_STRING_MAX = 4096; // proto.md: strings
 export const NBD_OPTION_SIZE_MAX = 64 * KIB;

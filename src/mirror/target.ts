@@ -537,7 +537,8 @@ export class TargetStream {
 
   #admitUnlock(volume: number, scope: number, sequence: number): Admission {
     const open = this.#scopes.get(scope);
-    if (open === undefined && scope <= this.#start) return this.#grant(sequence);
+    // where both sites write, one that went on alone has ended the other's scopes
+    if (open === undefined && (scope <= this.#start || this.#judge !== null)) return this.#grant(sequence);
     if (open === undefined || open.volume !== volume) {
       return this.#refuse(`UNLOCK ${sequence} of scope ${scope}, which is not open`);
     }

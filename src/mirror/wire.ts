@@ -179,6 +179,8 @@ export interface Start {
    * some of that, and admits nobody before it is back. Else 0.
    */
   confirmed: number;
+  /** And how much of it has its locks there, as the author was told: a host may hold a read lock by it. */
+  granted: number;
   groupId: string;
   generations: SiteState['generations'];
 }
@@ -261,6 +263,7 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
   groupId: name.nullable(),
   site: z.strictObject({ name, number: siteNumber }),
   role: z.enum(['primary', 'standby', 'dual']),
+  whenSplit: z.string().max(TEXT_MAX),
   incarnation: sequence,
   remembered: bySite,
   volumes: z
@@ -300,6 +303,7 @@ const start: z.ZodType<Start> = z.strictObject({
   base: position.nullable(),
   onReject: z.enum(REJECT_POLICIES),
   confirmed: sequence,
+  granted: sequence,
   groupId: name,
   generations: generations.min(1),
 });

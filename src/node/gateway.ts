@@ -173,11 +173,11 @@ export class Gateway {
     return hold;
   }
 
-  /** Compares a volume at both sites; at a standby the primary is asked to. */
+  /** Compares a volume at both sites. At a standby the primary is asked to; where both write, it stops the volume's hosts for a round trip. */
   async verify(name: string, options: { maps?: boolean } = {}): Promise<VerifyReport> {
     const volume = this.volume(name);
     const member = this.#members.find((each) => each.group === volume.group)!;
-    if (volume.group.role === 'primary') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
+    if (volume.group.role !== 'standby') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
@@ -301,6 +301,7 @@ export class Gateway {
     const pair = new Pair(group, {
       config,
       platform: { nowMs: () => performance.now(), defer: environment.defer, after },
+      whenSplit: options.whenSplit ?? 'freeze',
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
       onAsk: (method, params) => this.#answer(member, method, params),
@@ -376,7 +377,7 @@ export class Gateway {
     switch (method) {
       case 'hash': {
         const volume = this.volume(String(params.volume));
-        const view = group.pointView(sequence, volume.number);
+        const view = group.pointView(group.journal.peer.site, sequence, volume.number);
         if (view === null) throw new ForelockError('ESHUTDOWN', `no view is pinned at sequence ${sequence}`);
         if (
           !(
@@ -392,7 +393,7 @@ export class Gateway {
         return digestOf(volume, view, lba, blockCount, Boolean(maps), this.#hash);
       }
       case 'release':
-        group.releasePoint(sequence);
+        group.releasePoint(group.journal.peer.site, sequence);
         return null;
       case 'verify':
         if (group.role !== 'primary') throw new ForelockError('EPERM', 'verify is led by the primary');

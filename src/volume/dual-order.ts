@@ -5,7 +5,15 @@
  * Replay needs more than what the maps lack: own records that are not closed, scopes that are not unlocked. `places`
  * knows, every PLACE_BYTES of journal, how far both streams were; a checkpoint takes the last place before all of it.
  */
-import { TYPE_ABORT, TYPE_LOCK, TYPE_TRIM, TYPE_UNLOCK, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import {
+  FLAG_READ_LOCK,
+  TYPE_ABORT,
+  TYPE_LOCK,
+  TYPE_TRIM,
+  TYPE_UNLOCK,
+  TYPE_WRITE,
+  TYPE_ZERO,
+} from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import type { JournalVolume, RecordOrder } from '../journal/journal.js';
 import type { Liveness } from '../journal/liveness.js';
@@ -87,14 +95,14 @@ export class DualOrder implements RecordOrder {
   }
 
   /** The verdict was not `wait`, and the record has its lock. */
-  applied(header: RecordHeader, position: number): void {
-    const verdict = this.conflicts.apply(header);
+  applied(header: RecordHeader, position: number, again = false): void {
+    const verdict = this.conflicts.apply(header, again);
     assert(verdict !== 'wait', 'a record that waits is not applied');
     const { type, sequence, flags, volume, lba, blockCount } = header;
     if (verdict === 'apply') {
       if (isWrite(type)) this.versions.peer(header, position);
       else if (type === TYPE_LOCK) {
-        this.versions.peerLock(header);
+        if ((flags & FLAG_READ_LOCK) === 0) this.versions.peerLock(header);
         this.peerScopes.set(sequence, { sequence, flags, volume, lba, blockCount });
       } else if (type === TYPE_UNLOCK || type === TYPE_ABORT) {
         this.versions.peerUnlock(header.scope);
@@ -120,6 +128,19 @@ export class DualOrder implements RecordOrder {
     return this.conflicts.backlog >= PENDING_SCOPES_MAX;
   }
 
+  /**
+   * A generation is minted here. What goes before is settled, and telling begins behind it: the peer's scopes that have
+   * ended now would stay open if their LOCKs were told again.
+   */
+  minted(position: number): void {
+    const { conflicts } = this;
+    conflicts.minted();
+    this.versions.close(conflicts.closedThrough);
+    this.versions.minted();
+    this.peerScopes.clear();
+    this.#places.splice(0, this.#places.length, { position, own: conflicts.appended, peer: conflicts.received });
+  }
+
   isListed(volume: number, lba: number): boolean {
     return this.versions.isListed(volume, lba);
   }
@@ -135,7 +156,7 @@ export class DualOrder implements RecordOrder {
     let count = 0;
     for (const { header, position } of this.#unapplied) {
       if (header.sequence > through) break;
-      this.applied(header, position);
+      this.applied(header, position, true);
       count += 1;
     }
     this.#unapplied.splice(0, count);

@@ -5,9 +5,10 @@
  * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
 import { FLAG_ABORT_ON_CONFLICT, FLAG_READ_LOCK, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
-import { ForelockError, LockTimeoutError } from '../errors.js';
+import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
+import type { ScopeKind } from '../mirror/conflict.js';
 import type { LockRequest } from './locks.js';
 import { readBytes, type Volume } from './volume.js';
 
@@ -19,8 +20,9 @@ export interface ExtentBytes {
 
 export interface ScopeOptions {
   /**
-   * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites;
-   * it is not speculative, so opening it takes a round trip and until all that is on its way to the extent has come.
+   * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites,
+   * and the scope writes nothing (it reads with its own `read`); it is not speculative, so opening it takes a round trip and until all that is on its
+   * way to the extent has come.
    */
   mode?: 'write' | 'read';
   /**
@@ -37,6 +39,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
+ * @param point   FLAG_POINT: the other site pins its image when it grants the read lock
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
@@ -45,6 +48,7 @@ export async function openScope(
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
+  point = 0,
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
@@ -60,24 +64,46 @@ export async function openScope(
       throw new ForelockError('EINVAL', `blocks ${lba}+${blockCount} overlap an open scope of this session`);
     }
   }
-  const mode = options.mode ?? 'write';
-  const aborts = mode === 'write' && options.onConflict === 'abort';
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, point, lba, blockCount, deadline, session);
+  if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
+  for (;;) {
+    const scope = await ask('read');
+    try {
+      await untilReadable(scope, deadline);
+      return scope;
+    } catch (error) {
+      // an earlier read lock of the other site: this one is asked for again, and waits for that
+      if (!(error instanceof LockAbortedError)) throw error;
+    }
+  }
+}
+
+async function begin(
+  volume: Volume,
+  kind: ScopeKind,
+  point: number,
+  lba: number,
+  blockCount: number,
+  deadline: number,
+  session: number,
+): Promise<Scope> {
+  const { group } = volume;
+  const mode = kind === 'read' ? 'read' : 'write';
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
-  // from here on the mirror passes it: which of the two goes first is judged by their records
+  // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = (mode === 'read' ? FLAG_READ_LOCK : 0) | (aborts ? FLAG_ABORT_ON_CONFLICT : 0);
-  let scope: Scope;
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind] | point;
   try {
-    await group.whenAdmitted(session, volume, lba, blockCount, aborts, deadline);
-    scope = await append(volume, () => {
+    await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+    return await append(volume, () => {
       const late = group.refuseWrite();
       if (late !== null) return late;
-      if (!group.admits(session, volume, lba, blockCount, aborts)) return RING_FULL;
+      if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
       const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
       if (sequence < 0) return sequence;
       // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-      const opened = new Scope(volume, lock, sequence, session);
+      const opened = new Scope(volume, mode, lock, sequence, session);
       group.scopeOpened(sequence, volume.number, opened);
       return opened;
     });
@@ -86,8 +112,6 @@ export async function openScope(
     group.locksMoved();
     throw error;
   }
-  if (mode === 'read') await untilReadable(scope, deadline);
-  return scope;
 }
 
 /** A read lock is had once the peer has granted it, and all that the peer had sent by then is in the image here. */
@@ -107,6 +131,7 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
     await scope.unlock();
     throw error;
   }
+  if (scope.ended !== null) throw scope.ended;
   if (!late) return;
   await scope.unlock();
   throw new LockTimeoutError(
@@ -131,6 +156,7 @@ export async function holdLock(
 
 export class Scope {
   readonly volume: Volume;
+  readonly mode: 'write' | 'read';
   /** Sequence of the LOCK record: the scope's number in the stream. */
   readonly sequence: number;
   /** Of the host that opened it. */
@@ -148,8 +174,9 @@ export class Scope {
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
 
-  constructor(volume: Volume, lock: LockRequest, sequence: number, session: number) {
+  constructor(volume: Volume, mode: 'write' | 'read', lock: LockRequest, sequence: number, session: number) {
     this.volume = volume;
+    this.mode = mode;
     this.#lock = lock;
     this.sequence = sequence;
     this.session = session;
@@ -157,6 +184,16 @@ export class Scope {
     this.#clock = volume.group.journal.stamp;
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
+    lock.context = () =>
+      volume.group.endScope(
+        sequence,
+        new LockTimeoutError('the scope was ended: the other site needed its blocks, and its lease was over'),
+      );
+  }
+
+  /** Why it is no more, if somebody else ended it. */
+  get ended(): ForelockError | null {
+    return this.#ended;
   }
 
   overlaps(volume: Volume, lba: number, blockCount: number): boolean {
@@ -183,8 +220,9 @@ export class Scope {
       const last = at + piece.length === bytes.length;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
-        const late = group.refuseWrite() ?? this.#ended;
+        const late = this.#ended ?? group.refuseWrite();
         if (late !== null) return late;
+        if (!group.ownScopes.has(this.sequence)) return unlocked();
         const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
@@ -206,7 +244,14 @@ export class Scope {
   /** Reads within the volume; the scope's own writes are seen at once. */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
+    const { group } = volume;
     return new Promise((resolve, reject) => {
+      const refused = group.refuseRead();
+      if (refused !== null) {
+        const again = (): void => void this.read(offset, size).then(resolve, reject);
+        if (!group.hold(again)) reject(refused);
+        return;
+      }
       readBytes(volume.group, volume.map, volume, offset, size, {
         settleRead: (error, data) =>
           error ? reject(error) : resolve(data.length === 1 ? data[0]! : Buffer.concat(data)),
@@ -226,6 +271,8 @@ export class Scope {
     const { group } = volume;
     await append(volume, () => {
       if (this.#ended !== null || group.ended !== null) return 0;
+      // in order with writes of the scope that are held
+      if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;
@@ -239,7 +286,9 @@ export class Scope {
 
   #check(offset: number, size: number): void {
     if (this.#ended !== null) throw this.#ended;
-    if (!this.#open) throw new ForelockError('EINVAL', 'the scope is unlocked already');
+    if (!this.#open) throw unlocked();
+    if (this.mode === 'read')
+      throw new ForelockError('EINVAL', 'a read lock keeps others out and writes nothing itself');
     checkExtent(this.volume, offset, size);
     const { blockSize } = this.volume;
     const lba = offset / blockSize;
@@ -249,9 +298,11 @@ export class Scope {
         `write of ${size} bytes at ${offset} lies outside the scope (blocks ${this.#lock.lba}..${this.#lock.end})`,
       );
     }
-    const refused = this.volume.group.refuseWrite();
-    if (refused !== null) throw refused;
   }
+}
+
+function unlocked(): ForelockError {
+  return new ForelockError('EINVAL', 'the scope is unlocked already');
 }
 
 function checkExtent(volume: Volume, offset: number, size: number): void {

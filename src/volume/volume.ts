@@ -133,11 +133,12 @@ export class Volume {
     if (refused !== null) return this.#refuse(refused, completion, () => this.flush(completion));
     this.counters.flushes += 1;
     this.group.whenRoom(() => {
-      const { ended } = this.group;
+      const ended = this.group.ended ?? this.group.frozenOut;
       if (ended !== null) {
         this.group.settleSoon(completion, ended);
         return true;
       }
+      if (this.group.frozen) return false;
       const sequence = this.group.appendFlush();
       if (sequence === RING_FULL) return false;
       if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
@@ -164,7 +165,9 @@ export class Volume {
       lba,
       end - lba,
       (request) => {
-        if (request.state === 'granted') this.#readNow(offset, size, completion);
+        // the group may have frozen meanwhile
+        if (request.state === 'granted' && this.group.frozen) this.read(session, offset, size, completion);
+        else if (request.state === 'granted') this.#readNow(offset, size, completion);
         else this.group.defer(() => completion.settleRead(this.#lockError(request, lba), []));
       },
       () => this.group.defer(() => completion.settleRead(tooManyWaiters(), [])),
@@ -299,13 +302,14 @@ export class Volume {
     completion: Completion,
   ): number {
     const { group } = this;
-    const { journal, ended } = group;
+    const { journal } = group;
+    const ended = group.ended ?? group.frozenOut;
     if (ended !== null) {
       group.settleSoon(completion, ended);
       return -1;
     }
     // where both sites write: the peer's stream has to come first
-    if (!group.admits(session, this, lba, blockCount, false)) return done;
+    if (!group.admits(session, this, lba, blockCount, 'replay')) return done;
     const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;

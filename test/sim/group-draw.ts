@@ -17,6 +17,8 @@ export interface GroupWorldOptions {
   ringSegments: number;
   poolSealBytes: number;
   hosts: number;
+  /** Operations that each host has under way. */
+  depth: number;
   /** Host operations of the phase with faults. */
   operations: number;
   /** Bytes of the largest host write. */
@@ -82,6 +84,7 @@ export const QUIET: GroupWorldOptions = {
   ringSegments: 4,
   poolSealBytes: 1_000_000,
   hosts: 0,
+  depth: 1,
   operations: 0,
   writeSizeMax: 4096,
   flush: 0,
@@ -145,7 +148,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     ringSegments: pick(1, 2, 4),
     poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
     hosts: pick(1, 2, 4, 8),
-    operations: (speculation === 'on' ? 2400 : 960) + 16 * Math.floor(random() * 250),
+    operations: (speculation === 'on' ? 4800 : 1200) + 16 * Math.floor(random() * 250),
     writeSizeMax: pick(4096, 16384, 32768),
     flush: pick(0.02, 0.1, 0.2),
     fua: pick(0, 0.05, 0.2),
@@ -182,5 +185,6 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
+    depth: pick(1, 1, 4, 16),
   };
 }

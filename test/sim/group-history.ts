@@ -39,8 +39,8 @@ export class History {
   readonly #records: HistoryRecord[] = [];
   readonly #snapshots: Images[] = [];
   #nextTag = 1;
-  /** Sequence of the record that wrote a tag. */
-  readonly #tagSequence = new Map<number, number>();
+  /** Sequence of the record that wrote a tag, by tag; 0 where none did. */
+  #tagSequence = new Uint32Array(4096);
   readonly #header = new RecordHeader();
 
   constructor(volumes: readonly { blocks: number; blockSize: number }[], violation: (what: string) => never) {
@@ -58,12 +58,22 @@ export class History {
     return this.#records.length;
   }
 
+  /** The tag of the next payload's first unit; the others follow. */
+  get nextTag(): number {
+    return this.#nextTag;
+  }
+
   /** Bytes of a host's write: units with tags of their own. */
   payload(size: number): Uint8Array {
     const words = new Uint32Array(size / 4);
     for (let unit = 0; unit < size / UNIT; unit += 1) {
       words.fill(this.#nextTag, unit * UNIT_WORDS, (unit + 1) * UNIT_WORDS);
       this.#nextTag += 1;
+    }
+    if (this.#nextTag > this.#tagSequence.length) {
+      const grown = new Uint32Array(2 * this.#nextTag);
+      grown.set(this.#tagSequence);
+      this.#tagSequence = grown;
     }
     return new Uint8Array(words.buffer);
   }
@@ -107,7 +117,7 @@ export class History {
       if (journal.memory.view.getUint8(at + AT_BLOCK_SHIFT) !== shift + UNIT_SHIFT) this.#violation('block shift');
       record.tags = this.tagsOf(journal.memory.bytes, at + header.payloadAt, record.units);
       // a partial write repeats its neighbours' tags
-      for (const tag of record.tags) if (tag !== 0 && !this.#tagSequence.has(tag)) this.#tagSequence.set(tag, sequence);
+      for (const tag of record.tags) if (tag !== 0 && this.#tagSequence[tag] === 0) this.#tagSequence[tag] = sequence;
     }
     this.#records.push(record);
     put(this.#now, record);
@@ -118,17 +128,19 @@ export class History {
   cut(sequence: number): void {
     this.#records.length = sequence;
     this.#snapshots.length = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
-    for (const [tag, at] of this.#tagSequence) if (at > sequence) this.#tagSequence.delete(tag);
+    const at = this.#tagSequence;
+    for (let tag = 0; tag < this.#nextTag; tag += 1) if (at[tag]! > sequence) at[tag] = 0;
     this.#now = this.imageAt(sequence);
   }
 
-  sequenceOf(tag: number): number | undefined {
-    return this.#tagSequence.get(tag);
+  /** 0: no record wrote it. */
+  sequenceOf(tag: number): number {
+    return this.#tagSequence[tag] ?? 0;
   }
 
   /** For a complaint. */
   describe(tag: number): string {
-    return `${tag} (of record ${this.#tagSequence.get(tag) ?? '?'})`;
+    return `${tag} (of record ${this.sequenceOf(tag) || '?'})`;
   }
 
   /** Every unit bears one tag, in all its words. */
@@ -146,6 +158,16 @@ export class History {
       tags[unit] = tag;
     }
     return tags;
+  }
+
+  /** Whether the bytes are units of these tags, to the last word. */
+  areTagged(bytes: Uint8Array, tags: Uint32Array): boolean {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    let word = 0;
+    for (const tag of tags) {
+      for (const end = word + UNIT_WORDS; word < end; word += 1) if (words[word] !== tag) return false;
+    }
+    return word === words.length;
   }
 
   /** All volumes as the first `sequence` records make them. */

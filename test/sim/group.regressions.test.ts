@@ -401,18 +401,22 @@ test('an append that was torn where zeroes would have followed is not whole', as
   }
 });
 
-/** A target that has most of a first copy, over a line that is cut now. */
-async function inFirstCopy(options: Partial<GroupWorldOptions> = {}): Promise<GroupWorld> {
+/** A target that has verified `volumes` of a first copy of eight, and syncs slowly; the line is cut now. */
+async function inFirstCopy(volumes: number, rate: number): Promise<GroupWorld> {
+  const blocks = 24;
   const world = makeWorld({
-    volumes: Array.from({ length: 8 }, () => ({ blocks: 24, blockSize: 4096, platter: 'flat' })),
+    volumes: Array.from({ length: 8 }, () => ({ blocks, blockSize: 4096, platter: 'flat' })),
     prefilled: 1,
     journalSegments: 40,
-    ...options,
+    rate,
   });
   world.open(world.source);
   world.open(world.target);
-  const progress = (): number => world.target.group?.receiver?.target.base?.next.volume ?? 0;
-  await world.until(() => progress() > 4, 3000, 'there is no first copy');
+  await world.until(() => world.target.group !== null, 3000, 'it is not adopted');
+  world.target.slowSyncMs = 2000;
+  const base = () => world.target.group!.receiver!.target.base;
+  const had = (): boolean => base()?.next.volume === volumes && base()?.next.lba === blocks && base()?.end === null;
+  await world.until(had, 3000, 'there is no first copy');
   world.line.downUntil = world.scheduler.now + 400;
   world.line.cut();
   return world;
@@ -422,7 +426,8 @@ test('a first copy that is begun anew does not go on where an earlier one was', 
   // A first copy was interrupted, and what had followed it was given up at the source: another one had to begin. The
   // standby agreed, and went down before it had any of it. Started again it found records of the earlier copy, and took
   // the new one up behind these: what had changed between the two was missing at the standby, for good.
-  const world = await inFirstCopy({ rate: 2000 });
+  const world = await inFirstCopy(5, 2000);
+  world.target.slowSyncMs = 0;
   await world.settle(world.write(0, 8));
   world.source.group!.sender!.giveUpRetention();
   const { startSequence } = world.target.group!.state.superblock.inconsistent!;
@@ -439,8 +444,7 @@ test('a first copy that goes on after a cut is not whole before it is durable', 
   // The link was cut in a first copy, and the same process took it up where it had been verified. That counted as durable
   // from then on: the superblock said that the image was whole, the power went, and what had come before the cut was not
   // there. The standby showed an image with holes, and could have become primary with it.
-  const world = await inFirstCopy();
-  world.target.slowSyncMs = 2000;
+  const world = await inFirstCopy(8, 2000);
   await world.until(() => world.line.isUp, 1000, 'no link');
   await world.pass(600);
   world.target.crash(true);

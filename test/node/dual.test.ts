@@ -1,0 +1,250 @@
+/** Both sites write, through their front doors: two gateways in one process, and a line between them that has a delay. */
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
+import { SPLIT_WAIT_MS } from '../../src/limits.js';
+import { CLOSE_NORMAL } from '../../src/link/link.js';
+
+const MIB = 1 << 20;
+const BLOCK = 4096;
+const common = {
+  group: 'main',
+  role: 'dual',
+  ack: 'local',
+  speculation: 'on',
+  whenPeerAway: 'degrade',
+  kernel: 'wasm',
+} as const;
+
+let state: string;
+let open: Gateway[];
+beforeEach(() => {
+  state = mkdtempSync(join(tmpdir(), 'forelock-dual-'));
+  open = [];
+});
+afterEach(async () => {
+  await Promise.all(open.map((gateway) => gateway.close()));
+  rmSync(state, { recursive: true, force: true });
+});
+
+async function start(site: string, options: Partial<GroupOptions>): Promise<Gateway> {
+  const groups = [{ ...common, volumes: [], ...options }];
+  const gateway = await Gateway.open({ state: join(state, site), site, nbd: [], groups });
+  open.push(gateway);
+  return gateway;
+}
+
+async function startPair(options: Partial<GroupOptions> = {}): Promise<[Gateway, Gateway]> {
+  const listen = { host: '127.0.0.1', port: 0 };
+  const a = await start('a', { ...options, listen, linkRttMs: 10, volumes: [{ name: 'disk', size: 64 * MIB }] });
+  const b = await start('b', { ...options, peer: `ws://127.0.0.1:${a.members[0]!.endpoint!.address!.port}` });
+  await Promise.all([a.ready(), b.ready()]);
+  return [a, b];
+}
+
+const diskOf = (gateway: Gateway): LibraryVolume => new LibraryVolume(gateway.volume('disk'));
+const block = (value: number): Buffer => Buffer.alloc(BLOCK, value);
+const first = async (disk: LibraryVolume, lba: number): Promise<number> => (await disk.read(lba * BLOCK, 1))[0]!;
+
+test('a read lock shows what the other site wrote before, and keeps its hosts out until it is given back', async () => {
+  const [a, b] = (await startPair()).map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.write(3 * BLOCK, block(7));
+  const lock = await a.lock({ offset: 0, size: 16 * BLOCK }, { mode: 'read' });
+  expect((await lock.read(3 * BLOCK, 1))[0]).toBe(7);
+  await expect(lock.write(0, block(1))).rejects.toMatchObject({ code: 'EINVAL' });
+  let later = false;
+  const write = b.write(5 * BLOCK, block(9)).then(() => {
+    later = true;
+  });
+  await b.write(20 * BLOCK, block(1)); // elsewhere nobody waits
+  await a.flush();
+  expect(later).toBe(false);
+  await lock.unlock();
+  await write;
+  await b.flush();
+  expect(await first(a, 5)).toBe(9);
+});
+
+// Both waited for each other's lock, and each site's stream stood still until the time of one was over.
+test('read locks of both sites that cross are had one after the other', async () => {
+  const disks = (await startPair()).map(diskOf);
+  const turns: string[] = [];
+  const locked = async (disk: LibraryVolume, name: string): Promise<void> => {
+    const lock = await disk.lock({ offset: 0, size: 16 * BLOCK }, { mode: 'read' });
+    turns.push(`${name} has it`);
+    await lock.read(0, BLOCK);
+    turns.push(`${name} gives it back`);
+    await lock.unlock();
+  };
+  await Promise.all(disks.map((disk, index) => locked(disk, index === 0 ? 'a' : 'b')));
+  expect(turns.map((turn) => turn.slice(2))).toEqual(['has it', 'gives it back', 'has it', 'gives it back']);
+  expect(new Set(turns).size).toBe(4);
+});
+
+/** The line is cut, and does not come back until `back` is called. */
+function cut([a, b]: [Gateway, Gateway]): () => void {
+  const endpoints = [a, b].map((gateway) => gateway.members[0]!.pair);
+  const was = endpoints.map((pair) => pair.onLink);
+  for (const pair of endpoints) {
+    pair.onLink = (link) => link.close(CLOSE_NORMAL, 'the line is cut');
+    pair.link?.close(CLOSE_NORMAL, 'the line is cut');
+  }
+  return () => {
+    endpoints.forEach((pair, index) => {
+      pair.onLink = was[index]!;
+    });
+  };
+}
+
+const until = async (done: () => boolean): Promise<void> => {
+  while (!done()) await new Promise((resolve) => setTimeout(resolve, 5));
+};
+const groupOf = (gateway: Gateway) => gateway.groups[0]!;
+
+// Lost: without a link both sites served on; what one had answered went beneath what the other had.
+test('frozen: requests of all kinds wait for the link, and are answered then', async () => {
+  const pair = await startPair();
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  const scope = await a.lock({ offset: 0, size: BLOCK });
+  const back = cut(pair);
+  await until(() => pair.every((gateway) => groupOf(gateway).frozen));
+  const { appended } = groupOf(pair[0]).journal.own;
+  const answered: string[] = [];
+  const asked = {
+    write: a.write(9 * BLOCK, block(1)),
+    partial: a.write(8 * BLOCK + 7, block(1).subarray(0, 9)),
+    read: b.read(0, BLOCK),
+    flush: b.flush(),
+    lock: b.lock({ offset: MIB, size: BLOCK }),
+    scoped: scope.write(0, block(3)),
+    'read in a scope': scope.read(0, BLOCK),
+  };
+  const all = Object.entries(asked).map(([name, done]) => done.then(() => answered.push(name)));
+  const unlocked = scope.unlock().then(() => answered.push('unlock'));
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(answered).toEqual([]);
+  expect(groupOf(pair[0]).journal.own.appended).toBe(appended);
+  back();
+  await Promise.all([...all, unlocked]);
+  await a.flush();
+  expect([await first(b, 9), await first(b, 0)]).toEqual([1, 3]);
+});
+
+const prefersA = { whenSplit: { prefer: 'a' } } as const;
+/** As if it had waited for so long. */
+const longAfter = (gateway: Gateway): void => {
+  const { pair, group } = gateway.members[0]!;
+  pair.tick(group!.nowMs() + SPLIT_WAIT_MS);
+};
+
+/** The preferred site serves alone, once somebody asks. */
+async function goAlone(gateway: Gateway, disk: LibraryVolume): Promise<void> {
+  const asked = disk.read(0, BLOCK);
+  await until(() => {
+    longAfter(gateway);
+    return groupOf(gateway).alone;
+  });
+  await asked;
+}
+
+test('prefer: the preferred site goes on alone for the first request, the other stays frozen and catches up first', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.write(BLOCK, block(2));
+  const theirs = await b.lock({ offset: 4 * BLOCK, size: BLOCK });
+  await theirs.write(4 * BLOCK, block(4));
+  const ours = await a.lock({ offset: 0, size: BLOCK }, { onConflict: 'abort' });
+  await Promise.all([a.flush(), b.flush()]);
+  const back = cut(pair);
+  await until(() => pair.every((gateway) => groupOf(gateway).frozen));
+  longAfter(pair[0]);
+  expect(groupOf(pair[0]).alone).toBe(false); // nobody has asked
+  await goAlone(pair[0], a);
+  await expect(ours.write(0, block(1))).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await a.write(4 * BLOCK, block(8)); // what the other site held is free
+  await a.flush();
+  const alone = await a.lock({ offset: 6 * BLOCK, size: BLOCK }, { onConflict: 'abort' });
+  await alone.confirmed;
+  await alone.write(6 * BLOCK, block(6));
+  await alone.unlock();
+  const waiting = b.read(4 * BLOCK, 1);
+  longAfter(pair[1]);
+  expect(groupOf(pair[1]).frozen).toBe(true);
+  back();
+  expect((await waiting)[0]).toBe(8);
+  await expect(theirs.write(4 * BLOCK, block(5))).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await b.write(4 * BLOCK, block(9));
+  await Promise.all([a.flush(), b.flush()]);
+  expect([await first(a, 4), await first(b, 4)]).toEqual([9, 9]);
+  expect([await first(a, 6), await first(b, 6)]).toEqual([6, 6]);
+  expect([await first(a, 1), await first(b, 1)]).toEqual([2, 2]);
+  expect(groupOf(pair[0]).alone).toBe(false);
+});
+
+// Lost: a flush that was answered alone. After a crash its scopes were open to the other site's judgement again.
+test('prefer: what was flushed alone survives a crash of the preferred site, and nobody aborts it', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.lock({ offset: 4 * BLOCK, size: BLOCK });
+  await Promise.all([a.flush(), b.flush()]);
+  cut(pair);
+  await until(() => groupOf(pair[0]).frozen && groupOf(pair[1]).frozen);
+  await goAlone(pair[0], a);
+  const scope = await a.lock({ offset: 4 * BLOCK, size: BLOCK }, { onConflict: 'abort' });
+  await scope.write(4 * BLOCK, block(7));
+  await scope.unlock();
+  await a.flush();
+  // the disk as it is now, opened by another process
+  cpSync(join(state, 'a'), join(state, 'crashed', 'a'), { recursive: true });
+  rmSync(join(state, 'crashed', 'a', 'main', 'lock'), { force: true });
+  await pair[0].close();
+  await pair[1].close();
+  state = join(state, 'crashed');
+  cpSync(join(state, '..', 'b'), join(state, 'b'), { recursive: true });
+  const again = await startPair(prefersA);
+  const [a2, b2] = again.map(diskOf) as [LibraryVolume, LibraryVolume];
+  expect([await first(a2, 4), await first(b2, 4)]).toEqual([7, 7]);
+  await b2.write(4 * BLOCK, block(1));
+  await Promise.all([a2.flush(), b2.flush()]);
+  expect([await first(a2, 4), await first(b2, 4)]).toEqual([1, 1]);
+  state = join(state, '..');
+});
+
+test('prefer: what the other site had written and not sent is not given up in silence', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await Promise.all([a.flush(), b.flush()]);
+  const back = cut(pair);
+  void b.write(0, block(1)); // its gateway had not noticed yet
+  await until(() => groupOf(pair[0]).frozen && groupOf(pair[1]).frozen);
+  await goAlone(pair[0], a);
+  await a.write(BLOCK, block(2));
+  back();
+  await until(() => pair.every(({ members }) => members[0]!.pair.refusal !== null));
+  expect(pair[1].members[0]!.pair.refusal).toMatch(/b holds records .* which a never got.* empty the state directory/);
+  await a.write(BLOCK, block(3));
+});
+
+test('verify compares one moment, from either site and while both write; and finds a block that differs', async () => {
+  const pair = await startPair();
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  let writing = true;
+  const write = async (disk: LibraryVolume, value: number): Promise<void> => {
+    for (let i = 0; writing; i += 1) await disk.write((i % 50) * BLOCK, block((value + i) % 251));
+  };
+  const writers = [write(a, 1), write(b, 100)];
+  const reports = [await pair[0].verify('disk'), await pair[1].verify('disk'), await pair[0].verify('disk')];
+  expect(reports.map(({ equal }) => equal)).toEqual([true, true, true]);
+  expect((await Promise.all([pair[0].verify('disk'), pair[1].verify('disk')])).every(({ equal }) => equal)).toBe(true);
+  writing = false;
+  await Promise.all(writers);
+  await Promise.all([a.flush(), b.flush()]);
+  pair[1].volume('disk').map.setZero(7, 1);
+  expect(await pair[0].verify('disk')).toMatchObject({
+    equal: false,
+    sites: ['a', 'b'],
+    differences: [{ offset: 7 * BLOCK, size: BLOCK }],
+  });
+});
