@@ -93,7 +93,7 @@ export const TYPE_TRUNCATED = 132;
 export const FLAG_ABORT_ON_CONFLICT = 1;
 /** On LOCK: a read lock (others neither read nor write). */
 export const FLAG_READ_LOCK = 2;
-/** On FLUSH: both sites pin a view of their image at exactly this sequence (for verify). */
+/** On FLUSH, or a read LOCK: both sites pin a view of their image at exactly this sequence (for verify). */
 export const FLAG_POINT = 4;
 
 /** Most blocks in one record: a map pointer keeps 10 bits for the index of a block in its record. */

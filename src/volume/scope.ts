@@ -10,7 +10,8 @@ import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { LockRequest } from './locks.js';
-import { readBytes, type Volume } from './volume.js';
+import { readBytes } from './read-bytes.js';
+import type { Volume } from './volume.js';
 
 export interface ExtentBytes {
   /** Bytes, multiples of the volume's block size. */
