@@ -419,7 +419,10 @@ export class Journal {
    *          wait for `room`. NO_SPACE: the disk is full.
    */
   accept(stretch: Uint8Array, onRecord: (at: number, position: number) => boolean): number {
-    assert(!this.#sealing, 'a target seals inline');
+    if (this.#sealing) {
+      this.#roomWanted = true; // a batch of the cleaner's is with the pool: a source may get its lost tail meanwhile
+      return RING_FULL;
+    }
     const room = this.#admit(stretch.length + RECORD_SIZE_MIN, true);
     if (room < 0) return room;
     this.#sealInline(this.head);
@@ -667,6 +670,7 @@ export class Journal {
       if (error) return this.#fail(error);
       this.counters.sealedInPool += 1;
       this.#sealedTo(end, own);
+      this.#offerRoom();
       this.#pump();
     });
   }

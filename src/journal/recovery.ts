@@ -10,6 +10,7 @@
  *     a record whose sequence does not follow                rot          refuse
  *     a segment that is missing or short, below a durable    rot          refuse
  *     mark or with live blocks in it
+ *     a record that its file does not hold to the end        as any that does not check
  *
  * A local record that names another place or another journal does not check, however whole it is.
  *
@@ -59,20 +60,22 @@ import type { Store } from './store.js';
 export interface ReplayFrom {
   /** Replay begins here; the maps hold everything that lies before, and own and applied records up to these. */
   position: number;
-  /** Everything before this was durable when the checkpoint was made. */
+  /** Everything before this was durable when the superblock was saved. */
   durable: number;
   /** A sync failed when everything before this was durable: nothing from here on counts. Infinity: none failed. */
   suspect: number;
   own: number;
   peerReceived: number;
   peerApplied: number;
+  /** Base records before this are of an earlier first copy. */
+  baseFrom: number;
 }
 
 export interface RecoveryReport {
   recordsReplayed: number;
   bytesReplayed: number;
   tornBytes: number;
-  /** Position of the first peer record not covered by `peerApplied`. */
+  /** Behind the last base record of the unfinished first copy; null: none of it was replayed. */
   base: { volume: number; lba: number } | null;
 }
 
@@ -148,6 +151,8 @@ export function recover(
         header.read(view, recordAt);
         const here = start + (recordAt - at);
         if (here >= from.suspect) break;
+        // what is read behind the file's end is zeroes, and may be just what is missing there
+        if (recordAt - at + (header.type === TYPE_PAD ? RECORD_SIZE_MIN : header.size) > bytes) break;
         const belongs = journal.belongsAt(header, here);
         const head = header.type === TYPE_SEGMENT;
         if (head && here === start) readHead(journal, segment, belongs ? recordAt : -1);
@@ -266,7 +271,7 @@ function replay(
   if (type === TYPE_BASE || type === TYPE_BASE_ZERO) {
     peer.settle(position);
     journal.apply(type, header.volume, header.lba, header.blockCount, position);
-    report.base = { volume: header.volume, lba: header.lba + header.blockCount };
+    if (position >= from.baseFrom) report.base = { volume: header.volume, lba: header.lba + header.blockCount };
   } else if (header.site === journal.own.site) {
     peer.settle(position);
     journal.own.appended = Math.max(journal.own.appended, header.sequence);

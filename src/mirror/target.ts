@@ -686,7 +686,8 @@ export class TargetStream {
         return;
       }
       this.#base = { start: base.start, next: { volume: base.next.volume, lba: base.next.lba }, end: null };
-      this.#baseDurable = { volume: base.next.volume, lba: base.next.lba };
+      // taken up again where it was verified, which may be further than it is durable
+      if (positionBefore(base.next, this.#baseDurable)) this.#baseDurable = this.#base.next;
       this.#received = base.start;
       this.#granted = base.start;
       this.#applied = base.start;

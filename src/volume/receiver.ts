@@ -20,7 +20,7 @@ import { RecordHeader } from '../journal/record.js';
 import { segmentName } from '../journal/segments.js';
 import { DROP_BYTES_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
-import type { BasePosition } from '../mirror/base.js';
+import { type BasePosition, positionBefore } from '../mirror/base.js';
 import { APPLY, TargetStream } from '../mirror/target.js';
 import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
@@ -176,6 +176,8 @@ export class Receiver implements MirrorEnd {
     });
     this.#group.order?.conflicts.awaitPeer(start.confirmed, start.granted);
     if (start.base !== null) {
+      const { base } = start;
+      while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();
       this.#group.order?.beginPeer(start.from);
       this.#group.journal.peer.appended = start.from;
       this.#group.journal.peerApplied = start.from;
