@@ -301,7 +301,7 @@ interface Unsettled {
  */
 class PeerReplay {
   applied: number;
-  /** Everything before this was there when the checkpoint was made that `applied` is of. */
+  /** What stands before this may be older than the checkpoint that `applied` is of. */
   readonly #checkpointed: number;
   readonly #journal: Journal;
   readonly #onRecord: ReplayListener;

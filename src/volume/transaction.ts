@@ -27,8 +27,9 @@ import {
   TRANSACTIONS_MAX,
 } from '../limits.js';
 import type { Group } from './group.js';
+import { readBytes } from './read-bytes.js';
 import { append, checkExtent, type ExtentBytes, openScope, promise, type Scope, type ScopeOptions } from './scope.js';
-import { readBytes, type Volume } from './volume.js';
+import type { Volume } from './volume.js';
 
 /** Largest payload of a staged record: what a turn of segment leaves unused stays small beside the smallest ring. */
 const PIECE_BYTES = 64 * KIB;
