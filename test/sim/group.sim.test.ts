@@ -1,5 +1,5 @@
 /**
- * A group at two sites in a world of faults, then in one without: the first two hundred worlds, with few of
+ * A group at two sites in a world of faults, then in one without: the first two hundred worlds, with a twenty-fourth of
  * their operations. `npm run sim -- --help` runs them in full, and more of them.
  */
 import { expect, test, vi } from 'vitest';
