@@ -72,7 +72,7 @@ export interface BaseState {
   generation: string;
   /** The stream goes on behind this sequence once the copy is whole. */
   start: number;
-  /** Durable here: everything before it. */
+  /** Verified here, and not necessarily durable yet: everything before it. */
   next: BasePosition;
   /** Null until the copy is whole; then the image is consistent once this sequence is applied. */
   end: number | null;

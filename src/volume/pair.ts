@@ -542,7 +542,7 @@ export class Pair {
         generations: start.generations,
         peer: theirs.site,
         volumes: theirs.volumes,
-        inconsistent: firstCopyOf(start),
+        inconsistent: firstCopyOf(start, 0),
       };
       this.#options.adopt(adoption).then(
         (group) => {
@@ -582,7 +582,7 @@ export class Pair {
     }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
-      superblock.inconsistent = firstCopyOf(start);
+      superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
@@ -723,7 +723,7 @@ export class Pair {
       if (header.sequence !== journal.own.appended + 1) return false;
       journal.own.appended = header.sequence;
       if (journal.order !== null) journal.order.own(header, position);
-      else journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
+      else journal.follow(header, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);
       group.ownScopeSeen(header);
       this.counters.tailRecordsRecovered += 1;
@@ -839,12 +839,14 @@ function nameOf(whenSplit: WhenSplit): string {
   return whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`;
 }
 
-function firstCopyOf(start: Start): Superblock['inconsistent'] {
+/** @param begunAt where its records begin in the journal of this site */
+function firstCopyOf(start: Start, begunAt: number): Superblock['inconsistent'] {
   if (start.base === null) return null;
   return {
     source: start.stream,
     generation: start.generations[start.generations.length - 1]!.id,
     base: start.base,
+    begunAt,
     startSequence: start.from,
     untilSequence: null,
   };

@@ -190,8 +190,9 @@ export class Site {
     return {
       nowMs: () => scheduler.now - startedMs,
       defer: this.#deferIn(life),
+      // as setTimeout does; and less than the clock can tell apart would never be over
       after: (delayMs, task) =>
-        this.#world.after(delayMs, () => {
+        this.#world.after(Math.max(1, delayMs), () => {
           if (!life.over) task();
         }),
     };
