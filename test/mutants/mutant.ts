@@ -46,9 +46,14 @@ const TESTS: Record<string, string[]> = {
   'mirror/decide.ts': [],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
-  'volume/sender.ts': ['sim/group.sender.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
+  'volume/sender.ts': [
+    'sim/group.sender.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/group.rejections.test.ts',
+  ],
   'volume/receiver.ts': ['sim/group.receiver.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
-  'volume/pair.ts': ['mirror/adoption.test.ts', 'sim/group.regressions.test.ts'],
+  'volume/pair.ts': ['mirror/adoption.test.ts', 'sim/group.pair.test.ts', 'sim/group.regressions.test.ts'],
 };
 
 export function testsOf(file: string): string[] {
