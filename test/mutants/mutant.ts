@@ -39,7 +39,7 @@ const TESTS: Record<string, string[]> = {
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts'],
   'journal/cleaner.ts': [],
-  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts'],
+  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts', 'sim/group.pair.test.ts'],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/conflict.ts': [],
@@ -52,8 +52,18 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
   ],
-  'volume/receiver.ts': ['sim/group.receiver.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
-  'volume/pair.ts': ['mirror/adoption.test.ts', 'sim/group.pair.test.ts', 'sim/group.regressions.test.ts'],
+  'volume/receiver.ts': [
+    'sim/group.pair.test.ts',
+    'sim/group.receiver.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/group.rejections.test.ts',
+  ],
+  'volume/pair.ts': [
+    'mirror/adoption.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.rejections.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
 };
 
 export function testsOf(file: string): string[] {

@@ -249,7 +249,6 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (this.#dropped !== null) this.#endWait();\n    this.#dirty = true;',
     replace: 'this.#dirty = true;',
     breaks: 'nobody gets blocks of a record that is nowhere',
-    harmless: 'the step `disconnected` has ended the wait already, and every link ends before the next begins',
   },
   {
     name: 'target: what the epoch began with may be dropped',
@@ -721,7 +720,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'checkpointer: unsealed pages',
     file: 'journal/checkpointer.ts',
     find: 'if (this.#isSealed() && ',
-    replace: 'if ((this.#isSealed() || !this.#wanted) && ',
+    replace: 'if (journal.head >= 0 && ',
     breaks: 'pages go to disk without the checksums of their blocks',
   },
   {
@@ -956,6 +955,8 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (journal.failed !== null) return; // it never becomes durable here: nothing behind it is taken any more',
     replace: '',
     breaks: 'the end of a copy is noted that is not on the disk',
+    harmless:
+      'the disk failed, so `durable` stands still and the note waits for ever; or it had passed the end, and the note is true',
   },
   {
     name: 'receiver: base end before it is durable',
@@ -1096,6 +1097,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'killer.seen >= scope.sequence',
     replace: 'killer.seen > scope.sequence',
     breaks: 'a scope dies of one that had seen it',
+    harmless: 'what is received now nobody here can have seen: own records stand behind all that they have seen',
   },
   {
     name: 'conflict: beats who had seen it',
@@ -1103,6 +1105,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'own.seen < scope.sequence && isLater(own, scope)) beaten',
     replace: 'own.seen <= scope.sequence && isLater(own, scope)) beaten',
     breaks: 'an own scope dies of one that it had seen',
+    harmless: 'what is received now nobody here can have seen: own records stand behind all that they have seen',
   },
   {
     name: 'conflict: cascades take one more',

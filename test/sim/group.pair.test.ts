@@ -163,6 +163,91 @@ test('a lost tail is back when it is on the disk', async () => {
   expect(world.source.journal.own.durable).toBe(through);
 });
 
+/** Brings all of the source's link to the target and the other way round, as `change` makes of what has a stretch. */
+async function relay(
+  world: GroupWorld,
+  links: { source: HandLink; target: HandLink },
+  change: (header: Uint8Array, stretch: Uint8Array) => { header: Uint8Array; stretch: Uint8Array },
+): Promise<void> {
+  for (let turn = 0; turn < 20; turn += 1) {
+    for (const [from, to] of [
+      [links.source, links.target],
+      [links.target, links.source],
+    ] as const) {
+      for (const { header, stretch } of from.sent.splice(0)) {
+        if (to.closed !== null) return;
+        const changed = stretch === null ? { header, stretch } : change(header, stretch);
+        to.onMessage!(changed.header, changed.stretch);
+      }
+    }
+    await world.pass(10);
+  }
+}
+
+test('records that do not follow one another within a stretch are not taken', async () => {
+  const world = await bothUp();
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.crash(world.target, false);
+  world.open(world.target);
+  await world.until(() => world.target.state === 'up' && world.source.pair!.link === null, 20_000, 'not apart');
+  for (let unit = 0; unit < 48; unit += 8) await world.settle(world.write(unit, 8));
+  const { appended } = world.target.journal.peer;
+  const links = await byHand(world);
+  await relay(world, links, (header, stretch) => {
+    const message = decode(header);
+    if (message.kind !== KIND_DATA) throw new Error('a stretch without DATA');
+    const view = new DataView(stretch.buffer);
+    const first = view.getUint32(AT_SIZE, true);
+    const second = view.getUint32(first + AT_SIZE, true);
+    const data = { ...message.data, count: message.data.count - 1, size: stretch.length - second };
+    const without = Buffer.concat([stretch.subarray(0, first), stretch.subarray(first + second)]);
+    return { header: new WireEncoder().data(data), stretch: new Uint8Array(without) };
+  });
+  expect(links.target.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /follows/ });
+  expect(world.target.journal.peer.appended).toBe(appended + 1);
+});
+
+test('a source does not serve under a generation that could not be saved', async () => {
+  const world = await bothUp();
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.crash(world.source, true);
+  world.open(world.source);
+  const { source } = world;
+  await world.until(() => source.group?.ready === true, 20_000, 'it does not get ready');
+  source.store.fail('write', 'EIO', 1, /superblock/);
+  const written = world.write(0, 8);
+  written.catch(() => {});
+  await world.until(() => source.pair!.counters.minted === 1, 1000, 'it does not mint');
+  const generations = source.pair!.hello().generations.length;
+  await world.pass(100);
+  expect(source.group!.serving).toBe(false);
+  expect(source.pair!.hello().generations.length).toBe(generations - 1);
+});
+
+test('a generation begins at an end that is on the disk', async () => {
+  // Part of a returned tail was here when the link broke, and not on the disk. A generation that began above it named an
+  // end that the next crash took back: the sequences up to there would have been used again, under two histories.
+  const { world, through } = await lostTail();
+  const { source } = world;
+  const links = await byHand(world);
+  source.slowSyncMs = 3000;
+  await giveBack(world, links);
+  expect(source.journal.own.appended).toBe(through);
+  links.source.onClose!('the line is cut', 1006);
+  await world.until(() => source.group!.ready, 20_000, 'it does not get ready');
+  expect(source.journal.own.durable).toBeLessThanOrEqual(through);
+  world.write(0, 8).catch(() => {});
+  const seen: boolean[] = [];
+  for (let ms = 0; ms < 5000 && source.pair!.counters.minted === 0; ms += 10) {
+    seen.push(source.journal.own.durable < through);
+    await world.pass(10);
+  }
+  expect(source.pair!.counters.minted).toBe(1);
+  expect(source.journal.own.durable).toBe(through);
+});
+
 const senderOf = (site: Site): Sender => {
   const { mirror } = site.group!;
   if (!(mirror instanceof Sender)) throw new Error(`${site.name} has no sender`);
@@ -211,4 +296,18 @@ test('a source that starts again keeps what its absent peer may need, though it 
   const oldest = source.journal.segments.all()[0]!.number * source.journal.segmentSize;
   expect(oldest).toBeGreaterThan(0);
   expect(sender.retainFrom).toBe(oldest);
+});
+
+test('what the peer has only received stays in the rollback log', async () => {
+  // The journal was freed up to what the peer had received. The peer lost power, and the records were nowhere.
+  const world = await bothUp();
+  const { source, target } = world;
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  target.slowSyncMs = 5000;
+  const from = source.journal.head;
+  for (let turn = 0; turn < 20; turn += 1) await world.settle(world.write(64 * (turn % 8), 64));
+  await world.until(() => senderOf(source).source.received === world.records, 3000, 'it does not arrive');
+  expect(senderOf(source).peerDurable).toBeLessThan(world.records);
+  expect(senderOf(source).retainFrom).toBeLessThanOrEqual(from);
 });
