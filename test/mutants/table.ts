@@ -620,8 +620,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'recovery: applies once more',
     file: 'journal/recovery.ts',
-    find: 'if (header.sequence <= this.applied) return this.#onRecord(header);',
-    replace: 'if (header.sequence < this.applied) return this.#onRecord(header);',
+    find: 'if (header.sequence <= this.applied) {\n',
+    replace: 'if (header.sequence < this.applied) {\n',
     breaks: 'a record that the checkpoint has is applied over later ones',
   },
   {
@@ -747,8 +747,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'checkpointer: progress of a copy before it is durable',
     file: 'journal/checkpointer.ts',
-    find: 'superblock.inconsistent.base = cursors.base.next;',
-    replace: 'superblock.inconsistent.base = { volume: cursors.base.next.volume + 1, lba: 0 };',
+    find: 'inconsistent.base = cursors.base.next;',
+    replace: 'inconsistent.base = { volume: cursors.base.next.volume + 1, lba: 0 };',
     breaks: 'a first copy that is resumed leaves blocks out',
   },
   {
@@ -1113,6 +1113,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (scope.dead || scope.seen >= killer) continue;',
     replace: 'if (scope.dead || scope.seen > killer) continue;',
     breaks: 'a scope dies that had seen the killer',
+    harmless: 'the killer is received only now: nobody here can have seen it',
   },
   {
     name: 'conflict: everybody is beaten',
@@ -1152,8 +1153,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: admits before the peer is back',
     file: 'mirror/conflict.ts',
-    find: 'if (this.#received < this.#awaited || this.#applied',
-    replace: 'if (this.#applied',
+    find: 'return this.#received < this.#awaited || this.#applied < this.#awaitedApplied;',
+    replace: 'return this.#applied < this.#awaitedApplied;',
     breaks: 'after a crash a scope has seen less than the peer has closed',
   },
   {
@@ -1229,8 +1230,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: admits before a granted read lock is back',
     file: 'mirror/conflict.ts',
-    find: '|| this.#applied < this.#awaitedApplied) return true;',
-    replace: ') return true;',
+    find: 'return this.#received < this.#awaited || this.#applied < this.#awaitedApplied;',
+    replace: 'return this.#received < this.#awaited;',
     breaks: 'after a crash a write goes onto the extent of a read lock',
   },
   {
