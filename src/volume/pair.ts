@@ -736,6 +736,7 @@ export class Pair {
     this.#receiving = false;
     this.#decision = null;
     this.group?.mirror.detach();
+    this.group?.freeze(); // what is answered without the peer could have been answered otherwise there
     this.#failAsks(reason);
   }
 
