@@ -43,7 +43,8 @@ export class DualChecks {
     if (received > applied && order !== null) met('recovered with a commit log');
     if (!created && order !== null) {
       met(recovery.clean ? 'recovered clean' : 'recovered');
-      if (superblock.checkpoint.order?.conflicts.dead.length ?? 0) met('recovered from a checkpoint that knows dead scopes');
+      if (superblock.checkpoint.order?.conflicts.dead.length ?? 0)
+        met('recovered from a checkpoint that knows dead scopes');
     }
     site.shown = superblock.inconsistent === null ? new Shown(truth, index, own.appended, applied, met) : null;
   }
@@ -70,7 +71,8 @@ export class DualChecks {
   flushed(site: DualSite, sequence: number): void {
     const { truth, violation } = this.#world;
     const { journal, order, role } = site.group!;
-    if (journal.own.durable < sequence) violation(`a flush of ${sequence} was answered, ${journal.own.durable} is on disk`);
+    if (journal.own.durable < sequence)
+      violation(`a flush of ${sequence} was answered, ${journal.own.durable} is on disk`);
     if (role !== 'dual') return;
     const { other } = site;
     if (other.group !== null && other.journal.peer.durable < sequence && other.group.receiver!.imageConsistent)
@@ -146,7 +148,9 @@ export class DualChecks {
         const shown = site.shown!.image(volume);
         const unit = shown.findIndex((tag, at) => tag !== image[at]);
         if (unit >= 0)
-          violation(`${site.name} shows ${shown[unit]} in unit ${unit} of ${volume}; one after the other: ${image[unit]}`);
+          violation(
+            `${site.name} shows ${shown[unit]} in unit ${unit} of ${volume}; one after the other: ${image[unit]}`,
+          );
       }
     }
   }

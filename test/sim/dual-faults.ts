@@ -165,7 +165,9 @@ export class DualFaults {
     if (site.state !== 'up' || group === null) return;
     const volume = [...group.volumes.values()][Math.floor(random() * group.volumes.size)]!;
     const blocks = volume.size / volume.blockSize;
-    const blockCount = long ? Math.ceil((0.3 + 0.7 * random()) * blocks) : 1 + Math.floor(random() * Math.min(8, blocks));
+    const blockCount = long
+      ? Math.ceil((0.3 + 0.7 * random()) * blocks)
+      : 1 + Math.floor(random() * Math.min(8, blocks));
     const lba = Math.floor(random() * (blocks - blockCount + 1));
     const mode = long || random() < 0.5 ? 'read' : 'write';
     const keepMs = long ? 500 + random() * 5000 : random() < 0.1 ? 6000 : random() * 300;

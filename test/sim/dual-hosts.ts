@@ -301,7 +301,8 @@ export class DualHosts {
     await scope.write(at, bytes);
     const back = await scope.read(at, bytes.length);
     const dead = truth.isDead(truth.streams[this.#site.index][scope.sequence - 1]!);
-    if (!dead && !this.#isAged(scope) && Buffer.compare(back, bytes) !== 0) violation('a scope does not read what it wrote');
+    if (!dead && !this.#isAged(scope) && Buffer.compare(back, bytes) !== 0)
+      violation('a scope does not read what it wrote');
     if (random() < 0.5) await this.#pause(random() * 30);
   }
 
@@ -316,7 +317,8 @@ export class DualHosts {
     scope.confirmed
       .then(
         () => {
-          if (truth.aborts[record.from].has(record.sequence)) violation(`${record.sequence} is aborted, and was confirmed`);
+          if (truth.aborts[record.from].has(record.sequence))
+            violation(`${record.sequence} is aborted, and was confirmed`);
           truth.confirmed.add(record);
         },
         (error: ForelockError) => {
@@ -344,8 +346,7 @@ export class DualHosts {
       // a site that was opened again shows the same, but knows no more when it came
       if (each === null || where.shown !== each || this.#isAged(scope)) continue;
       const changed = each.changedSince(ticks[at]!, volume.number, extent.offset / UNIT, extent.size / UNIT);
-      if (changed !== null)
-        violation(`${changed} at ${where.name} under read lock ${scope.sequence} of ${site.name}`);
+      if (changed !== null) violation(`${changed} at ${where.name} under read lock ${scope.sequence} of ${site.name}`);
     }
     await scope.unlock();
     return 'read lock';

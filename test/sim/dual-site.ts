@@ -1,7 +1,8 @@
 /** A machine of the dual world: its disk, its clock and the lives of its gateway; and what it must show. */
+
+import type { Journal } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import { RecordHeader as Header } from '../../src/journal/record.js';
-import type { Journal } from '../../src/journal/journal.js';
 import { createKernel } from '../../src/kernel/create.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
 import { Group, type Platform, type Role } from '../../src/volume/group.js';
@@ -15,10 +16,10 @@ import {
   volumesFromConfig,
 } from '../../src/volume/group-state.js';
 import { Pair } from '../../src/volume/pair.js';
+import type { Shown, SiteIndex } from './dual-truth.js';
 import type { DualWorld } from './dual-world.js';
-import { Shown, type SiteIndex } from './dual-truth.js';
-import { type Life, SimOffload } from './group-rig.js';
 import type { Hold } from './group-faults.js';
+import { type Life, SimOffload } from './group-rig.js';
 import { MemoryStore } from './memory-store.js';
 
 /** The gateway's timer. */
@@ -66,8 +67,7 @@ export class DualSite {
     this.store = new MemoryStore({
       random,
       defer: (task, delayMs) => after(delayMs, task),
-      latencyMs: (operation) =>
-        operation === 'write' ? 0.02 + random() * 0.6 : 0.1 + random() * options.syncMs,
+      latencyMs: (operation) => (operation === 'write' ? 0.02 + random() * 0.6 : 0.1 + random() * options.syncMs),
     });
   }
 
@@ -180,7 +180,11 @@ export class DualSite {
       };
       return;
     }
-    const told = { own: order.own.bind(order), received: order.received.bind(order), applied: order.applied.bind(order) };
+    const told = {
+      own: order.own.bind(order),
+      received: order.received.bind(order),
+      applied: order.applied.bind(order),
+    };
     order.own = (read, position) => {
       told.own(read, position);
       own(read, position);
@@ -191,7 +195,8 @@ export class DualSite {
     };
     order.applied = (read, position) => {
       const record = truth.check((1 - index) as SiteIndex, read);
-      if (record.sequence !== journal.peerApplied + 1) violation(`${this.name} applies ${record.sequence} out of order`);
+      if (record.sequence !== journal.peerApplied + 1)
+        violation(`${this.name} applies ${record.sequence} out of order`);
       told.applied(read, position);
       this.shown?.applied(record);
       checks.applied(this, record);

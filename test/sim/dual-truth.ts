@@ -134,7 +134,8 @@ export class Truth {
   #aborted(from: SiteIndex, record: TruthRecord): void {
     const scope = this.streams[from][record.scope - 1]!;
     if (!this.isDead(scope)) this.#violation(`scope ${record.scope} of site ${from} is aborted, and nothing beats it`);
-    if (this.confirmed.has(scope)) this.#violation(`scope ${record.scope} of site ${from} was confirmed, and is aborted`);
+    if (this.confirmed.has(scope))
+      this.#violation(`scope ${record.scope} of site ${from} was confirmed, and is aborted`);
     if (this.flushed.has(scope)) this.#violation(`scope ${record.scope} of site ${from} was flushed, and is aborted`);
     if (this.plainSessions.has(sessionOf(scope)))
       this.#violation(`${record.scope} of site ${from}, of a session without abort scopes, is aborted`);
@@ -189,7 +190,8 @@ export class Truth {
   find(tag: number): string {
     for (const record of this.streams.flat()) {
       const at = record.tags?.indexOf(tag) ?? -1;
-      if (at >= 0) return `${tag} is of ${record.from}:${record.sequence}, scope ${record.scope}, stamp ${record.clock}`;
+      if (at >= 0)
+        return `${tag} is of ${record.from}:${record.sequence}, scope ${record.scope}, stamp ${record.clock}`;
     }
     return `${tag} is in no record`;
   }
@@ -267,7 +269,9 @@ export class Truth {
         if (!beginsScope(record)) continue;
         const dead = this.isDead(record);
         if (dead !== this.aborts[from].has(record.sequence))
-          this.#violation(`scope ${record.sequence} of site ${from} is ${dead ? 'dead and has no ABORT' : 'alive and has one'}`);
+          this.#violation(
+            `scope ${record.sequence} of site ${from} is ${dead ? 'dead and has no ABORT' : 'alive and has one'}`,
+          );
         if (dead && this.confirmed.has(record)) this.#violation(`${record.sequence} was confirmed, and is dead`);
         if (dead && this.flushed.has(record)) this.#violation(`${record.sequence} was flushed, and is dead`);
         if (!dead && this.told.has(record)) this.#violation(`${record.sequence} was told to be aborted, and is alive`);

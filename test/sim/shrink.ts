@@ -13,7 +13,17 @@ import type { Changes } from './worker.js';
 /** What a smaller world does not have: each with the value that switches it off. */
 const OFF: Changes[] = (
   [
-    ...['bothCrashMs', 'crashMs', 'emptyMs', 'soloMs', 'halfOpenMs', 'stallMs', 'clockJumpMs', 'longHoldMs', 'slowLineMs'],
+    ...[
+      'bothCrashMs',
+      'crashMs',
+      'emptyMs',
+      'soloMs',
+      'halfOpenMs',
+      'stallMs',
+      'clockJumpMs',
+      'longHoldMs',
+      'slowLineMs',
+    ],
     ...['sourceCrashMs', 'targetCrashMs', 'restartMs', 'cutMs', 'pauseMs', 'diskFullMs', 'badDiskMs'],
     ...['holdMs', 'bitFlip', 'kill', 'joinMs', 'trim', 'zero', 'scope', 'partial', 'fua', 'flush', 'read'],
     ...['never', 'late', 'nested', 'readLock', 'abort', 'skewMs'],
@@ -60,7 +70,9 @@ export async function shrink(
     return true;
   };
   const differs = (more: Changes): boolean =>
-    Object.entries(more).every(([name, value]) => name in outcome.drawn && (outcome.drawn as Changes)[name as keyof Changes] !== value);
+    Object.entries(more).every(
+      ([name, value]) => name in outcome.drawn && (outcome.drawn as Changes)[name as keyof Changes] !== value,
+    );
   for (const more of [...OFF, ...SIMPLER]) if (differs(more)) await fails(more);
   // no longer than it takes
   for (let operations = outcome.operations; operations > 1; operations = Math.floor(operations / 2)) {
