@@ -48,6 +48,9 @@ export const SCOPES_MAX = 4096;
 /** Longest life of an explicit scope: where both sites write, an open one may hold up all that the other site sends. */
 export const SCOPE_AGE_MS_MAX = 60_000;
 
+/** Scopes of the peer that are received and not applied, where both sites write: beyond it no more is taken from the link. */
+export const PENDING_SCOPES_MAX = 1 << 18;
+
 // ---- link
 /** 1 GB/s x 200 ms is 200 MB in flight. */
 export const CREDIT_BYTES = 256 * MIB;

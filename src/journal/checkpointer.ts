@@ -91,7 +91,7 @@ export class Checkpointer {
     if (this.#running || this.#finished || journal.failed !== null || journal.diskFull) return;
     if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
     // a batch may be with the pool, and its checksums belong to the pages: then a little later
-    if (this.#isSealed()) this.#begin(false, () => {});
+    if (this.#isSealed() && !this.#state.order?.isUndecided) this.#begin(false, () => {});
     else this.#wanted = true;
   }
 
@@ -109,6 +109,8 @@ export class Checkpointer {
       await new Promise<void>((resolve) => this.#defer(resolve));
     }
     this.#finished = true;
+    // no room for the ABORT of a dead scope: the next start says it
+    if (this.#state.order?.isUndecided) return;
     await new Promise<void>((resolve) => this.#begin(clean, resolve));
   }
 

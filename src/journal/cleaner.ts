@@ -62,6 +62,8 @@ export class Cleaner {
   #busy = false;
   /** Segments that could not be read back in full: never chosen again. */
   readonly #damaged = new Set<number>();
+  /** Segments left with blocks that may not be moved yet, and the head then: looked at again a segment later. */
+  readonly #passedOver = new Map<number, number>();
   readonly #header = new RecordHeader();
   readonly counters = {
     segmentsFreed: 0,
@@ -167,6 +169,7 @@ export class Cleaner {
       if (end > retain || this.#isPinned(number)) continue;
       this.#dead.delete(number);
       segments.remove(segment);
+      this.#passedOver.delete(number);
       this.counters.segmentsFreed += 1;
       freed = true;
     }
@@ -192,6 +195,7 @@ export class Cleaner {
       if (segment.number >= current) break;
       if ((segment.number + 1) * journal.segmentSize > retain) break;
       if (this.#damaged.has(segment.number) || this.#isPinned(segment.number)) continue;
+      if (journal.head - (this.#passedOver.get(segment.number) ?? -Infinity) < journal.segmentSize) continue;
       const live = this.#liveness.liveBlocks(segment.number);
       if (live === 0) continue;
       // moving a (nearly) full segment gains nothing
@@ -293,7 +297,9 @@ export class Cleaner {
   /** Does the block show this record, and is that settled? */
   #shows(map: BlockMap, volume: number, lba: number, position: number, index: number): boolean {
     if (!map.lookup(lba) || map.zero || map.position !== position || map.index !== index) return false;
-    return this.#journal.order === null || !this.#journal.order.isListed(volume, lba);
+    if (this.#journal.order === null || !this.#journal.order.isListed(volume, lba)) return true;
+    this.#passedOver.set(this.#victim!.segment.number, this.#journal.head);
+    return false;
   }
 
   /** @returns false when the ring has no room now */

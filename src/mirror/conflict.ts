@@ -25,10 +25,18 @@
  * what was confirmed, and what was applied by then does not enter. Pairs are judged alone: that a scope is dead itself
  * does not save those whom it beats, so the order in which pairs are met does not matter either.
  *
+ * A read lock writes nothing and has no part in this: it neither beats a scope that writes nor is beaten by one. Where it
+ * comes from it makes no record of the peer wait; where it arrives it waits for every write scope that is open there,
+ * whatever their stamps. Once the peer has applied it, and all that the peer had appended by then is applied here,
+ * nothing can come to its extent until its UNLOCK: then it is had. Of two read locks that conflict, as above, the later
+ * is dead, and asks again when the earlier is gone. (If it waited, so would what its site wrote behind it, and the
+ * earlier needs that.) A read lock that is received and not applied keeps own ones out, so no others meet.
+ *
  * Three consequences for a site that crashed:
  *   - Its new scopes must not have seen less than the other end has closed, or the other end could have forgotten
- *     whom they conflict with. So nothing is admitted until the peer's stream is back to what the peer says was
- *     confirmed (`awaitPeer`).
+ *     whom they conflict with; nor stand on the extent of a read lock that it had granted. So nothing is admitted until
+ *     the peer's stream is back to what the peer says was confirmed, and applied to what it says was granted
+ *     (`awaitPeer`).
  *   - Of the lost tail that the peer returns, each record stands in the journal behind all that it has seen: what it
  *     had seen and was lost too comes first.
  *   - An own scope that is beaten and has no ABORT record (it was not synced) is `doomed`: the driver appends one.
@@ -40,6 +48,7 @@
  */
 import {
   FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
   TYPE_ABORT,
   TYPE_LOCK,
   TYPE_TRIM,
@@ -77,6 +86,9 @@ export interface ScopeRecord {
   readonly session: number;
   readonly site: number;
 }
+
+/** What a scope does when it conflicts: goes on top, or dies; a read lock is for reading alone. */
+export type ScopeKind = 'replay' | 'abort' | 'read';
 
 /** What its fate is found by. */
 export type HeadRecord = Pick<ScopeRecord, 'type' | 'scope' | 'sequence'>;
@@ -119,6 +131,8 @@ class Scope implements Stamp {
   session = 0;
   /** onConflict is `abort`. */
   abort = false;
+  /** A read lock: no part of the order. */
+  read = false;
   dead = false;
   /** Own: it dies if something that is not received yet beats it or an earlier scope of its session. */
   mayDie = false;
@@ -142,22 +156,26 @@ export class Conflicts {
   #applied: number;
   #closedThrough = 0;
   #confirmedThrough = 0;
-  /** The peer's sequence before which no new own scope is admitted. */
+  /** The peer's sequences that must be received, and applied, before a new own scope is admitted. */
   #awaited = 0;
+  #awaitedApplied = 0;
 
-  /** Own scopes that are not closed, ascending; all of them, dead ones too, by place; the living `abort` ones. */
+  /** Own scopes that are not closed, ascending; by place, dead ones too: those that write, read locks; the living `abort` ones. */
   readonly #own = new Queue<Scope>();
   readonly #ownIndex = new ExtentIndex<Scope>();
+  readonly #ownReads = new ExtentIndex<Scope>();
   readonly #ownAborts = new ExtentIndex<Scope>();
   readonly #ownSessions = new Map<number, OwnSession>();
   /** Own explicit scopes that are not unlocked, by sequence. */
   readonly #ownOpen = new Map<number, Scope>();
+  /** The same by place, without read locks. */
   readonly #ownOpenIndex = new ExtentIndex<Scope>();
   readonly #doomed = new Set<number>();
 
-  /** Scopes of the peer that are received and not applied; by place without the dead. */
+  /** Scopes of the peer that are received and not applied; by place without the dead: those that write, read locks. */
   readonly #pending = new Queue<Scope>();
   readonly #pendingIndex = new ExtentIndex<Scope>();
+  readonly #pendingReads = new ExtentIndex<Scope>();
   /** Explicit scopes of the peer from the receipt of their LOCK until their end is applied. */
   readonly #peerScopes = new Map<number, Scope>();
   /** Those of them that are applied and alive: they hold their extent here. */
@@ -241,11 +259,13 @@ export class Conflicts {
   // ---- own stream
 
   /** Must a new own scope, or a write that implies its scope, wait for the peer? Own locks are not looked at. */
-  mustWait(session: number, volume: number, lba: number, blockCount: number, abort: boolean): boolean {
-    if (this.#received < this.#awaited || this.#own.count >= OPEN_SCOPES_MAX) return true;
+  mustWait(session: number, volume: number, lba: number, blockCount: number, kind: ScopeKind): boolean {
+    if (this.#received < this.#awaited || this.#applied < this.#awaitedApplied) return true;
+    if (this.#own.count >= OPEN_SCOPES_MAX) return true;
     const end = lba + blockCount;
     if (this.#peerOpenIndex.first(volume, lba, end, 0) !== null) return true;
-    if (!abort) return false;
+    if (kind === 'read') return this.#pendingReads.first(volume, lba, end, 0) !== null;
+    if (kind === 'replay') return false;
     // What an `abort` scope reads must be what stands before it in the order: nothing may still come in between, ...
     if (this.#pendingIndex.first(volume, lba, end, 0) !== null) return true;
     // ... and nothing go away. What its own session wrote takes it along.
@@ -303,11 +323,15 @@ export class Conflicts {
     if (isLock) {
       scope.open = true;
       this.#ownOpen.set(sequence, scope);
-      this.#ownOpenIndex.add(scope);
+      if (!scope.read) this.#ownOpenIndex.add(scope);
     }
     if (closed) return;
 
     this.#own.push(scope);
+    if (scope.read) {
+      this.#ownReads.add(scope);
+      return; // nothing that its session does depends on it
+    }
     this.#ownIndex.add(scope);
     if (scope.abort) this.#ownAborts.add(scope);
     const last = this.#ownSessions.get(session);
@@ -325,7 +349,7 @@ export class Conflicts {
     const scope = this.#ownOpen.get(sequence);
     if (scope === undefined) return;
     this.#ownOpen.delete(sequence);
-    this.#ownOpenIndex.remove(scope);
+    if (!scope.read) this.#ownOpenIndex.remove(scope);
     scope.open = false;
     if (scope.closed) this.#give(scope);
   }
@@ -369,11 +393,12 @@ export class Conflicts {
       if (!isLater(scope, this.#lastPeerStamp)) throw broken(record, 'is stamped before the one in front of it');
       scope.dead = this.#isBeaten(scope);
       // also when it is dead: pairs are judged alone
-      this.#beat(scope);
+      if (scope.read) this.#beatReads(scope);
+      else this.#beat(scope);
     }
     this.#lastPeerStamp = { generation: scope.generation, clock: scope.clock, site: scope.site };
     this.#pending.push(scope);
-    if (!scope.dead) this.#pendingIndex.add(scope);
+    if (!scope.dead) this.#pendingBy(scope).add(scope);
     if (record.type === TYPE_LOCK) {
       scope.open = true;
       this.#peerScopes.set(sequence, scope);
@@ -382,6 +407,10 @@ export class Conflicts {
 
   #isBeaten(scope: Scope): boolean {
     const { session, seen } = scope;
+    if (scope.read) {
+      const other = this.#ownReads.first(scope.volume, scope.lba, scope.end, seen);
+      return other !== null && other.seen < scope.sequence && isLater(scope, other);
+    }
     if (seen < (this.#cascades.get(session) ?? 0)) return true;
     if (!scope.abort) return false;
     // stamps ascend with sequences: if the first that overlaps is not earlier, none is
@@ -405,6 +434,20 @@ export class Conflicts {
     beaten.length = 0;
   }
 
+  #beatReads(scope: Scope): void {
+    this.#ownReads.forEach(scope.volume, scope.lba, scope.end, scope.seen, (own) => {
+      if (own.seen < scope.sequence && isLater(own, scope) && !own.dead) {
+        own.dead = true;
+        this.#doomed.add(own.sequence);
+      }
+      return false;
+    });
+  }
+
+  #pendingBy(scope: Scope): ExtentIndex<Scope> {
+    return scope.read ? this.#pendingReads : this.#pendingIndex;
+  }
+
   #kill(own: Scope, killer: number): void {
     for (let scope: Scope | null = own; scope !== null; scope = scope.next) {
       if (scope.dead || scope.seen >= killer) continue;
@@ -421,6 +464,7 @@ export class Conflicts {
       if (record.sequence <= this.#retoldThrough) return;
       throw broken(record, `is of scope ${record.scope}, which is not open`);
     }
+    if (scope.read) throw broken(record, 'writes within a read lock');
     if (record.volume !== scope.volume || record.lba < scope.lba || record.lba + record.blockCount > scope.end) {
       throw broken(record, 'is outside its scope');
     }
@@ -447,16 +491,20 @@ export class Conflicts {
     return dead ? 'skip' : 'apply';
   }
 
-  /** The next record of the peer's stream is about to be applied. After `wait` nothing has changed. */
-  apply(record: ScopeRecord): Verdict {
+  /**
+   * The next record of the peer's stream is about to be applied. After `wait` nothing has changed.
+   *
+   * @param again  told again after a crash: it had been applied when an own scope that is told before it was opened
+   */
+  apply(record: ScopeRecord, again = false): Verdict {
     const { sequence } = record;
     assert(sequence === this.#applied + 1 && sequence <= this.#received, 'records are applied as they were received');
-    if (this.verdict(record) === 'wait') return 'wait';
+    if (!again && this.verdict(record) === 'wait') return 'wait';
     let dead = false;
     if (beginsScope(record)) {
       const scope = this.#pending.shift();
       dead = scope.dead;
-      if (!dead) this.#pendingIndex.remove(scope);
+      if (!dead) this.#pendingBy(scope).remove(scope);
       if (record.type === TYPE_LOCK) {
         if (!dead) this.#peerOpenIndex.add(scope);
       } else {
@@ -479,12 +527,12 @@ export class Conflicts {
     return dead ? 'skip' : 'apply';
   }
 
-  /** It loses against an own scope that is not unlocked: it goes on top of it, so it waits for its end. */
+  /** It loses against an own scope that is not unlocked: it goes on top of it, so it waits for its end. A read lock waits for any. */
   #waits(scope: Scope): boolean {
     if (this.#ownOpenIndex.count === 0) return false;
     let waits = false;
     this.#ownOpenIndex.forEach(scope.volume, scope.lba, scope.end, 0, (own) => {
-      waits ||= !own.dead && isLater(scope, own);
+      waits ||= !own.dead && (scope.read || isLater(scope, own));
       return waits;
     });
     return waits;
@@ -533,11 +581,12 @@ export class Conflicts {
   }
 
   /**
-   * At each reconnect: the peer acts on so much of its stream being known here (its `confirmedThrough`). Nobody is
-   * admitted before it is.
+   * At each reconnect: the peer acts on so much of its stream being known here (its `confirmedThrough`), and on so much
+   * of it having its locks here. Nobody is admitted before that is so.
    */
-  awaitPeer(through: number): void {
+  awaitPeer(through: number, granted: number): void {
     this.#awaited = through;
+    this.#awaitedApplied = granted;
   }
 
   /**
@@ -572,10 +621,13 @@ export class Conflicts {
     this.#closedThrough = through;
     for (let scope = this.#own.peek(); scope !== null && scope.sequence <= through; scope = this.#own.peek()) {
       this.#own.shift();
-      this.#ownIndex.remove(scope);
-      if (scope.abort && !scope.dead) this.#ownAborts.remove(scope);
-      if (this.#ownSessions.get(scope.session)!.last === scope) this.#ownSessions.delete(scope.session);
-      scope.next = null;
+      if (scope.read) this.#ownReads.remove(scope);
+      else {
+        this.#ownIndex.remove(scope);
+        if (scope.abort && !scope.dead) this.#ownAborts.remove(scope);
+        if (this.#ownSessions.get(scope.session)!.last === scope) this.#ownSessions.delete(scope.session);
+        scope.next = null;
+      }
       scope.closed = true;
       if (!scope.open) this.#give(scope);
     }
@@ -622,6 +674,7 @@ export class Conflicts {
     scope.site = record.site;
     scope.session = record.session;
     scope.abort = (record.flags & FLAG_ABORT_ON_CONFLICT) !== 0;
+    scope.read = (record.flags & FLAG_READ_LOCK) !== 0;
     scope.dead = false;
     scope.mayDie = false;
     scope.closed = false;

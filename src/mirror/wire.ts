@@ -179,6 +179,8 @@ export interface Start {
    * some of that, and admits nobody before it is back. Else 0.
    */
   confirmed: number;
+  /** And how much of it has its locks there, as the author was told: a host may hold a read lock by it. */
+  granted: number;
   groupId: string;
   generations: SiteState['generations'];
 }
@@ -300,6 +302,7 @@ const start: z.ZodType<Start> = z.strictObject({
   base: position.nullable(),
   onReject: z.enum(REJECT_POLICIES),
   confirmed: sequence,
+  granted: sequence,
   groupId: name,
   generations: generations.min(1),
 });

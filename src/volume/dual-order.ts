@@ -5,13 +5,22 @@
  * Replay needs more than what the maps lack: own records that are not closed, scopes that are not unlocked. `places`
  * knows, every PLACE_BYTES of journal, how far both streams were; a checkpoint takes the last place before all of it.
  */
-import { TYPE_ABORT, TYPE_LOCK, TYPE_TRIM, TYPE_UNLOCK, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import {
+  FLAG_READ_LOCK,
+  TYPE_ABORT,
+  TYPE_LOCK,
+  TYPE_TRIM,
+  TYPE_UNLOCK,
+  TYPE_WRITE,
+  TYPE_ZERO,
+} from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import type { JournalVolume, RecordOrder } from '../journal/journal.js';
 import type { Liveness } from '../journal/liveness.js';
 import type { RecordHeader } from '../journal/record.js';
 import type { OrderState } from '../journal/superblock.js';
 import { Versions } from '../journal/versions.js';
+import { PENDING_SCOPES_MAX } from '../limits.js';
 import { Conflicts, type Verdict } from '../mirror/conflict.js';
 import type { OpenScope } from '../mirror/target.js';
 
@@ -86,14 +95,14 @@ export class DualOrder implements RecordOrder {
   }
 
   /** The verdict was not `wait`, and the record has its lock. */
-  applied(header: RecordHeader, position: number): void {
-    const verdict = this.conflicts.apply(header);
+  applied(header: RecordHeader, position: number, again = false): void {
+    const verdict = this.conflicts.apply(header, again);
     assert(verdict !== 'wait', 'a record that waits is not applied');
     const { type, sequence, flags, volume, lba, blockCount } = header;
     if (verdict === 'apply') {
       if (isWrite(type)) this.versions.peer(header, position);
       else if (type === TYPE_LOCK) {
-        this.versions.peerLock(header);
+        if ((flags & FLAG_READ_LOCK) === 0) this.versions.peerLock(header);
         this.peerScopes.set(sequence, { sequence, flags, volume, lba, blockCount });
       } else if (type === TYPE_UNLOCK || type === TYPE_ABORT) {
         this.versions.peerUnlock(header.scope);
@@ -107,6 +116,16 @@ export class DualOrder implements RecordOrder {
   confirmed(through: number, horizon: number): void {
     this.conflicts.confirmed(through, horizon);
     this.versions.close(this.conflicts.closedThrough);
+  }
+
+  /** An own scope is dead, and its ABORT does not stand in the journal yet: no checkpoint may be taken now. */
+  get isUndecided(): boolean {
+    return this.conflicts.doomed.size > 0;
+  }
+
+  /** So many scopes of the peer wait to be applied that no more should be taken. */
+  get isFull(): boolean {
+    return this.conflicts.backlog >= PENDING_SCOPES_MAX;
   }
 
   isListed(volume: number, lba: number): boolean {
@@ -124,7 +143,7 @@ export class DualOrder implements RecordOrder {
     let count = 0;
     for (const { header, position } of this.#unapplied) {
       if (header.sequence > through) break;
-      this.applied(header, position);
+      this.applied(header, position, true);
       count += 1;
     }
     this.#unapplied.splice(0, count);

@@ -14,6 +14,7 @@ import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
 import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX } from '../limits.js';
+import type { ScopeKind } from '../mirror/conflict.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
@@ -361,19 +362,19 @@ export class Group {
   endSession(session: number): void {
     for (const scope of [...this.openScopes.values()]) {
       if (scope.session === session)
-        this.#endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
+        this.endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
     }
   }
 
   /** Sessions of an earlier life are gone: their scopes end here, or the peer would hold their locks for ever. */
   #endDeadScopes(): void {
     for (const lock of [...this.ownScopes.keys()]) {
-      this.#endScope(lock, new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended'));
+      this.endScope(lock, new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended'));
     }
   }
 
   /** Ends a scope in its holder's place, as soon as there is room for its UNLOCK. */
-  #endScope(lock: number, reason: ForelockError): void {
+  endScope(lock: number, reason: ForelockError): void {
     this.whenRoom(() => {
       // its holder may have ended it while this waited
       const number = this.ownScopes.get(lock);
@@ -391,7 +392,7 @@ export class Group {
   #endOldScopes(now: number): void {
     for (const scope of this.openScopes.values()) {
       if (now - scope.openedAt < SCOPE_AGE_MS_MAX) return;
-      this.#endScope(
+      this.endScope(
         scope.sequence,
         new LockTimeoutError(
           `the scope was open for ${SCOPE_AGE_MS_MAX / 1000} s and was ended: others wait for its blocks`,
@@ -401,12 +402,12 @@ export class Group {
   }
 
   /** May a scope of this site be opened here now, as far as the peer's are concerned? */
-  admits(session: number, volume: Volume, lba: number, blockCount: number, aborts: boolean): boolean {
+  admits(session: number, volume: Volume, lba: number, blockCount: number, kind: ScopeKind): boolean {
     const { order } = this;
     if (order === null) return true;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
-    if (aborts && order.versions.isFull) return false;
-    return !order.conflicts.mustWait(session, volume.number, lba, blockCount, aborts);
+    if (kind === 'abort' && order.versions.isFull) return false;
+    return !order.conflicts.mustWait(session, volume.number, lba, blockCount, kind);
   }
 
   /** The peer's stream has come further, or was applied further. */
@@ -469,10 +470,10 @@ export class Group {
     volume: Volume,
     lba: number,
     blockCount: number,
-    aborts: boolean,
+    kind: ScopeKind,
     deadline: number,
   ): Promise<void> {
-    if (this.admits(session, volume, lba, blockCount, aborts)) return Promise.resolve();
+    if (this.admits(session, volume, lba, blockCount, kind)) return Promise.resolve();
     return new Promise((resolve, reject) => {
       this.#admissions.push((now) => {
         if (this.#stopping || now >= deadline) {
@@ -481,7 +482,7 @@ export class Group {
               `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`,
             ),
           );
-        } else if (this.admits(session, volume, lba, blockCount, aborts)) resolve();
+        } else if (this.admits(session, volume, lba, blockCount, kind)) resolve();
         else return false;
         return true;
       });

@@ -405,7 +405,8 @@ export class Pair {
     const { epoch, row } = decision;
     const action = base === null ? 'replay' : 'base';
     const confirmed = group.order?.conflicts.confirmedThrough ?? 0;
-    const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, groupId, generations };
+    const granted = group.order === null ? 0 : group.sender!.grantedThrough;
+    const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, granted, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -577,6 +578,7 @@ export class Pair {
       base: null,
       onReject: 'target-retry',
       confirmed: 0,
+      granted: 0,
       groupId: state.superblock.groupId,
       generations: state.superblock.generations,
     };

@@ -5,7 +5,15 @@
  *
  * The commit log is the journal between `#applyAt` and its end.
  */
-import { FLAG_POINT, TYPE_BASE, TYPE_BASE_ZERO, TYPE_FLUSH, TYPE_LOCAL, TYPE_LOCK } from '../../assembly/layout.js';
+import {
+  FLAG_POINT,
+  FLAG_READ_LOCK,
+  TYPE_BASE,
+  TYPE_BASE_ZERO,
+  TYPE_FLUSH,
+  TYPE_LOCAL,
+  TYPE_LOCK,
+} from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { RecordHeader } from '../journal/record.js';
@@ -50,7 +58,7 @@ export class Receiver implements MirrorEnd {
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
   /** When the image last showed everything that the source had announced, ms. */
   appliedAllAt = 0;
-  /** End of this site's own stream when it took the newest of the peer's records. */
+  /** End of this site's own stream when it took the newest of the peer's records, or last granted it a read lock. */
   #horizon = 0;
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
   readonly #header = new RecordHeader();
@@ -163,7 +171,7 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
-    this.#group.order?.conflicts.awaitPeer(start.confirmed);
+    this.#group.order?.conflicts.awaitPeer(start.confirmed, start.granted);
     if (start.base !== null) {
       this.#group.order?.beginPeer(start.from);
       this.#group.journal.peer.appended = start.from;
@@ -220,10 +228,11 @@ export class Receiver implements MirrorEnd {
 
   // ---- into the journal
 
-  /** @returns false when the ring has no room for the next frame */
+  /** @returns false when the ring has no room for the next frame, or too much waits to be applied */
   #take(): boolean {
     const { journal } = this.#group;
     while (this.#frames.length > 0 && !this.#notingBaseEnd) {
+      if (this.#group.order?.isFull) return false;
       const { data, stretch } = this.#frames[0]!;
       if (!this.#target.current(data.epoch, data.attempt)) {
         this.#frames.shift();
@@ -340,8 +349,10 @@ export class Receiver implements MirrorEnd {
       }
       const { type } = header;
       if (type < TYPE_LOCAL && header.site === this.#stream) {
-        const { sequence, volume, lba, blockCount } = header;
+        const { sequence, flags, volume, lba, blockCount } = header;
         if (this.#target.admit(header, now) !== APPLY) break;
+        // had by the peer once it has what was written here before: from now on nothing is, on this extent
+        if (type === TYPE_LOCK && (flags & FLAG_READ_LOCK) !== 0) this.#horizon = journal.own.appended;
         if (order !== null && sequence > 0) order.applied(header, this.#applyAt);
         else journal.apply(type, volume, lba, blockCount, this.#applyAt);
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);

@@ -5,9 +5,10 @@
  * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
 import { FLAG_ABORT_ON_CONFLICT, FLAG_READ_LOCK, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
-import { ForelockError, LockTimeoutError } from '../errors.js';
+import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
+import type { ScopeKind } from '../mirror/conflict.js';
 import type { LockRequest } from './locks.js';
 import { readBytes, type Volume } from './volume.js';
 
@@ -19,8 +20,9 @@ export interface ExtentBytes {
 
 export interface ScopeOptions {
   /**
-   * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites;
-   * it is not speculative, so opening it takes a round trip and until all that is on its way to the extent has come.
+   * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites,
+   * and the scope writes nothing (it reads with its own `read`); it is not speculative, so opening it takes a round trip and until all that is on its
+   * way to the extent has come.
    */
   mode?: 'write' | 'read';
   /**
@@ -60,24 +62,44 @@ export async function openScope(
       throw new ForelockError('EINVAL', `blocks ${lba}+${blockCount} overlap an open scope of this session`);
     }
   }
-  const mode = options.mode ?? 'write';
-  const aborts = mode === 'write' && options.onConflict === 'abort';
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
+  if (options.mode !== 'read') return begin(volume, options.onConflict ?? 'replay', lba, blockCount, deadline, session);
+  for (;;) {
+    const scope = await begin(volume, 'read', lba, blockCount, deadline, session);
+    try {
+      await untilReadable(scope, deadline);
+      return scope;
+    } catch (error) {
+      // an earlier read lock of the other site: this one is asked for again, and waits for that
+      if (!(error instanceof LockAbortedError)) throw error;
+    }
+  }
+}
+
+async function begin(
+  volume: Volume,
+  kind: ScopeKind,
+  lba: number,
+  blockCount: number,
+  deadline: number,
+  session: number,
+): Promise<Scope> {
+  const { group } = volume;
+  const mode = kind === 'read' ? 'read' : 'write';
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
-  // from here on the mirror passes it: which of the two goes first is judged by their records
+  // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = (mode === 'read' ? FLAG_READ_LOCK : 0) | (aborts ? FLAG_ABORT_ON_CONFLICT : 0);
-  let scope: Scope;
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
-    await group.whenAdmitted(session, volume, lba, blockCount, aborts, deadline);
-    scope = await append(volume, () => {
+    await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+    return await append(volume, () => {
       const late = group.refuseWrite();
       if (late !== null) return late;
-      if (!group.admits(session, volume, lba, blockCount, aborts)) return RING_FULL;
+      if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
       const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
       if (sequence < 0) return sequence;
       // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-      const opened = new Scope(volume, lock, sequence, session);
+      const opened = new Scope(volume, mode, lock, sequence, session);
       group.scopeOpened(sequence, volume.number, opened);
       return opened;
     });
@@ -86,8 +108,6 @@ export async function openScope(
     group.locksMoved();
     throw error;
   }
-  if (mode === 'read') await untilReadable(scope, deadline);
-  return scope;
 }
 
 /** A read lock is had once the peer has granted it, and all that the peer had sent by then is in the image here. */
@@ -131,6 +151,7 @@ export async function holdLock(
 
 export class Scope {
   readonly volume: Volume;
+  readonly mode: 'write' | 'read';
   /** Sequence of the LOCK record: the scope's number in the stream. */
   readonly sequence: number;
   /** Of the host that opened it. */
@@ -148,8 +169,9 @@ export class Scope {
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
 
-  constructor(volume: Volume, lock: LockRequest, sequence: number, session: number) {
+  constructor(volume: Volume, mode: 'write' | 'read', lock: LockRequest, sequence: number, session: number) {
     this.volume = volume;
+    this.mode = mode;
     this.#lock = lock;
     this.sequence = sequence;
     this.session = session;
@@ -157,6 +179,11 @@ export class Scope {
     this.#clock = volume.group.journal.stamp;
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
+    lock.context = () =>
+      volume.group.endScope(
+        sequence,
+        new LockTimeoutError('the scope was ended: the other site needed its blocks, and its lease was over'),
+      );
   }
 
   overlaps(volume: Volume, lba: number, blockCount: number): boolean {
@@ -240,6 +267,8 @@ export class Scope {
   #check(offset: number, size: number): void {
     if (this.#ended !== null) throw this.#ended;
     if (!this.#open) throw new ForelockError('EINVAL', 'the scope is unlocked already');
+    if (this.mode === 'read')
+      throw new ForelockError('EINVAL', 'a read lock keeps others out and writes nothing itself');
     checkExtent(this.volume, offset, size);
     const { blockSize } = this.volume;
     const lba = offset / blockSize;

@@ -85,6 +85,7 @@ export class Sender implements MirrorEnd {
   /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
   #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
   readonly #unproved: Proof[] = [];
+  #grantedThrough = 0;
   readonly rejection: Rejection;
   #stopped: SourceStream['stopped'] = null;
   readonly #grantWaiters: { lock: number; resolve: () => void; reject: (error: Error) => void }[] = [];
@@ -187,6 +188,11 @@ export class Sender implements MirrorEnd {
         : 'streaming';
   }
 
+  /** What was ever granted by the peer, as far as anybody here was told. */
+  get grantedThrough(): number {
+    return this.#grantedThrough;
+  }
+
   /** First sequence that the journal still holds for the peer. */
   get journalFrom(): number {
     return this.#source.trimmed + 1;
@@ -272,6 +278,7 @@ export class Sender implements MirrorEnd {
     while (this.#unproved.length > 0 && this.#unproved[0]!.horizon <= appended) proof = this.#unproved.shift();
     if (proof === undefined) return;
     this.#proved = proof;
+    this.#grantedThrough = Math.max(this.#grantedThrough, proof.granted);
     while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= proof.granted)
       this.#grantWaiters.shift()!.resolve();
     this.#group.state.rememberPeerDurable(this.peerDurable);

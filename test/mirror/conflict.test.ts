@@ -5,6 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import {
   FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
   TYPE_ABORT,
   TYPE_LOCK,
   TYPE_TRIM,
@@ -21,6 +22,7 @@ type Sent = ScopeRecord & { readonly name: string; readonly site: number };
 const BLOCKS = 64;
 const SEGMENT_SIZE = 4 * 1024 * 1024;
 const ABORT = { abort: true };
+const READ = { read: true };
 
 /** One site: what it wrote, what it received, in the order of its journal. */
 class End {
@@ -54,8 +56,9 @@ class End {
   write(name: string, lba: number, blockCount = 1, type = TYPE_WRITE, session = 1): Sent {
     return this.post({ name, type, lba, blockCount, session, scope: this.sent.length + 1 });
   }
-  lock(name: string, lba: number, blockCount = 1, { abort = false, session = 1 } = {}): Sent {
-    return this.post({ name, type: TYPE_LOCK, lba, blockCount, session, flags: abort ? FLAG_ABORT_ON_CONFLICT : 0 });
+  lock(name: string, lba: number, blockCount = 1, { abort = false, read = false, session = 1 } = {}): Sent {
+    const flags = (abort ? FLAG_ABORT_ON_CONFLICT : 0) | (read ? FLAG_READ_LOCK : 0);
+    return this.post({ name, type: TYPE_LOCK, lba, blockCount, session, flags });
   }
   within(scope: Sent, name: string, lba: number): Sent {
     const { generation, clock, seen, session } = scope;
@@ -135,8 +138,9 @@ class End {
       log.push(verdict === 'apply' ? record.name : verdict === 'skip' ? `-${record.name}` : `${record.name}?`);
       if (verdict === 'wait') break;
       if (verdict === 'skip') continue;
-      if (record.type === TYPE_LOCK) this.versions.peerLock(record);
-      else if (record.type === TYPE_UNLOCK || record.type === TYPE_ABORT) this.versions.peerUnlock(record.scope);
+      if (record.type === TYPE_LOCK) {
+        if ((record.flags & FLAG_READ_LOCK) === 0) this.versions.peerLock(record);
+      } else if (record.type === TYPE_UNLOCK || record.type === TYPE_ABORT) this.versions.peerUnlock(record.scope);
       else this.versions.peer(record, this.#position(record));
     }
     this.versions.close(this.conflicts.closedThrough);
@@ -420,26 +424,140 @@ describe('the obvious rule', () => {
   });
 });
 
+describe('read locks', () => {
+  test('the records of the other site pass one that is not had yet, later ones too', () => {
+    const [a, b] = pair();
+    a.lock('R', 0, 4, READ);
+    b.clock = 9;
+    const scope = b.lock('L', 0);
+    b.within(scope, 'b0', 0);
+    b.unlock(scope);
+    b.write('b', 1);
+    a.receive(...b.sent);
+    expect(a.apply()).toEqual(['L', 'b0', '/L', 'b']);
+    expect(a.shows(0, 2)).toBe('b0 b');
+  });
+
+  test('at the other site one waits for every write scope that is open there, also for a later one', () => {
+    const [a, b] = pair();
+    const read = a.lock('R', 0, 4, READ);
+    a.write('behind', 9);
+    b.clock = 9;
+    const scope = b.lock('L', 3);
+    expect(b.receive(...a.sent)).toEqual([]);
+    expect(b.apply()).toEqual(['R?']);
+    b.within(scope, 'b', 3);
+    b.unlock(scope);
+    expect(b.apply()).toEqual(['R', 'behind']);
+    expect(b.conflicts.mustWait(1, 0, 3, 1, 'replay')).toBe(true);
+    b.receive(a.unlock(read));
+    b.apply();
+    expect(b.conflicts.mustWait(1, 0, 3, 1, 'replay')).toBe(false);
+  });
+
+  // Both sites' streams stood still until a lock's time was over: the later lock waited for the earlier at the head of its
+  // stream, and the earlier for what its site had written behind it.
+  test('of two that cross, the later is dead at both ends; what was written behind it comes', () => {
+    const [a, b] = pair();
+    const first = a.lock('R', 0, 2, READ);
+    b.clock = 9;
+    const second = b.lock('S', 1, 2, READ);
+    b.write('b', 0);
+    a.receive(...b.sent);
+    expect(a.apply()).toEqual(['-S', 'b']);
+    expect(b.conflicts.mustWait(1, 0, 1, 2, 'read')).toBe(false);
+    expect(b.receive(first)).toEqual(['S']);
+    expect(b.conflicts.mustWait(1, 0, 1, 2, 'read')).toBe(true); // received
+    expect(b.apply()).toEqual(['R']);
+    expect(b.conflicts.mustWait(1, 0, 1, 2, 'read')).toBe(true); // held
+    expect(b.conflicts.isDead(second.sequence)).toBe(true);
+    b.receive(a.unlock(first));
+    expect(b.apply()).toEqual(['/R']);
+    expect(b.conflicts.mustWait(1, 0, 1, 2, 'read')).toBe(false);
+    exchange(a, b);
+  });
+
+  test('the later is dead also where the earlier was given up before they met', () => {
+    const [a, b] = pair();
+    a.unlock(a.lock('R', 0, 2, READ));
+    b.clock = 9;
+    b.lock('S', 1, 2, READ);
+    expect(b.receive(...a.sent)).toEqual(['S']);
+    a.receive(...b.sent);
+    expect(a.apply()).toEqual(['-S', '-ABORT']);
+  });
+
+  // An abort scope died of a lock that writes nothing, and only at one site: the other saw no conflict.
+  test('one kills no abort scope, and dies of nothing', () => {
+    const [a, b] = pair();
+    const read = a.lock('R', 0, 1, READ);
+    b.clock = 9;
+    const scope = b.lock('L', 0, 1, ABORT);
+    b.within(scope, 'b', 0);
+    expect(b.receive(read)).toEqual([]);
+    expect(b.apply()).toEqual(['R?']);
+    b.unlock(scope);
+    expect(a.receive(...b.sent)).toEqual([]);
+    expect(a.apply()).toEqual(['L', 'b', '/L']);
+    expect(b.apply()).toEqual(['R']);
+  });
+
+  test('one does not die with its session', () => {
+    const [a, b] = pair();
+    b.clock = 9;
+    const scope = b.lock('L', 0, 1, ABORT);
+    b.unlock(scope);
+    const read = b.lock('R', 3, 1, READ);
+    expect(b.receive(a.write('a', 0))).toEqual(['L']);
+    a.receive(...b.sent);
+    expect(a.apply()).toEqual(['-L', '-/L', 'R', 'ABORT']);
+    a.receive(b.unlock(read));
+    expect(a.apply()).toEqual(['/R']);
+  });
+
+  test('a write within one ends the link', () => {
+    const [a, b] = pair();
+    const read = a.lock('R', 0, 1, READ);
+    b.receive(read);
+    expect(() => b.receive(a.within(read, 'w', 0))).toThrow(/writes within a read lock/);
+  });
+
+  // Wrong backup: b had granted a's read lock, crashed before it was synced, and let its hosts write there again.
+  test('a site that crashed admits nobody before it has granted again what it had', () => {
+    const [a, b] = pair();
+    b.receive(a.lock('R', 0, 1, READ));
+    b.apply();
+    b.restart(0);
+    b.conflicts.awaitPeer(1, 1);
+    expect(b.conflicts.mustWait(1, 0, 5, 1, 'replay')).toBe(true);
+    b.receive(...a.sent);
+    expect(b.conflicts.mustWait(1, 0, 5, 1, 'replay')).toBe(true);
+    b.apply();
+    expect(b.conflicts.mustWait(1, 0, 5, 1, 'replay')).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 0, 1, 'replay')).toBe(true);
+  });
+});
+
 describe('admission', () => {
   test('own scopes wait for scopes of the peer that are applied and not unlocked', () => {
     const [a, b] = pair();
     const scope = a.lock('L', 0, 4);
     b.receive(scope);
-    expect(b.conflicts.mustWait(1, 0, 2, 1, false)).toBe(false); // received only: the later own stamp goes on top
+    expect(b.conflicts.mustWait(1, 0, 2, 1, 'replay')).toBe(false); // received only: the later own stamp goes on top
     b.apply();
-    expect(b.conflicts.mustWait(1, 0, 2, 1, false)).toBe(true);
-    expect(b.conflicts.mustWait(1, 0, 4, 1, false)).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 2, 1, 'replay')).toBe(true);
+    expect(b.conflicts.mustWait(1, 0, 4, 1, 'replay')).toBe(false);
     b.receive(a.unlock(scope));
     b.apply();
-    expect(b.conflicts.mustWait(1, 0, 2, 1, false)).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 2, 1, 'replay')).toBe(false);
   });
 
   test('abort scopes wait for what is received and not applied', () => {
     const [a, b] = pair();
     b.receive(a.write('a', 0));
-    expect(b.conflicts.mustWait(1, 0, 0, 1, true)).toBe(true);
+    expect(b.conflicts.mustWait(1, 0, 0, 1, 'abort')).toBe(true);
     b.apply();
-    expect(b.conflicts.mustWait(1, 0, 0, 1, true)).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 0, 1, 'abort')).toBe(false);
   });
 
   // Lost update: session 2 read what session 1 had written in an abort scope. The scope died; session 2 wrote back what
@@ -449,12 +567,12 @@ describe('admission', () => {
     const scope = b.lock('L', 0, 2, ABORT);
     b.within(scope, 'b', 1);
     b.unlock(scope);
-    expect(b.conflicts.mustWait(2, 0, 1, 1, true)).toBe(true);
-    expect(b.conflicts.mustWait(2, 0, 1, 1, false)).toBe(false);
-    expect(b.conflicts.mustWait(1, 0, 1, 1, true)).toBe(false); // its own session would die with it
+    expect(b.conflicts.mustWait(2, 0, 1, 1, 'abort')).toBe(true);
+    expect(b.conflicts.mustWait(2, 0, 1, 1, 'replay')).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 1, 1, 'abort')).toBe(false); // its own session would die with it
     a.receive(...b.sent);
     b.conflicts.confirmed(3, 0);
-    expect(b.conflicts.mustWait(2, 0, 1, 1, true)).toBe(false);
+    expect(b.conflicts.mustWait(2, 0, 1, 1, 'abort')).toBe(false);
   });
 
   // Diverged: a had confirmed b's write, crashed without having synced it, and then made a scope that had not seen it.
@@ -467,9 +585,9 @@ describe('admission', () => {
     expect(b.conflicts.confirmedThrough).toBe(1);
     a.restart(0);
     a.conflicts.awaitPeer(b.conflicts.confirmedThrough);
-    expect(a.conflicts.mustWait(1, 0, 0, 1, false)).toBe(true);
+    expect(a.conflicts.mustWait(1, 0, 0, 1, 'replay')).toBe(true);
     a.receive(write);
-    expect(a.conflicts.mustWait(1, 0, 0, 1, false)).toBe(false);
+    expect(a.conflicts.mustWait(1, 0, 0, 1, 'replay')).toBe(false);
   });
 });
 
@@ -504,7 +622,7 @@ describe('closing', () => {
     b.write('b', 9);
     b.conflicts.minted();
     expect(b.conflicts.closedThrough).toBe(1);
-    expect(b.conflicts.mustWait(1, 0, 0, 1, true)).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 0, 1, 'abort')).toBe(false);
   });
 
   test('ten thousand open scopes are forgotten without a trace', () => {

@@ -46,6 +46,10 @@ test.each([
     [0, 5, 5, 5],
     ['local write', 'received write', 'applied write'],
   ],
+  [
+    [5, 5, 0, 5],
+    ['local write', 'local flush', 'received write', 'applied write'],
+  ],
   [[5, 5, 5, 5], NAMES],
   [[5, Infinity, Infinity, Infinity], NAMES],
 ])('with durable, received, peer durable, applied at %j: %j', ([durable, received, peerDurable, applied], expected) => {
@@ -94,4 +98,25 @@ test('failing: of the peer only, or of all; a completion that pushes again is no
   gate.push(6, LOCAL_WRITE, again);
   gate.advance(0, 0, 0, 0);
   expect([count, gate.pending]).toEqual([1, 1]);
+});
+
+test('a full disk fails flushes alone: a write may be safe at the peer', () => {
+  const { gate, settled, push } = rig();
+  for (const level of LEVELS) push(5, level);
+  gate.failFlushes(new ForelockError('ENOSPC', 'full'));
+  expect(settled).toEqual(['local flush 5 ENOSPC', 'received flush 5 ENOSPC', 'applied flush 5 ENOSPC']);
+  gate.advance(0, 5, 0, 5);
+  expect(settled.slice(3)).toEqual(['local write 5', 'received write 5', 'applied write 5']);
+});
+
+test('a queue that grows while its head stands in its middle keeps its order', () => {
+  const { gate, settled, push } = rig();
+  for (let sequence = 1; sequence <= 60; sequence += 1) push(sequence, RECEIVED_WRITE);
+  gate.advance(0, 40, 0, 0);
+  for (let sequence = 61; sequence <= 200; sequence += 1) push(sequence, RECEIVED_WRITE);
+  for (let received = 41; received <= 200; received += 1) {
+    gate.advance(0, received, 0, 0);
+    expect(settled.at(-1)).toBe(`received write ${received}`);
+  }
+  expect(settled).toHaveLength(200);
 });

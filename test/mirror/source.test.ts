@@ -167,6 +167,20 @@ test('base copy: base records, then the stream from its start; its cursors promi
   expect(stream.consistent).toBe(true);
 });
 
+test('without a copy in this epoch, too, the cursors promise nothing while the target has one to catch up with', () => {
+  const stream = source(5);
+  const at = { received: 3, durable: 3, applied: 3, creditBytes: 1000 };
+  stream.step({ kind: 'connected', epoch: 1, ...at, base: null, consistent: false }, 0);
+  stream.drain();
+  expect(stream.consistent).toBe(false);
+  sent(stream, 5);
+  confirm(stream, { received: 5, granted: 5, applied: 5, durable: 5, consistent: false });
+  expect(stream.consistent).toBe(false);
+  const caughtUp = { received: 5, granted: 5, applied: 5, durable: 5, consistent: true };
+  expect(confirm(stream, caughtUp)).toContain('consistent');
+  expect(stream.consistent).toBe(true);
+});
+
 test('base records that were read before their content was durable must not go', () => {
   // found by the simulator: the source crashed behind such a copy and used the sequences again
   const stream = source(7);

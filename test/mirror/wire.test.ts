@@ -112,6 +112,7 @@ const CONTROL: Message[] = [
       base: null,
       onReject: 'retransmit',
       confirmed: 5,
+      granted: 4,
       groupId: 'id',
       generations: HELLO.generations,
     },

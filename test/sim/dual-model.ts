@@ -10,10 +10,12 @@
  * among its own and the applied ones without the dead: computed here from the records alone. A recovery from a
  * checkpoint comes to the same as one from the beginning. In the end: both images are the execution of all scopes one
  * after the other in stamp order; dead sets agree; no flush promise and no confirmation was taken back; who was told of
- * an abort is aborted; what an `abort` scope had read is what stands before it in the order; nobody waits.
+ * an abort is aborted; what an `abort` scope had read is what stands before it in the order; nobody waits. Under a read
+ * lock that was granted, from then to its end, nothing changes at its site, and the other's hosts begin nothing.
  */
 import {
   FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
   TYPE_ABORT,
   TYPE_FLUSH,
   TYPE_LOCK,
@@ -25,7 +27,7 @@ import {
 import { Liveness } from '../../src/journal/liveness.js';
 import { BlockMap } from '../../src/journal/map.js';
 import { isLater, type Settled, Versions } from '../../src/journal/versions.js';
-import { type ConflictState, Conflicts } from '../../src/mirror/conflict.js';
+import { type ConflictState, Conflicts, type ScopeKind } from '../../src/mirror/conflict.js';
 
 export const BLOCKS = 4;
 const SEGMENT_SIZE = 4 * 1024 * 1024;
@@ -37,6 +39,8 @@ export interface Op {
   lba: number;
   blockCount: number;
   abort: boolean;
+  /** Of a lock: its session goes on once both sites hold it. */
+  read: boolean;
 }
 
 export interface WorldOptions {
@@ -72,7 +76,7 @@ type Entry =
   | { kind: 'mark'; applied: number }
   | { kind: 'minted' };
 
-type Message = { record: ModelRecord } | { through: number; behind: number; durable: number };
+type Message = { record: ModelRecord } | { through: number; behind: number; granted: number; durable: number };
 
 interface Checkpoint {
   at: number;
@@ -113,6 +117,12 @@ class Site {
   generation = 1;
   sessions: Session[];
   blocked = false;
+  /** Read locks: asked for, and had with what they cover showed then. */
+  readonly asked = new Set<ModelRecord>();
+  readonly had = new Map<ModelRecord, string>();
+  /** What the peer said of grants: counts once its stream is applied to `behind`. */
+  grants: { granted: number; behind: number }[] = [];
+  grantedThrough = 0;
   peerDurable = 0;
   flushes: number[] = [];
   /** ABORTs that are not synced: told afterwards. */
@@ -148,6 +158,8 @@ const isWrite = (record: { type: number }): boolean =>
   record.type === TYPE_WRITE || record.type === TYPE_ZERO || record.type === TYPE_TRIM;
 const beginsScope = (record: ModelRecord): boolean =>
   record.type === TYPE_LOCK || (isWrite(record) && record.scope === record.sequence);
+const kindOf = (op: Op): ScopeKind => (op.abort ? 'abort' : op.read ? 'read' : 'replay');
+const isRead = (record: ModelRecord): boolean => (record.flags & FLAG_READ_LOCK) !== 0;
 const overlaps = (a: { lba: number; blockCount: number }, b: { lba: number; blockCount: number }): boolean =>
   a.lba < b.lba + b.blockCount && b.lba < a.lba + a.blockCount;
 /** What a block shows when this record is on top. */
@@ -169,7 +181,16 @@ export class World {
   #cuts: number;
   #alone: boolean;
   #cutOff = false;
-  readonly met = { dead: 0, cascaded: 0, masked: 0, returned: 0, alone: 0, fromCheckpoint: 0, recoveries: 0 };
+  readonly met = {
+    dead: 0,
+    cascaded: 0,
+    masked: 0,
+    returned: 0,
+    readLocks: 0,
+    alone: 0,
+    fromCheckpoint: 0,
+    recoveries: 0,
+  };
 
   constructor(options: WorldOptions) {
     this.#options = options;
@@ -204,6 +225,7 @@ export class World {
       this.#step(name, site, session);
       for (const each of this.sites) this.#settle(each);
       for (const each of this.sites) this.#checkImage(each);
+      for (const each of this.sites) this.#checkReads(each);
     }
     this.#checkEnd();
   }
@@ -231,11 +253,12 @@ export class World {
   }
 
   #confirmation(site: Site): string {
-    return `${site.core.conflicts.received} ${site.count('peer', site.durable)}`;
+    return `${site.core.conflicts.received} ${site.core.conflicts.applied} ${site.count('peer', site.durable)}`;
   }
 
   #can(site: Site, session: Session): boolean {
     const op = session.script[session.at];
+    if (session.open.some((open) => site.asked.has(open))) return false;
     if (op.kind !== 'lock' && op.kind !== 'write') return true;
     for (const other of site.sessions) {
       for (const scope of other.open) {
@@ -244,7 +267,7 @@ export class World {
         }
       }
     }
-    return !site.core.conflicts.mustWait(session.number, 0, op.lba, op.blockCount, op.abort);
+    return !site.core.conflicts.mustWait(session.number, 0, op.lba, op.blockCount, kindOf(op));
   }
 
   /** Nothing moves: a session that holds a scope and waits for another times out. False when there is none. */
@@ -254,7 +277,10 @@ export class World {
         if (session.open.length === 0) continue;
         this.trace.push(`timeout ${'AB'[site.index]}${session.number}`);
         session.gone = true;
-        for (const scope of session.open.splice(0)) this.#post(site, TYPE_UNLOCK, scope, null, session.number);
+        for (const scope of session.open.splice(0)) {
+          this.#endRead(site, scope);
+          this.#post(site, TYPE_UNLOCK, scope, null, session.number);
+        }
         this.#settle(site);
         return true;
       }
@@ -276,6 +302,7 @@ export class World {
         this.line[site.index].push({
           through: site.core.conflicts.received,
           behind: site.own.length,
+          granted: site.core.conflicts.applied,
           durable: site.count('peer', site.durable),
         });
         return;
@@ -303,17 +330,20 @@ export class World {
       const record = this.#post(site, TYPE_LOCK, null, op, session.number);
       session.open.push(record);
       if (op.abort) this.#reads.set(record, this.#image(site.core));
+      if (op.read) site.asked.add(record);
     } else if (op.kind === 'flush') {
       this.#post(site, TYPE_FLUSH, null, null, session.number);
       site.flushes.push(site.own.length);
     } else if (op.kind === 'unlock') {
       const scope = session.open.pop();
-      if (scope !== undefined) this.#post(site, TYPE_UNLOCK, scope, null, session.number);
+      if (scope === undefined) return;
+      this.#endRead(site, scope);
+      this.#post(site, TYPE_UNLOCK, scope, null, session.number);
     } else {
       const scope = session.open.find(
         (open) => op.lba >= open.lba && op.lba + op.blockCount <= open.lba + open.blockCount,
       );
-      if (scope !== undefined) this.#post(site, op.type, scope, op, session.number);
+      if (scope !== undefined && !isRead(scope)) this.#post(site, op.type, scope, op, session.number);
     }
   }
 
@@ -326,7 +356,7 @@ export class World {
     const record: ModelRecord = {
       uid: ++this.#uid,
       type,
-      flags: op?.abort ? FLAG_ABORT_ON_CONFLICT : 0,
+      flags: op?.abort ? FLAG_ABORT_ON_CONFLICT : op?.read ? FLAG_READ_LOCK : 0,
       volume: 0,
       lba: op?.lba ?? 0,
       blockCount: op?.blockCount ?? 0,
@@ -338,9 +368,36 @@ export class World {
       session,
       site: site.number,
     };
+    for (const read of this.sites[1 - site.index].had.keys()) {
+      if (beginsScope(record) && overlaps(record, read)) fail('a scope begins under a read lock of the other site');
+    }
     this.#journalOwn(site, record);
     this.line[site.index].push({ record });
     return record;
+  }
+
+  #endRead(site: Site, scope: ModelRecord): void {
+    site.asked.delete(scope);
+    site.had.delete(scope);
+  }
+
+  /** Read locks that are had now; those that are had show what they did. */
+  #checkReads(site: Site): void {
+    const { conflicts } = site.core;
+    while (site.grants.length > 0 && site.grants[0].behind <= conflicts.applied) {
+      site.grantedThrough = Math.max(site.grantedThrough, site.grants.shift()!.granted);
+    }
+    const cover = (scope: ModelRecord): string =>
+      this.#image(site.core)
+        .slice(scope.lba, scope.lba + scope.blockCount)
+        .join();
+    for (const scope of site.asked) {
+      if (scope.sequence > site.grantedThrough) continue;
+      site.asked.delete(scope);
+      site.had.set(scope, cover(scope));
+      this.met.readLocks++;
+    }
+    for (const [scope, had] of site.had) if (cover(scope) !== had) fail('what is under a read lock changed');
   }
 
   #journalOwn(site: Site, record: ModelRecord): void {
@@ -376,6 +433,8 @@ export class World {
       const scope = site.own[sequence - 1];
       if (this.#promised.has(scope)) fail(`flush promise of ${sequence} taken back`);
       for (const session of site.sessions) session.open = session.open.filter((open) => open !== scope);
+      if (site.had.has(scope)) fail('a read lock that was had is dead');
+      site.asked.delete(scope);
       this.#post(site, TYPE_ABORT, scope, null, scope.session);
       site.telling.push({ scope, at: site.journal.length });
     }
@@ -390,6 +449,7 @@ export class World {
     if ('through' in message) {
       conflicts.confirmed(message.through, message.behind);
       site.peerDurable = Math.max(site.peerDurable, message.durable);
+      site.grants.push({ granted: message.granted, behind: message.behind });
       return;
     }
     this.#journalPeer(site, message.record);
@@ -405,18 +465,19 @@ export class World {
   }
 
   /** @returns false if the next record waits */
-  #apply(site: Site, core: Core): boolean {
+  #apply(site: Site, core: Core, again = false): boolean {
     const sequence = core.conflicts.applied + 1;
     const record = site.peer[sequence - 1];
-    const verdict = core.conflicts.apply(record);
+    const verdict = core.conflicts.apply(record, again);
     if (verdict === 'wait') return false;
     if (beginsScope(record) && verdict === 'skip') core.skipped.add(sequence);
     if (verdict === 'skip') return true;
     if (isWrite(record)) {
       const entry = site.journal.find((each) => each.kind === 'peer' && each.record === record);
       core.versions.peer(record, (entry as { position: number }).position);
-    } else if (record.type === TYPE_LOCK) core.versions.peerLock(record);
-    else if (record.type === TYPE_UNLOCK || record.type === TYPE_ABORT) core.versions.peerUnlock(record.scope);
+    } else if (record.type === TYPE_LOCK) {
+      if (!isRead(record)) core.versions.peerLock(record);
+    } else if (record.type === TYPE_UNLOCK || record.type === TYPE_ABORT) core.versions.peerUnlock(record.scope);
     return true;
   }
 
@@ -501,7 +562,7 @@ export class World {
       else if (entry.kind === 'minted') this.#minted(site, core);
       else if (entry.kind === 'mark') {
         while (core.conflicts.applied < entry.applied) {
-          if (!this.#apply(site, core)) fail('what was applied before a crash waits after it');
+          this.#apply(site, core, true);
         }
       }
     }
@@ -572,6 +633,10 @@ export class World {
     site.telling = [];
     site.confirmed.clear();
     site.blocked = false;
+    site.asked.clear();
+    site.had.clear();
+    site.grants = [];
+    site.grantedThrough = 0;
   }
 
   #stopSessions(site: Site, gone: number): void {
@@ -595,6 +660,7 @@ export class World {
     this.#alone = false;
     this.#cutOff = true;
     this.met.alone++;
+    peer.had.clear();
     // the peer drops what this site does not have; of this site's stream, what it lost
     const [ownKept, peerKept] = [site.peer.length, site.own.length];
     for (const record of peer.own.slice(ownKept)) if (this.#promised.has(record)) fail('a promise is beyond the cut');
@@ -612,7 +678,7 @@ export class World {
       [0, 1],
       [1, 2],
     ]) {
-      const op: Op = { kind: 'write', type: TYPE_WRITE, lba, blockCount, abort: false };
+      const op: Op = { kind: 'write', type: TYPE_WRITE, lba, blockCount, abort: false, read: false };
       this.#promised.add(this.#post(site, TYPE_WRITE, null, op, 99));
     }
     site.durable = site.journal.length;
@@ -656,7 +722,8 @@ export class World {
       this.line[site.index].length = 0;
       for (const record of site.own.slice(other.peer.length)) this.line[site.index].push({ record });
       site.core.conflicts.linkLost();
-      site.core.conflicts.awaitPeer(other.core.conflicts.confirmedThrough);
+      site.core.conflicts.awaitPeer(other.core.conflicts.confirmedThrough, other.grantedThrough);
+      other.grants = [];
       site.sent = '';
     }
   }
@@ -755,6 +822,7 @@ export function drawWorld(random: () => number): World {
     lba,
     blockCount,
     abort,
+    read: false,
   });
   const aborts = pick(0.35, 0.75);
   const type = (): number => pick(TYPE_WRITE, TYPE_WRITE, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM);
@@ -777,6 +845,8 @@ export function drawWorld(random: () => number): World {
           ops.push(op('lock', inner, 1, abort), op('scoped', inner, 1), op('unlock'), op('scoped', lba, 1));
         }
         ops.push(op('unlock'));
+      } else if (kind < 0.93) {
+        ops.push({ ...op('lock', lba, blockCount), read: true }, op('unlock'));
       } else ops.push(op('flush'));
     }
     return ops;

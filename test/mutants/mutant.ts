@@ -1,0 +1,59 @@
+/** A place in the production code that is broken on purpose, and what it says when the place is no longer there. */
+
+export interface Mutant {
+  name: string;
+  /** Under src/. */
+  file: string;
+  /** Stands in the file exactly once. */
+  find: string;
+  replace: string;
+  /** What is broken, in a line. */
+  breaks: string;
+  /** Why nobody can notice: it has to survive, then. */
+  harmless?: string;
+}
+
+/** @throws Error when the text is not there exactly once, or the replacement changes nothing */
+export function applyMutant(text: string, { name, file, find, replace }: Mutant): string {
+  const at = text.indexOf(find);
+  if (at < 0) throw new Error(`${name}: its text is not in src/${file} any more`);
+  if (text.indexOf(find, at + 1) >= 0) throw new Error(`${name}: its text is in src/${file} more than once`);
+  if (find === replace) throw new Error(`${name}: changes nothing`);
+  return text.slice(0, at) + replace + text.slice(at + find.length);
+}
+
+export const SIMULATORS = ['dual model', 'mirror world', 'group worlds'] as const;
+export type Simulator = (typeof SIMULATORS)[number];
+
+/** The simulators whose worlds run code of this file, the fastest first. */
+export function simulatorsOf(file: string): Simulator[] {
+  if (/^(mirror\/conflict|journal\/(versions|extents))\.ts$/.test(file)) return ['dual model', 'group worlds'];
+  if (/^(mirror\/|volume\/locks\.ts$)/.test(file)) return ['mirror world', 'group worlds'];
+  return ['group worlds'];
+}
+
+/** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */
+const TESTS: Record<string, string[]> = {
+  'journal/versions.ts': ['mirror/conflict.test.ts'],
+  'journal/journal.ts': ['journal/truncated.test.ts', 'journal/recovery.test.ts', 'journal/failed-sync.group.test.ts'],
+  'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts'],
+  'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts'],
+  'journal/cleaner.ts': [],
+  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts'],
+  'mirror/source.ts': [],
+  'mirror/target.ts': [],
+  'mirror/conflict.ts': [],
+  'mirror/decide.ts': [],
+  'volume/locks.ts': ['mirror/locks.test.ts'],
+  'volume/gate.ts': ['mirror/gate.test.ts'],
+  'volume/sender.ts': ['sim/group.sender.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
+  'volume/receiver.ts': ['sim/group.receiver.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
+  'volume/pair.ts': ['mirror/adoption.test.ts', 'sim/group.regressions.test.ts'],
+};
+
+export function testsOf(file: string): string[] {
+  const listed = TESTS[file];
+  if (listed === undefined) throw new Error(`which tests are about src/${file}? Say so in TESTS`);
+  const named = `${file.slice(0, -'.ts'.length)}.test.ts`;
+  return [...new Set([named, ...listed])].map((each) => `test/${each}`);
+}
