@@ -8,6 +8,7 @@
  */
 import {
   FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
   TYPE_ABORT,
   TYPE_LOCK,
   TYPE_TRIM,
@@ -113,7 +114,7 @@ export class Truth {
     if (header.seen > this.streams[1 - from]!.length) this.#violation(`record ${sequence} has seen ${header.seen}`);
     const record = this.#copy(from, life, header, journal, at);
     stream.push(record);
-    if (beginsScope(record)) {
+    if (beginsScope(record) && !isRead(record)) {
       const scopes = this.#sessions[from].get(record.session);
       if (scopes === undefined) this.#sessions[from].set(record.session, [record]);
       else scopes.push(record);
@@ -140,6 +141,7 @@ export class Truth {
     if (this.plainSessions.has(sessionOf(scope)))
       this.#violation(`${record.scope} of site ${from}, of a session without abort scopes, is aborted`);
     this.aborts[from].set(record.scope, record);
+    if (isRead(scope)) return this.#met('read lock killed');
     this.#met(scope.type === TYPE_LOCK ? 'abort scope killed' : 'write killed with its session');
     if (this.killer(scope) === null) this.#met('cascade');
   }
@@ -198,13 +200,13 @@ export class Truth {
 
   // ---- the rule
 
-  /** Lowest sequence of the other stream that an `abort` scope loses against directly; null: none. */
+  /** Lowest sequence of the other stream that an `abort` scope, or a read lock, loses against directly; null: none. */
   killer(scope: TruthRecord): number | null {
-    if ((scope.flags & FLAG_ABORT_ON_CONFLICT) === 0) return null;
+    if ((scope.flags & FLAG_ABORT_ON_CONFLICT) === 0 && !isRead(scope)) return null;
     const other = this.streams[1 - scope.from]!;
     for (let at = scope.seen; at < other.length; at += 1) {
       const met = other[at]!;
-      if (!beginsScope(met)) continue;
+      if (!beginsScope(met) || isRead(met) !== isRead(scope)) continue;
       if (met.seen >= scope.sequence) return null;
       if (overlap(met, scope) && isLater(scope, met)) return met.sequence;
     }
@@ -212,6 +214,7 @@ export class Truth {
   }
 
   isDead(scope: TruthRecord): boolean {
+    if (isRead(scope)) return this.killer(scope) !== null;
     let below = 0;
     for (const each of this.#sessions[scope.from].get(scope.session) ?? []) {
       let dead = each.seen < below;
@@ -284,10 +287,10 @@ export class Truth {
   #countConflicts(): void {
     const [ours, theirs] = this.streams;
     for (const a of ours) {
-      if (!beginsScope(a) || (a.flags & FLAG_ABORT_ON_CONFLICT) !== 0) continue;
+      if (!beginsScope(a) || isRead(a) || (a.flags & FLAG_ABORT_ON_CONFLICT) !== 0) continue;
       for (let at = a.seen; at < theirs.length && theirs[at]!.seen < a.sequence; at += 1) {
         const b = theirs[at]!;
-        if (!beginsScope(b) || !overlap(a, b)) continue;
+        if (!beginsScope(b) || isRead(b) || !overlap(a, b)) continue;
         this.#met(isLater(a, b) ? 'replay lost' : 'replay won');
       }
     }
@@ -430,6 +433,11 @@ export function sessionOf({ from, life, session }: { from: SiteIndex; life: numb
 
 export function isWrite({ type }: { type: number }): boolean {
   return type === TYPE_WRITE || type === TYPE_ZERO || type === TYPE_TRIM;
+}
+
+/** A read lock: it has a part only among its own kind. */
+function isRead({ flags }: TruthRecord): boolean {
+  return (flags & FLAG_READ_LOCK) !== 0;
 }
 
 /** A LOCK, or a write that implies its lock. */
