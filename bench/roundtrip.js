@@ -41,7 +41,7 @@ const group = (more) => ({
   ...more,
 });
 
-async function startGateway(state, site, nbd, options) {
+export async function startGateway(state, site, nbd, options) {
   const child = start(process.execPath, [SERVE, JSON.stringify({ state, site, nbd, groups: [options] })], 'pipe');
   const talk = converse(child);
   const { uris } = await talk.next();
@@ -50,16 +50,12 @@ async function startGateway(state, site, nbd, options) {
 
 /** Target and proxy; `use` gets the URL for the source and a way to ask the target how far it is. */
 async function withTarget({ scratch, roundTripMs }, use) {
-  const binary = join(scratch, 'delayproxy');
-  if (!existsSync(binary)) await runProgram('gcc', ['-O2', '-w', '-o', binary, DELAY_PROXY]);
   const state = mkdtempSync(join(scratch, 'pair-'));
-  const [listen, port] = [await freePort(), await freePort()];
+  const listen = await freePort();
   const options = group({ role: 'standby', listen: { host: '127.0.0.1', port: listen } });
   const target = await startGateway(join(state, 'target'), 'target', [], options);
-  const args = ['-l', `${port}`, '-t', `127.0.0.1:${listen}`, '-d', `${roundTripMs / 2}`];
-  const proxy = start(binary, args);
+  const { proxy, port } = await startProxy(scratch, listen, roundTripMs);
   try {
-    await untilConnectable(port);
     const applied = async () => (await target.talk.ask()).groups[0].cursors.peer.applied;
     return await use({ state: join(state, 'source'), peer: `ws://127.0.0.1:${port}`, applied });
   } finally {
@@ -67,6 +63,16 @@ async function withTarget({ scratch, roundTripMs }, use) {
     await stop(proxy);
     rmSync(state, { recursive: true, force: true });
   }
+}
+
+/** The delay proxy in front of a port on loopback, compiled where it is not yet. */
+export async function startProxy(scratch, listen, roundTripMs) {
+  const binary = join(scratch, 'delayproxy');
+  if (!existsSync(binary)) await runProgram('gcc', ['-O2', '-w', '-o', binary, DELAY_PROXY]);
+  const port = await freePort();
+  const proxy = start(binary, ['-l', `${port}`, '-t', `127.0.0.1:${listen}`, '-d', `${roundTripMs / 2}`]);
+  await untilConnectable(port);
+  return { proxy, port };
 }
 
 async function untilConnectable(port) {
@@ -82,7 +88,7 @@ async function untilConnectable(port) {
   throw new Error('the delay proxy does not start');
 }
 
-async function untilStreaming(status) {
+export async function untilStreaming(status) {
   for (let waited = 0; waited < START_MS_MAX; waited += 20) {
     if ((await status()).groups[0].link.state === 'streaming') return;
     await sleep(20);
@@ -169,7 +175,7 @@ function measureWrites(context, roundTripMs) {
 }
 
 /** Measures every round trip between two measurements of 0 ms, whose mean it is held against. */
-async function between(roundTrips, measure) {
+export async function between(roundTrips, measure) {
   const results = [];
   let before = await measure(0);
   for (const roundTripMs of roundTrips.filter((each) => each > 0)) {

@@ -8,6 +8,7 @@
  * moment of that history if there is one N such that every block shows the last of the first N operations on it.
  */
 import { NbdClient, type NbdError } from '../../src/frontend/nbd/client.js';
+import { type GatewayProcess, until } from './gateway-process.js';
 
 export const BLOCK_SIZE = 4096;
 const PIECE_BLOCKS_MAX = 8;
@@ -35,6 +36,8 @@ export function randomFrom(seed: number): () => number {
 
 export class History {
   readonly blockCount: number;
+  /** Bytes before the part of the volume that this is the history of. */
+  readonly offset: number;
   readonly #random: () => number;
   /** Operation N is at N - 1. Those of a crash's lost tail stay, without a block: their numbers are not used again. */
   readonly #operations: Operation[] = [];
@@ -43,8 +46,9 @@ export class History {
   /** Flushes, and writes with FUA, that were answered. */
   flushes = 0;
 
-  constructor(size: number, seed: number) {
+  constructor(size: number, seed: number, offset = 0) {
     this.blockCount = size / BLOCK_SIZE;
+    this.offset = offset;
     this.#random = randomFrom(seed);
   }
 
@@ -71,6 +75,11 @@ export class History {
     return { number, operation, bytes };
   }
 
+  /** Nothing of it may show: there was no room for it. */
+  refused(operation: Operation): void {
+    operation.blockCount = 0;
+  }
+
   /** The image is what a crash left: operations behind N never happened. */
   cutBehind(count: number): void {
     for (let number = count + 1; number <= this.#operations.length; number += 1) {
@@ -79,7 +88,7 @@ export class History {
   }
 
   /**
-   * The moment of an image: the first N >= least, such that it shows exactly the first N operations.
+   * The moment of an image of the part: the first N >= least, such that it shows exactly the first N operations.
    * @throws Error naming a block that fits no such N
    */
   momentOf(image: Uint8Array, what: string, least = 0): number {
@@ -163,7 +172,7 @@ export class Load {
     const { number, operation, bytes } = this.#history.next();
     this.#window.push(operation);
     this.#inFlight += 1;
-    const offset = operation.lba * BLOCK_SIZE;
+    const offset = this.#history.offset + operation.lba * BLOCK_SIZE;
     const size = operation.blockCount * BLOCK_SIZE;
     const fua = number % FUA_EVERY === 0;
     const settle = (error: NbdError | null) => {
@@ -203,6 +212,7 @@ export class Load {
     this.#inFlight -= 1;
     this.#error ??= error;
     if (operation !== null && error === null) operation.answered = true;
+    if (operation !== null && error?.code === 'ENOSPC') this.#history.refused(operation);
     while (this.#window[0]?.answered) {
       this.#window.shift();
       this.#answeredThrough += 1;
@@ -226,6 +236,22 @@ export async function readImage(uri: string): Promise<Buffer> {
   } finally {
     await client.close();
   }
+}
+
+/** A restarted source asks its peer for what it lost before it lets anybody in; where both sites write, each needs both streams. */
+export async function untilServing(gateway: GatewayProcess, volume = 'vm'): Promise<void> {
+  const uri = await gateway.uri(volume);
+  await until(`site ${gateway.options.site} serving`, async () => {
+    const client = await NbdClient.connect(uri);
+    try {
+      await client.read(0, BLOCK_SIZE);
+      return true;
+    } catch {
+      return false;
+    } finally {
+      await client.close();
+    }
+  });
 }
 
 /** One write and a flush, over a connection of their own. */

@@ -141,8 +141,8 @@ export class DelayProxy {
     try {
       await once(socket, 'connect');
       socket.write(`${line}\n`);
-      const [answer] = (await once(socket, 'data')) as [Buffer];
-      return answer.toString().trim();
+      for await (const answer of socket) return `${answer}`.trim();
+      throw new Error(`delayproxy ended at ${JSON.stringify(line)}`);
     } finally {
       socket.destroy();
     }

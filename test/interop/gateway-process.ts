@@ -38,7 +38,7 @@ export interface ProcessOptions {
   site: string;
   /** As --volume: NAME:SIZE[,platter=flat,path=FILE]. */
   volumes?: string[];
-  role?: 'primary' | 'standby';
+  role?: 'primary' | 'standby' | 'dual';
   /** Port on loopback. */
   listen?: number;
   /** ws:// URL. */
@@ -146,6 +146,17 @@ export class Room {
     return { source, target, proxy, port };
   }
 
+  /** Sites `a` (which listens) and `b`, both empty, both to write volume `vm`, a delay proxy between them. */
+  async dual(options: Pick<PairOptions, 'ring' | 'journal' | 'size' | 'roundTripMs'>): Promise<DualSites> {
+    const port = await freePort();
+    const { size, roundTripMs = 0, ...both } = options;
+    const a = await this.start({ site: 'a', role: 'dual', volumes: [`vm:${size}`], listen: port, ...both });
+    const proxy = this.keep(await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: roundTripMs / 2 }));
+    const b = await this.start({ site: 'b', role: 'dual', peer: `ws://127.0.0.1:${proxy.port}`, ...both });
+    await Promise.all([a.untilStreaming(), b.untilStreaming()]);
+    return { a, b, proxy };
+  }
+
   async close(): Promise<void> {
     for (const close of this.#closers.splice(0).reverse()) await close();
     rmSync(this.directory, { recursive: true, force: true });
@@ -166,6 +177,29 @@ export interface PairOfGateways {
   proxy: DelayProxy;
   /** Where the target listens. */
   port: number;
+}
+
+export interface DualSites {
+  a: GatewayProcess;
+  b: GatewayProcess;
+  proxy: DelayProxy;
+}
+
+/** Nothing is on its way between two sites any more: each has applied what the other has appended. */
+export async function untilEqual(a: GatewayProcess, b: GatewayProcess): Promise<void> {
+  const end = ({ cursors }: GroupStatus) => `${cursors.own.appended} ${cursors.peer.applied}`;
+  const mirrored = ({ cursors }: GroupStatus) => `${cursors.peer.applied} ${cursors.own.appended}`;
+  let shown = '';
+  const look = async () => {
+    const [atA, atB] = [await a.status(), await b.status()];
+    shown = `${a.options.site} ${JSON.stringify(atA.cursors)} ${JSON.stringify(atA.link)}, ${b.options.site} ${JSON.stringify(atB.cursors)} ${JSON.stringify(atB.link)}`;
+    // an ABORT may still follow from what was just applied: twice the same is still
+    if (end(atA) !== mirrored(atB)) return false;
+    return end(await a.status()) === end(atA) && mirrored(await b.status()) === mirrored(atB);
+  };
+  await until('both sites having applied everything', look).catch((error: Error) => {
+    throw new Error(`${error.message}: ${shown}`);
+  });
 }
 
 /** A gateway that did not start: what it said, and its exit code. */

@@ -8,9 +8,9 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { GIB, MIB } from '../../src/limits.js';
-import { BLOCK_SIZE, History, type Load, randomFrom, readImage } from './checking-client.js';
+import { BLOCK_SIZE, History, type Load, randomFrom, readImage, untilServing } from './checking-client.js';
 import { DelayProxy } from './delay-proxy.js';
-import { freePort, type GatewayProcess, LONG, Room, sleep, until } from './gateway-process.js';
+import { freePort, LONG, Room, sleep, until } from './gateway-process.js';
 import { requireTools } from './tools.js';
 
 const KILLS = LONG ? 50 : 6;
@@ -68,7 +68,7 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
         if (victim === 'both') target = await room.again(target);
         const atTarget = await targetMoment('with its source dead', ack === 'local' ? 0 : history.promised);
         source = await room.again(source);
-        await serving(source);
+        await untilServing(source);
         const least = Math.max(history.promised, atTarget); // flushed, and what the target shows
         const moment = history.momentOf(await readImage(await source.uri('vm')), `round ${round}: the source`, least);
         tally.lostTails += (await source.status()).counters.tailRecordsRecovered! > 0 ? 1 : 0;
@@ -126,7 +126,7 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
         await load.ended;
         if (victim === 'both') target = await room.again(target);
         source = await room.again(source);
-        await serving(source);
+        await untilServing(source);
         const shown = await readImage(await source.uri('vm'));
         history.cutBehind(history.momentOf(shown, `round ${round}: the source`, history.promised));
         client = await NbdClient.connect(await source.uri('vm'));
@@ -153,19 +153,3 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
     await client.close();
   });
 });
-
-/** A restarted source asks its peer for what it lost before it lets anybody in. */
-async function serving(source: GatewayProcess): Promise<void> {
-  const uri = await source.uri('vm');
-  await until('the source serving', async () => {
-    const client = await NbdClient.connect(uri);
-    try {
-      await client.read(0, BLOCK_SIZE);
-      return true;
-    } catch {
-      return false;
-    } finally {
-      await client.close();
-    }
-  });
-}

@@ -1,6 +1,7 @@
 /** Foreign programs that interop tests run. */
 import { type SpawnOptions, spawn } from 'node:child_process';
-import { accessSync, constants, existsSync } from 'node:fs';
+import { accessSync, constants, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 
 const SYSTEM_DIRECTORIES = ['/usr/sbin', '/sbin', '/usr/local/sbin'];
@@ -36,6 +37,19 @@ export function canUseLoopDevices(): boolean {
   if (process.getuid?.() === 0 && existsSync('/dev/loop-control') && requireTools(['losetup'])) return true;
   process.stderr.write('skipped: tests on loop devices need root and /dev/loop-control\n');
   return false;
+}
+
+/** File systems of their own in memory need root that may mount. */
+export async function canMount(): Promise<boolean> {
+  const folder = mkdtempSync(join(tmpdir(), 'forelock-mount-'));
+  try {
+    const mounted = await runTool('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'forelock-test', folder]);
+    if (mounted.status === 0) await runToolOk('umount', [folder]);
+    else process.stderr.write('no full disks: mounting needs root\n');
+    return mounted.status === 0;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 export interface ToolResult {
