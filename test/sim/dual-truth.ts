@@ -180,9 +180,10 @@ export class Truth {
   }
 
   /** The record of a host's write whose last unit has this tag. */
-  lastWith(from: SiteIndex, behind: number, tag: number): number | null {
+  sequenceOf(from: SiteIndex, behind: number, tag: number): number | null {
     const stream = this.streams[from];
-    for (let at = stream.length - 1; at >= behind; at -= 1) {
+    for (let at = behind; at < stream.length; at += 1) {
+      // a partial write behind it repeats its neighbours' tags
       if (stream[at]!.tags?.includes(tag)) return stream[at]!.sequence;
     }
     return null;
