@@ -123,6 +123,7 @@ export class Checkpointer {
     const { head } = journal;
     this.#begunAt = head;
     const cursors = this.#cursors();
+    const { inconsistent } = superblock;
     const own = journal.own.appended;
     const { stamp } = journal;
     const end = (error: Error | null): void => {
@@ -149,9 +150,10 @@ export class Checkpointer {
           clock: stamp,
           order: order?.state ?? null,
         };
-        if (cursors.base !== null && superblock.inconsistent !== null) {
-          superblock.inconsistent.base = cursors.base.next;
-          superblock.inconsistent.untilSequence = cursors.base.end;
+        // another first copy may have begun meanwhile: what was had of this one says nothing about that
+        if (cursors.base !== null && inconsistent !== null && superblock.inconsistent === inconsistent) {
+          inconsistent.base = cursors.base.next;
+          inconsistent.untilSequence = cursors.base.end;
         }
         if (clean) superblock.clean = true;
         this.#state.save((saveError) => {

@@ -582,13 +582,14 @@ class FrameReader {
   at = 0;
   readonly #file: StoreFile;
   readonly #end: number;
-  readonly #buffer = new Uint8Array(READ_SIZE);
+  readonly #buffer: Uint8Array;
   #bufferAt = 0;
   #bufferSize = 0;
 
   constructor(file: StoreFile, end: number) {
     this.#file = file;
     this.#end = end;
+    this.#buffer = new Uint8Array(Math.min(READ_SIZE, end));
   }
 
   /** The next `size` bytes without passing them; null beyond the end. Valid until the next call. */
@@ -597,7 +598,7 @@ class FrameReader {
     if (this.at + size > this.#bufferAt + this.#bufferSize) {
       this.#bufferAt = this.at;
       this.#bufferSize = this.#file.read(
-        this.#buffer.subarray(0, Math.min(READ_SIZE, this.#end - this.at)),
+        this.#buffer.subarray(0, Math.min(this.#buffer.length, this.#end - this.at)),
         this.#bufferAt,
       );
       if (size > this.#bufferSize) return null;

@@ -110,6 +110,8 @@ const schema = z.strictObject({
       source: site,
       generation: id,
       base: z.strictObject({ volume: count, lba: count }),
+      /** Journal position where it began: base records before that are of an earlier copy. */
+      begunAt: count,
       startSequence: count,
       untilSequence: count.nullable(),
     })
@@ -120,7 +122,7 @@ const schema = z.strictObject({
     mapEnd: count,
     /** Journal position from which recovery replays. */
     position: count,
-    /** Everything before this one was durable when the checkpoint was made. */
+    /** Everything before this one was durable when this was saved. */
     durable: count,
     /** Cursors at that position. */
     own: count,

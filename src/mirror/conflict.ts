@@ -260,7 +260,7 @@ export class Conflicts {
 
   /** Must a new own scope, or a write that implies its scope, wait for the peer? Own locks are not looked at. */
   mustWait(session: number, volume: number, lba: number, blockCount: number, kind: ScopeKind): boolean {
-    if (this.#received < this.#awaited || this.#applied < this.#awaitedApplied) return true;
+    if (this.isBehind) return true;
     if (this.#own.count >= OPEN_SCOPES_MAX) return true;
     const end = lba + blockCount;
     if (this.#peerOpenIndex.first(volume, lba, end, 0) !== null) return true;
@@ -589,6 +589,11 @@ export class Conflicts {
     this.#awaitedApplied = granted;
   }
 
+  /** What the peer acts on is not here yet. */
+  get isBehind(): boolean {
+    return this.#received < this.#awaited || this.#applied < this.#awaitedApplied;
+  }
+
   /**
    * A generation was minted here: of the peer's stream nothing counts that is not received, its scopes have ended with
    * their sessions, and it serves nobody before it has caught up. The driver has applied what was received.
@@ -601,6 +606,7 @@ export class Conflicts {
     }
     this.#peerScopes.clear();
     this.linkLost();
+    this.awaitPeer(0, 0);
     this.confirmed(this.#appended, this.#received);
   }
 

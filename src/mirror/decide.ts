@@ -8,8 +8,8 @@
  *     row  finding                                              then
  *     1    ids, names, sizes or formats do not fit, the roles   refuse
  *          are neither one primary and one standby nor dual
- *          at both, a clone, an incarnation older than the
- *          peer remembers
+ *          at both (with one --when-split), a clone, an
+ *          incarnation older than the peer remembers
  *     2    no common generation                                 both empty: adopt (dual: one of them founds the group
  *                                                               first); only the standby empty: its tail is the whole
  *                                                               journal, or a base copy; else refuse
@@ -72,7 +72,7 @@ export interface BaseState {
   generation: string;
   /** The stream goes on behind this sequence once the copy is whole. */
   start: number;
-  /** Durable here: everything before it. */
+  /** Verified here, and not necessarily durable yet: everything before it. */
   next: BasePosition;
   /** Null until the copy is whole; then the image is consistent once this sequence is applied. */
   end: number | null;
@@ -87,6 +87,8 @@ export interface SiteState {
   groupId: string | null;
   site: { name: string; number: number };
   role: Role;
+  /** Dual: `freeze`, or `prefer:` and the name of the site that may go on alone. */
+  whenSplit: string;
   /** Counts the opens of the state on disk. */
   incarnation: number;
   /** By site number: the newest incarnation of a peer seen here. */
@@ -319,6 +321,12 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   if (p.site.number === s.site.number) return `${a} and ${b} both have site number ${p.site.number}: change one`;
   if (p.role !== s.role && (p.role === 'dual' || s.role === 'dual')) {
     return `${p.role === 'dual' ? a : b} is dual, ${p.role === 'dual' ? b : a} is not: start both with --role dual, or one as primary and one as standby`;
+  }
+  if (p.role === 'dual' && p.whenSplit !== s.whenSplit) {
+    return `${a} has --when-split ${p.whenSplit}, ${b} has --when-split ${s.whenSplit}: give both the same, or both could go on alone`;
+  }
+  if (p.role === 'dual' && !['freeze', `prefer:${a}`, `prefer:${b}`].includes(p.whenSplit)) {
+    return `--when-split ${p.whenSplit} names neither ${a} nor ${b}: correct both configurations`;
   }
   if (p.role === s.role && p.role !== 'dual') {
     const other = p.role === 'primary' ? 'standby' : 'primary';

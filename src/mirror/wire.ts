@@ -263,6 +263,7 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
   groupId: name.nullable(),
   site: z.strictObject({ name, number: siteNumber }),
   role: z.enum(['primary', 'standby', 'dual']),
+  whenSplit: z.string().max(TEXT_MAX),
   incarnation: sequence,
   remembered: bySite,
   volumes: z

@@ -32,6 +32,7 @@ import {
 } from '../volume/group-state.js';
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
+import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
@@ -150,6 +151,31 @@ export class Gateway {
     return this.catalog.find(name);
   }
 
+  /**
+   * Writes to several blocks, of one volume or several of a group, that show all at once at both sites, or never: see
+   * `runTransaction` for what is promised.
+   *
+   *     await gateway.transaction('main', async (tx) => {
+   *       await tx.lock('data', { offset: 0, size: 4096 });
+   *       await tx.lock('index', { offset: 8192, size: 4096 });
+   *       const row = await tx.read('data', 0, 4096);
+   *       tx.write('data', 0, change(row));
+   *       tx.write('index', 8192, entry);
+   *     });
+   *
+   * @param group its name; volumes of two groups have no order between them
+   * @throws what runTransaction throws; ForelockError EINVAL
+   */
+  async transaction<T>(
+    group: string,
+    work: (transaction: Transaction) => Promise<T>,
+    options: TransactionOptions = {},
+  ): Promise<T> {
+    const found = this.#groups.find((each) => each.name === group);
+    if (found === undefined) throw new ForelockError('EINVAL', `no group is named ${JSON.stringify(group)}`);
+    return runTransaction(found, work, options);
+  }
+
   status(): GatewayStatus {
     return gatewayStatus(this);
   }
@@ -173,11 +199,11 @@ export class Gateway {
     return hold;
   }
 
-  /** Compares a volume at both sites; at a standby the primary is asked to. */
+  /** Compares a volume at both sites. At a standby the primary is asked to; where both write, it stops the volume's hosts for a round trip. */
   async verify(name: string, options: { maps?: boolean } = {}): Promise<VerifyReport> {
     const volume = this.volume(name);
     const member = this.#members.find((each) => each.group === volume.group)!;
-    if (volume.group.role === 'primary') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
+    if (volume.group.role !== 'standby') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
@@ -301,6 +327,7 @@ export class Gateway {
     const pair = new Pair(group, {
       config,
       platform: { nowMs: () => performance.now(), defer: environment.defer, after },
+      whenSplit: options.whenSplit ?? 'freeze',
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
       onAsk: (method, params) => this.#answer(member, method, params),
@@ -376,7 +403,7 @@ export class Gateway {
     switch (method) {
       case 'hash': {
         const volume = this.volume(String(params.volume));
-        const view = group.pointView(sequence, volume.number);
+        const view = group.pointView(group.journal.peer.site, sequence, volume.number);
         if (view === null) throw new ForelockError('ESHUTDOWN', `no view is pinned at sequence ${sequence}`);
         if (
           !(
@@ -392,7 +419,7 @@ export class Gateway {
         return digestOf(volume, view, lba, blockCount, Boolean(maps), this.#hash);
       }
       case 'release':
-        group.releasePoint(sequence);
+        group.releasePoint(group.journal.peer.site, sequence);
         return null;
       case 'verify':
         if (group.role !== 'primary') throw new ForelockError('EPERM', 'verify is led by the primary');

@@ -6,7 +6,8 @@ import { ForelockError } from '../errors.js';
 import type { MapView } from '../journal/map.js';
 import type { BlockDevice, Completion, DeviceCatalog, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
-import { readBytes, type Volume } from './volume.js';
+import { readBytes } from './read-bytes.js';
+import type { Volume } from './volume.js';
 
 const VIEW_SUFFIX = '@applied';
 

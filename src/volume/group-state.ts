@@ -306,6 +306,8 @@ export async function openState(
   const orderOf = (from: { position: number; own: number; peer: number }, state: OrderState): DualOrder =>
     new DualOrder({
       volumes: journal.volumes,
+      ownStaged: journal.ownStaged,
+      peerStaged: journal.peerStaged,
       liveness,
       from,
       state,
@@ -327,6 +329,7 @@ export async function openState(
       own: checkpoint.own,
       peerReceived: Math.max(checkpoint.peer.received, streamStart),
       peerApplied: Math.max(checkpoint.peer.applied, streamStart),
+      baseFrom: superblock.inconsistent?.begunAt ?? 0,
     },
     liveness,
     regions.cleaner,
@@ -393,7 +396,11 @@ export async function openState(
   superblock.incarnation += 1;
   superblock.clean = false;
   superblock.role = config.role;
-  const save = (done: (error: Error | null) => void): void => files.save(superblock, done);
+  const save = (done: (error: Error | null) => void): void => {
+    // whatever this save tells of, the journal must still hold then: rot there is not to pass for a torn tail
+    superblock.checkpoint.durable = Math.max(superblock.checkpoint.durable, journal.durable);
+    files.save(superblock, done);
+  };
   await new Promise<void>((resolve, reject) => save((error) => (error ? reject(error) : resolve())));
 
   return {

@@ -21,7 +21,7 @@ import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
 import type { DualOrder } from './dual-order.js';
 import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
-import type { OpenedState } from './group-state.js';
+import { mintGeneration, type OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Receiver } from './receiver.js';
@@ -90,6 +90,8 @@ export class Group {
   readonly ownScopes: Map<number, number>;
   /** The same for those that somebody holds, oldest first. */
   readonly openScopes = new Map<number, Scope>();
+  /** How many transactions are open. */
+  transactions = 0;
   readonly counters = {
     roomWaits: 0,
     views: 0,
@@ -111,8 +113,10 @@ export class Group {
   #sessions: number;
   #lastFlush = 0;
   #serving = false;
-  /** Dual: since when there is no peer to write with, ms; null while there is. */
+  /** Dual: since when there is no peer to write with, ms; null while there is, or this site goes on alone. */
   #frozenAt: number | null = null;
+  /** Own records up to here are decided by this site alone; Infinity while it serves alone. */
+  #aloneThrough = 0;
   /** Who waits for the peer's scopes, or for a time: true when it is over. */
   readonly #admissions: ((now: number) => boolean)[] = [];
   #readyAlone = false;
@@ -127,8 +131,8 @@ export class Group {
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
-  /** Views pinned at FLUSH records with FLAG_POINT, by sequence. */
-  readonly #points = new Map<number, Map<number, PinnedPoint>>();
+  /** Views pinned at a FLUSH or a read lock with FLAG_POINT: the newest of each site's stream. */
+  readonly #points = new Map<number, { sequence: number; views: Map<number, PinnedPoint> }>();
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
     this.state = state;
@@ -163,8 +167,8 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
-        // where both write nobody does without the peer: there is nothing to make room for before it comes
-        peerIsComing: () => this.role === 'dual' || (this.sender?.linked ?? false),
+        // who is frozen writes nothing: there is nothing to make room for before the peer comes
+        peerIsComing: () => this.frozen || (this.sender?.linked ?? false),
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -235,12 +239,7 @@ export class Group {
         `site ${this.state.superblock.site.name} is the standby of group ${this.name}: content is refused`,
       );
     }
-    if (this.#frozenAt !== null) {
-      return new ForelockError(
-        'PEER_AWAY',
-        `group ${this.name} is frozen: both sites write, and the link to the other is down; nobody serves until it is back`,
-      );
-    }
+    if (this.#frozenAt !== null) return this.#frozenError();
     if (!this.#serving)
       return new ForelockError('EPERM', `group ${this.name} does not serve yet: ${this.mirror.describe()}`);
     return null;
@@ -252,7 +251,8 @@ export class Group {
   }
 
   refuseWrite(): ForelockError | null {
-    return this.refuseRead() ?? this.journal.failed ?? (this.policy.whenPeerAway === 'fail' ? this.#peerAway() : null);
+    const fails = this.policy.whenPeerAway === 'fail' && this.role !== 'dual';
+    return this.refuseRead() ?? this.journal.failed ?? (fails ? this.#peerAway() : null);
   }
 
   /** The level at which an operation is answered: see design of promises in gate.ts. */
@@ -280,7 +280,7 @@ export class Group {
     if (at < 0) return at;
     const sequence = journal.publish();
     this.#lastFlush = sequence;
-    if ((flags & FLAG_POINT) !== 0) this.pinPoint(sequence);
+    if ((flags & FLAG_POINT) !== 0) this.pinPoint(journal.own.site, sequence);
     journal.sync();
     return sequence;
   }
@@ -307,15 +307,96 @@ export class Group {
     return this.#frozenAt !== null;
   }
 
-  freeze(): void {
-    if (this.role !== 'dual' || this.#frozenAt !== null) return;
-    this.#frozenAt = this.nowMs();
-    this.counters.freezes += 1;
+  get frozenAt(): number | null {
+    return this.#frozenAt;
   }
 
+  /** For those who wait inside when the group freezes: why they wait no longer, or null. */
+  get frozenOut(): ForelockError | null {
+    const long = this.#frozenAt !== null && this.nowMs() - this.#frozenAt >= FREEZE_HOLD_MS;
+    return long && !this.#readyAlone ? this.#frozenError() : null;
+  }
+
+  #frozenError(): ForelockError {
+    const { prefer } = this.policy.whenSplit === 'freeze' ? { prefer: null } : this.policy.whenSplit;
+    const until =
+      prefer === null || prefer === this.state.superblock.site.name
+        ? 'nobody serves until it is back'
+        : `until it is back site ${prefer} alone may serve`;
+    return new ForelockError(
+      'PEER_AWAY',
+      `group ${this.name} is frozen: both sites write, and the other is not there (${this.mirror.describe()}); ${until}`,
+    );
+  }
+
+  /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
+  freeze(): void {
+    if (this.#frozenAt !== null) return;
+    this.#frozenAt = this.nowMs();
+    this.#aloneThrough = 0;
+    if (this.#serving) this.counters.freezes += 1;
+  }
+
+  /** Both streams run: hosts go on. */
   thaw(): void {
+    if (this.#frozenAt === null) return;
     this.#frozenAt = null;
+    this.#readyAlone = false;
     if (this.#serving) this.#askAgain();
+    this.#pumpAdmissions();
+    this.#pumpRoom();
+  }
+
+  /** Dual: this site serves, the other does not. */
+  get alone(): boolean {
+    return this.#aloneThrough === Number.POSITIVE_INFINITY;
+  }
+
+  /**
+   * Everything that is here is the truth from now on, under a generation of its own. It counts once the next checkpoint
+   * is on the disk: that names it, and begins behind it.
+   *
+   * @returns false: not yet; something is to be applied, ended or synced first
+   */
+  mint(): boolean {
+    const { journal, order, checkpointer } = this;
+    this.receiver!.applyReceived();
+    if (!this.endScopesNow('the link to the other site is down, and this site goes on alone')) return false;
+    if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;
+    if (journal.durable < journal.head) {
+      journal.sync();
+      return false;
+    }
+    if (checkpointer.running) return false; // it would name the generation and begin before it
+    order!.minted(journal.head);
+    this.receiver!.target.closeScopes();
+    mintGeneration(this.state.superblock, journal);
+    return true;
+  }
+
+  /** Hosts are served, and nobody is waited for. */
+  serveAlone(): void {
+    this.#aloneThrough = Number.POSITIVE_INFINITY;
+    this.sender!.grantAll();
+    this.thaw();
+    this.#queueAdvance();
+  }
+
+  /** Alone: what was written by now can meet nothing of the other site any more, whoever comes back. */
+  closeAlone(): void {
+    this.order!.confirmed(this.journal.own.appended, this.journal.peer.appended);
+    this.#pumpRoom();
+  }
+
+  /** The other site is back: it decides on what is written from now on. */
+  endAlone(): void {
+    this.closeAlone();
+    this.#aloneThrough = this.journal.own.appended;
+  }
+
+  /** It went again before it could serve. */
+  resumeAlone(): void {
+    if (this.#aloneThrough > 0 && this.#frozenAt === null) this.#aloneThrough = Number.POSITIVE_INFINITY;
   }
 
   image(volume: number): ImageSource | null {
@@ -380,19 +461,34 @@ export class Group {
   endScope(lock: number, reason: ForelockError): void {
     this.whenRoom(() => {
       // its holder may have ended it while this waited
-      const number = this.ownScopes.get(lock);
-      if (this.ended !== null || number === undefined) return true;
-      const scope = this.openScopes.get(lock);
-      const end = this.volumes.get(number)!.appendScoped(TYPE_UNLOCK, 0, scope?.session ?? 0, lock, 0, 0, null);
-      if (end < 0) return end === NO_SPACE;
-      this.scopeClosed(lock, end);
-      scope?.end(reason);
-      return true;
+      if (this.ended !== null || !this.ownScopes.has(lock)) return true;
+      if (this.frozen) return false;
+      const end = this.#appendEnd(lock, reason);
+      return end > 0 || end === NO_SPACE;
     });
+  }
+
+  /** Dual, frozen: before the first record of another generation all that is open ends. @returns false: no room for that yet */
+  endScopesNow(why: string): boolean {
+    const reason = new ForelockError('ESHUTDOWN', `${why}: the scope was ended`);
+    for (const lock of [...this.ownScopes.keys()]) if (this.#appendEnd(lock, reason) < 0) return false;
+    return true;
+  }
+
+  /** @returns sequence, RING_FULL or NO_SPACE */
+  #appendEnd(lock: number, reason: ForelockError): number {
+    const volume = this.volumes.get(this.ownScopes.get(lock)!)!;
+    const scope = this.openScopes.get(lock);
+    const end = volume.appendScoped(TYPE_UNLOCK, 0, scope?.session ?? 0, lock, 0, 0, null);
+    if (end < 0) return end;
+    this.scopeClosed(lock, end);
+    scope?.end(reason);
+    return end;
   }
 
   /** Scopes that have been open for too long: in the order in which they were opened. */
   #endOldScopes(now: number): void {
+    if (this.frozen) return; // no other site's records wait
     for (const scope of this.openScopes.values()) {
       if (now - scope.openedAt < SCOPE_AGE_MS_MAX) return;
       this.endScope(
@@ -408,6 +504,7 @@ export class Group {
   admits(session: number, volume: Volume, lba: number, blockCount: number, kind: ScopeKind): boolean {
     const { order } = this;
     if (order === null) return true;
+    if (this.#frozenAt !== null) return false;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
     if (kind === 'abort' && order.versions.isFull) return false;
     return !order.conflicts.mustWait(session, volume.number, lba, blockCount, kind);
@@ -517,13 +614,10 @@ export class Group {
     return () => this.#views.delete(view);
   }
 
-  /** Pins every volume's image at this moment (a FLUSH with FLAG_POINT was just applied). */
-  pinPoint(sequence: number): void {
-    for (const [old, pinned] of this.#points) {
-      // one verify at a time: an older point whose asker went away must not pin the journal
-      for (const point of pinned.values()) point.release();
-      this.#points.delete(old);
-    }
+  /** Pins every volume's image at this moment: a record of this site's stream with FLAG_POINT was just applied. */
+  pinPoint(site: number, sequence: number): void {
+    // one verify at a time from each site: an older point whose asker went away must not pin the journal
+    this.#dropPoint(site);
     const pinned = new Map<number, PinnedPoint>();
     this.writeback.hold();
     const live = this.cleaner.pinLive();
@@ -541,19 +635,22 @@ export class Group {
         },
       });
     }
-    this.#points.set(sequence, pinned);
+    this.#points.set(site, { sequence, views: pinned });
   }
 
   /** The image of a volume at a point, or null if none is pinned there. */
-  pointView(sequence: number, volume: number): MapView | null {
-    return this.#points.get(sequence)?.get(volume)?.view ?? null;
+  pointView(site: number, sequence: number, volume: number): MapView | null {
+    const point = this.#points.get(site);
+    return point?.sequence === sequence ? (point.views.get(volume)?.view ?? null) : null;
   }
 
-  releasePoint(sequence: number): void {
-    const pinned = this.#points.get(sequence);
-    if (pinned === undefined) return;
-    this.#points.delete(sequence);
-    for (const point of pinned.values()) point.release();
+  releasePoint(site: number, sequence: number): void {
+    if (this.#points.get(site)?.sequence === sequence) this.#dropPoint(site);
+  }
+
+  #dropPoint(site: number): void {
+    for (const point of this.#points.get(site)?.views.values() ?? []) point.release();
+    this.#points.delete(site);
   }
 
   // ---- locks
@@ -630,8 +727,10 @@ export class Group {
 
   /** What to do with a request that is refused. @returns true: it is asked again when the group serves, alone or with its peer */
   hold(again: () => void): boolean {
-    const frozen = this.#frozenAt !== null && this.nowMs() - this.#frozenAt < FREEZE_HOLD_MS;
-    if (this.#stopping || (!frozen && (this.#serving || !this.#readyAlone))) return false;
+    const frozen = this.#frozenAt !== null;
+    const shortly = frozen && this.nowMs() - this.#frozenAt! < FREEZE_HOLD_MS;
+    const alone = this.#readyAlone && (frozen || !this.#serving);
+    if (this.#stopping || !(shortly || alone)) return false;
     this.#asked.push(again);
     return true;
   }
@@ -652,7 +751,7 @@ export class Group {
       }
     }
     this.mirror.tick(now);
-    if (this.#frozenAt !== null && now - this.#frozenAt >= FREEZE_HOLD_MS) this.#askAgain();
+    if (this.frozenOut !== null) this.#askAgain();
     this.#endOldScopes(now);
     this.#pumpAdmissions();
     this.checkpointer.poke();
@@ -693,13 +792,13 @@ export class Group {
     this.#stopping = true;
     this.#askAgain();
     for (const view of [...this.#views]) view.drop();
-    for (const sequence of [...this.#points.keys()]) this.releasePoint(sequence);
+    for (const site of [...this.#points.keys()]) this.#dropPoint(site);
     this.#endLockWaits();
     this.mirror.close();
     const { journal } = this;
     if (journal.failed === null && !journal.diskFull) {
       // who has not got its lost tail back may not write a record in its place
-      if (this.#serving) this.#endDeadScopes();
+      if (this.#serving && !this.frozen) this.#endDeadScopes();
       await this.#until(() => {
         if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
         journal.sync();
@@ -779,7 +878,9 @@ export class Group {
     }
     const peer = this.mirror;
     if (this.role === 'dual') {
-      this.#gate.advance(own.durable, peer.peerReceived, peer.peerDurable, peer.peerApplied);
+      const alone = this.#aloneThrough;
+      const known = (cursor: number): number => Math.max(cursor, alone);
+      this.#gate.advance(own.durable, known(peer.peerReceived), known(peer.peerDurable), known(peer.peerApplied));
       return;
     }
     if (!this.policy.paired || this.writeAck === 'local') {

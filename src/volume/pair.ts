@@ -23,6 +23,13 @@
  * person can let go of it (row 11 of mirror/decide.ts). Until then nobody was told anything, not even by a read, and
  * no sequence was used a second time: however often this site crashes, the tail can still come back. What is left is a
  * crash between the save and the answers to requests that wait for it: whether they were answered cannot be known.
+ *
+ * Where both sites write, nobody is served from the loss of a link on (or a start) until both streams run again. Under
+ * `prefer` the preferred site alone is, in the same way: SPLIT_WAIT_MS later it is ready, and mints for the first request.
+ *
+ *     serving --link lost--> frozen --both streams run--> serving
+ *                            frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
+ *     alone --both streams run--> serving
  */
 import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -30,7 +37,7 @@ import { type ErrorCode, ForelockError } from '../errors.js';
 import { RecordHeader } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS } from '../limits.js';
+import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS, SPLIT_WAIT_MS } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type Decision, decide, type SiteState } from '../mirror/decide.js';
 import {
@@ -48,7 +55,7 @@ import {
   type Start,
   WireEncoder,
 } from '../mirror/wire.js';
-import type { Group, Platform } from './group.js';
+import type { Group, Platform, WhenSplit } from './group.js';
 import { type GroupConfig, mintGeneration, siteNumberOf } from './group-state.js';
 
 /** What an empty standby takes over from the source it meets. */
@@ -64,6 +71,7 @@ export interface Adoption {
 export interface PairOptions {
   config: GroupConfig;
   platform: Platform;
+  whenSplit: WhenSplit;
   /** Creates the group's state when an empty standby is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
   /** Creates the group's state where both sites are empty and this one goes first. */
@@ -97,6 +105,10 @@ export class Pair {
   #lostTail: LostTail | null = null;
   /** A new generation is being saved: no peer may take it over that may yet outlive it. */
   #minting = false;
+  /** Dual: since when the other site cannot be serving with this one's knowledge, ms. */
+  #splitAt = 0;
+  /** The checkpoint that names the generation being minted, where both write. */
+  #mintedBy = 0;
   #mustEndWith = 0;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
@@ -144,6 +156,7 @@ export class Pair {
   hello(): SiteState {
     const { config } = this.#options;
     const group = this.group;
+    const whenSplit = nameOf(this.#options.whenSplit);
     if (group === null) {
       return {
         format: RECORD_FORMAT,
@@ -151,6 +164,7 @@ export class Pair {
         groupId: null,
         site: { name: config.site, number: siteNumberOf(config.site) },
         role: config.role,
+        whenSplit,
         incarnation: 0,
         remembered: {},
         volumes: config.volumes.map((volume, index) => ({
@@ -180,6 +194,7 @@ export class Pair {
       groupId: superblock.groupId,
       site: superblock.site,
       role: group.role,
+      whenSplit,
       incarnation: superblock.incarnation,
       remembered,
       volumes: superblock.volumes.map(({ number, name, size, blockSize }) => ({ number, name, size, blockSize })),
@@ -209,10 +224,8 @@ export class Pair {
 
   /** A link is up and authenticated; its handlers are set here. */
   onLink(link: Link, hello: unknown): void {
+    if (this.#link !== null) this.#closed(this.#link, 'a newer link is there');
     this.#link = link;
-    this.#running = false;
-    this.#sending = false;
-    this.#receiving = false;
     link.onClose = (reason) => this.#closed(link, reason);
     link.onMessage = (header, stretch) => {
       if (this.#link === link) this.#onMessage(link, header, stretch);
@@ -239,7 +252,10 @@ export class Pair {
   }
 
   tick(nowMs: number): void {
-    this.#serveBoth();
+    if (this.group?.role === 'dual') {
+      this.#serveBoth();
+      this.#lookAtSplit(this.group, nowMs);
+    }
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
     const group = this.group!;
     group.setReadyAlone(true);
@@ -278,7 +294,11 @@ export class Pair {
   // ---- serving
 
   #begin(group: Group): void {
-    if (group.role !== 'primary') return; // a dual site waits for its peer
+    if (group.role === 'standby') return;
+    if (group.role === 'dual') {
+      this.#splitAt = group.nowMs();
+      return group.freeze();
+    }
     const { recovery, superblock } = group.state;
     const peers = Object.keys(superblock.peers).length;
     if (recovery.clean || !group.policy.paired || peers === 0) return this.#serve(group);
@@ -289,8 +309,34 @@ export class Pair {
   #serveBoth(): void {
     const { group } = this;
     if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
-    group.thaw();
+    if (group.order!.conflicts.isBehind) return; // neither read nor written: the other site has answered what is missing
     this.#serve(group);
+    group.thaw();
+  }
+
+  /** Dual, without a link: does this site go on alone, or go on being alone? */
+  #lookAtSplit(group: Group, nowMs: number): void {
+    const { whenSplit } = this.#options;
+    if (this.#minting) return this.#lookAtMint(group);
+    if (this.#link !== null) return;
+    if (group.alone) return group.closeAlone();
+    if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
+    if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
+    group.setReadyAlone(group.journal.failed === null);
+    if (!group.isAsked || !group.mint()) return;
+    this.#minting = true;
+    this.counters.minted += 1;
+    this.#mintedBy = group.checkpointer.number.next;
+    group.checkpointer.request();
+  }
+
+  #lookAtMint(group: Group): void {
+    const { checkpointer } = group;
+    if (checkpointer.number.done >= this.#mintedBy) {
+      this.#minting = false;
+      this.#serve(group);
+      group.serveAlone();
+    } else if (!checkpointer.running) checkpointer.request(); // again, for it failed
   }
 
   #serve(group: Group): void {
@@ -334,6 +380,7 @@ export class Pair {
     this.#options.found().then(
       (group) => {
         this.group = group;
+        this.#begin(group);
         if (this.#link === link) link.close(CLOSE_NORMAL, 'the group is founded: begin again');
       },
       (error: Error) => {
@@ -403,9 +450,11 @@ export class Pair {
     const { groupId, generations } = group.state.superblock;
     const { onReject } = group.policy;
     const { epoch, row } = decision;
+    // who comes back from a split, and has not served since, decides on what is written from now on
+    if (row === 10 && group.order !== null && decision.adopter !== group.journal.own.site) group.endAlone();
     const action = base === null ? 'replay' : 'base';
     const confirmed = group.order?.conflicts.confirmedThrough ?? 0;
-    const granted = group.order === null ? 0 : group.sender!.grantedThrough;
+    const granted = group.order === null ? 0 : row === 10 ? confirmed : group.sender!.grantedThrough;
     const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, granted, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
@@ -493,11 +542,12 @@ export class Pair {
         generations: start.generations,
         peer: theirs.site,
         volumes: theirs.volumes,
-        inconsistent: firstCopyOf(start),
+        inconsistent: firstCopyOf(start, 0),
       };
       this.#options.adopt(adoption).then(
         (group) => {
           this.group = group;
+          this.#begin(group);
           if (this.#link !== link) return;
           this.#guard(link, () => {
             if (decision.back !== null) this.#startBack(link, decision, theirs);
@@ -532,7 +582,7 @@ export class Pair {
     }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
-      superblock.inconsistent = firstCopyOf(start);
+      superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
     const theirs = this.#peer!;
     if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
@@ -542,6 +592,11 @@ export class Pair {
       if (this.#link !== link) return;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
+        // scopes of an earlier life, or that the other site has ended when it went on alone: what comes may wait for them
+        const parted = decision.row === 10 && decision.adopter === superblock.site.number;
+        if (group.order !== null && (parted || !group.serving) && !group.endScopesNow('this site had gone')) {
+          return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
+        }
         this.#running = true;
         this.#receiving = true;
         receiver.attach(link, start);
@@ -668,7 +723,7 @@ export class Pair {
       if (header.sequence !== journal.own.appended + 1) return false;
       journal.own.appended = header.sequence;
       if (journal.order !== null) journal.order.own(header, position);
-      else journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
+      else journal.follow(header, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);
       group.ownScopeSeen(header);
       this.counters.tailRecordsRecovered += 1;
@@ -733,12 +788,16 @@ export class Pair {
   #closed(link: Link, reason: string): void {
     if (this.#link !== link) return;
     this.#link = null;
+    const { group } = this;
+    if (group?.role === 'dual' && this.#running) {
+      this.#splitAt = group.nowMs();
+      group.freeze();
+    } else group?.resumeAlone();
     this.#running = false;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;
-    this.group?.mirror.detach();
-    this.group?.freeze(); // what is answered without the peer could have been answered otherwise there
+    group?.mirror.detach();
     this.#failAsks(reason);
   }
 
@@ -776,12 +835,18 @@ export class Pair {
   }
 }
 
-function firstCopyOf(start: Start): Superblock['inconsistent'] {
+function nameOf(whenSplit: WhenSplit): string {
+  return whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`;
+}
+
+/** @param begunAt where its records begin in the journal of this site */
+function firstCopyOf(start: Start, begunAt: number): Superblock['inconsistent'] {
   if (start.base === null) return null;
   return {
     source: start.stream,
     generation: start.generations[start.generations.length - 1]!.id,
     base: start.base,
+    begunAt,
     startSequence: start.from,
     untilSequence: null,
   };

@@ -4,13 +4,21 @@
  * A write lock is speculative: it is granted by this site's range lock alone, its LOCK record goes out at once, and the
  * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
-import { FLAG_ABORT_ON_CONFLICT, FLAG_READ_LOCK, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
+import {
+  FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
+  FLAG_STAGED,
+  TYPE_LOCK,
+  TYPE_UNLOCK,
+  TYPE_WRITE,
+} from '../../assembly/layout.js';
 import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { LockRequest } from './locks.js';
-import { readBytes, type Volume } from './volume.js';
+import { readBytes } from './read-bytes.js';
+import type { Volume } from './volume.js';
 
 export interface ExtentBytes {
   /** Bytes, multiples of the volume's block size. */
@@ -39,6 +47,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
+ * @param point   FLAG_POINT: the other site pins its image when it grants the read lock
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
@@ -47,6 +56,7 @@ export async function openScope(
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
+  point = 0,
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
@@ -63,9 +73,10 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  if (options.mode !== 'read') return begin(volume, options.onConflict ?? 'replay', lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, point, lba, blockCount, deadline, session);
+  if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
-    const scope = await begin(volume, 'read', lba, blockCount, deadline, session);
+    const scope = await ask('read');
     try {
       await untilReadable(scope, deadline);
       return scope;
@@ -79,6 +90,7 @@ export async function openScope(
 async function begin(
   volume: Volume,
   kind: ScopeKind,
+  point: number,
   lba: number,
   blockCount: number,
   deadline: number,
@@ -89,7 +101,7 @@ async function begin(
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind] | point;
   try {
     await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
     return await append(volume, () => {
@@ -127,6 +139,7 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
     await scope.unlock();
     throw error;
   }
+  if (scope.ended !== null) throw scope.ended;
   if (!late) return;
   await scope.unlock();
   throw new LockTimeoutError(
@@ -168,6 +181,8 @@ export class Scope {
   #open = true;
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
+  /** Of the transaction that it belongs to: told when somebody else ends it. */
+  onEnd: ((reason: ForelockError) => void) | null = null;
 
   constructor(volume: Volume, mode: 'write' | 'read', lock: LockRequest, sequence: number, session: number) {
     this.volume = volume;
@@ -186,6 +201,11 @@ export class Scope {
       );
   }
 
+  /** Why it is no more, if somebody else ended it. */
+  get ended(): ForelockError | null {
+    return this.#ended;
+  }
+
   overlaps(volume: Volume, lba: number, blockCount: number): boolean {
     return volume === this.volume && lba < this.#lock.end && lba + blockCount > this.#lock.lba;
   }
@@ -196,6 +216,29 @@ export class Scope {
     this.#ended = reason;
     this.volume.locks.release(this.#lock);
     this.volume.group.locksMoved();
+    this.onEnd?.(reason);
+  }
+
+  /** Is it not unlocked, and are all these blocks its own? */
+  covers(volume: Volume, lba: number, blockCount: number): boolean {
+    const { lba: from, end } = this.#lock;
+    return volume === this.volume && this.#open && lba >= from && lba + blockCount <= end;
+  }
+
+  /** Appends a write that shows at the COMMIT of its transaction (transaction.ts). @returns its sequence */
+  appendStaged(lba: number, bytes: Uint8Array): number {
+    const { volume } = this;
+    const blockCount = bytes.length / volume.blockSize;
+    return volume.appendScoped(
+      TYPE_WRITE,
+      FLAG_STAGED,
+      this.session,
+      this.sequence,
+      lba,
+      blockCount,
+      bytes,
+      this.#clock,
+    );
   }
 
   /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
@@ -210,8 +253,9 @@ export class Scope {
       const last = at + piece.length === bytes.length;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
-        const late = group.refuseWrite() ?? this.#ended;
+        const late = this.#ended ?? group.refuseWrite();
         if (late !== null) return late;
+        if (!group.ownScopes.has(this.sequence)) return unlocked();
         const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
@@ -233,7 +277,14 @@ export class Scope {
   /** Reads within the volume; the scope's own writes are seen at once. */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
+    const { group } = volume;
     return new Promise((resolve, reject) => {
+      const refused = group.refuseRead();
+      if (refused !== null) {
+        const again = (): void => void this.read(offset, size).then(resolve, reject);
+        if (!group.hold(again)) reject(refused);
+        return;
+      }
       readBytes(volume.group, volume.map, volume, offset, size, {
         settleRead: (error, data) =>
           error ? reject(error) : resolve(data.length === 1 ? data[0]! : Buffer.concat(data)),
@@ -253,6 +304,8 @@ export class Scope {
     const { group } = volume;
     await append(volume, () => {
       if (this.#ended !== null || group.ended !== null) return 0;
+      // in order with writes of the scope that are held
+      if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;
@@ -266,7 +319,7 @@ export class Scope {
 
   #check(offset: number, size: number): void {
     if (this.#ended !== null) throw this.#ended;
-    if (!this.#open) throw new ForelockError('EINVAL', 'the scope is unlocked already');
+    if (!this.#open) throw unlocked();
     if (this.mode === 'read')
       throw new ForelockError('EINVAL', 'a read lock keeps others out and writes nothing itself');
     checkExtent(this.volume, offset, size);
@@ -278,12 +331,14 @@ export class Scope {
         `write of ${size} bytes at ${offset} lies outside the scope (blocks ${this.#lock.lba}..${this.#lock.end})`,
       );
     }
-    const refused = this.volume.group.refuseWrite();
-    if (refused !== null) throw refused;
   }
 }
 
-function checkExtent(volume: Volume, offset: number, size: number): void {
+function unlocked(): ForelockError {
+  return new ForelockError('EINVAL', 'the scope is unlocked already');
+}
+
+export function checkExtent(volume: Volume, offset: number, size: number): void {
   const good =
     Number.isSafeInteger(offset) &&
     Number.isSafeInteger(size) &&
@@ -328,7 +383,7 @@ function acquire(
 }
 
 /** A write's answer, when the group promises it. */
-function promise(volume: Volume, sequence: number): Promise<void> {
+export function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
     volume.group.promise(sequence, volume.group.level(false), {
       settle: (error) => (error ? reject(error) : resolve()),
@@ -340,7 +395,10 @@ function promise(volume: Volume, sequence: number): Promise<void> {
  * Appends as soon as there is room.
  * @param attempt what was appended (0: nothing any more), RING_FULL, NO_SPACE or a refusal
  */
-function append<T extends number | Scope>(volume: Volume, attempt: () => T | number | ForelockError): Promise<T> {
+export function append<T extends number | Scope>(
+  volume: Volume,
+  attempt: () => T | number | ForelockError,
+): Promise<T> {
   return new Promise((resolve, reject) => {
     volume.group.whenRoom(() => {
       const result = attempt();

@@ -150,7 +150,8 @@ export class Sender implements MirrorEnd {
     return this.#source.consistent ? this.#proved.applied : 0;
   }
   get replayFrom(): number {
-    return this.#group.journal.head;
+    const { head, ownStaged } = this.#group.journal;
+    return Math.min(head, ownStaged.from);
   }
   get retainFrom(): number {
     return this.#retainFrom;
@@ -311,8 +312,13 @@ export class Sender implements MirrorEnd {
   }
 
   whenGranted(lock: number): Promise<void> {
-    if (!this.#group.policy.paired || this.#proved.granted >= lock) return Promise.resolve();
+    if (!this.#group.policy.paired || this.#group.alone || this.#proved.granted >= lock) return Promise.resolve();
     return new Promise((resolve, reject) => this.#grantWaiters.push({ lock, resolve, reject }));
+  }
+
+  /** This site goes on alone: nothing is left that could take a scope back. */
+  grantAll(): void {
+    for (const waiter of this.#grantWaiters.splice(0)) waiter.resolve();
   }
 
   whenPeerApplied(): Promise<void> {

@@ -1,6 +1,10 @@
 /**
- * Online verify: both sites pin their image at one sequence (a FLUSH with FLAG_POINT), hash the same extents, and
- * compare. The source leads; the standby answers questions about its pinned view.
+ * Online verify: both sites pin their image at one sequence, hash the same extents, and compare. Who asks leads; the
+ * other site answers questions about its pinned view.
+ *
+ * The sequence is that of a FLUSH with FLAG_POINT. Where both sites write it is that of a read lock over the volume, with
+ * the same flag: the other site pins its image when it has the lock, this one when it is had. Between the two nobody
+ * writes; then it is given back.
  */
 import type { XXHashAPI } from 'xxhash-wasm';
 import { AT_CHECKSUMS, FLAG_POINT, HEADER_SIZE } from '../../assembly/layout.js';
@@ -10,6 +14,7 @@ import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
 import { MIB } from '../limits.js';
 import type { Group } from './group.js';
 import type { Pair } from './pair.js';
+import { openScope } from './scope.js';
 import type { Sender } from './sender.js';
 import type { Volume } from './volume.js';
 
@@ -48,13 +53,14 @@ export async function verifyVolume(
 ): Promise<VerifyReport> {
   const { group } = volume;
   const source = group.sender;
-  if (source === null) throw new ForelockError('EPERM', 'verify is led by the primary');
+  if (source === null) throw new ForelockError('EPERM', 'verify is led by a site that serves');
   if (!source.connected)
     throw new ForelockError('AWAY', `the peer is away or not yet consistent: ${group.mirror.describe()}`);
-  const sequence = await appendPoint(group);
+  const { site } = group.journal.own;
+  const sequence = group.order === null ? await appendPoint(group) : await lockPoint(volume);
   try {
-    await untilApplied(group, source, sequence);
-    const view = group.pointView(sequence, volume.number);
+    if (group.order === null) await untilApplied(group, source, sequence);
+    const view = group.pointView(site, sequence, volume.number);
     if (view === null) throw new ForelockError('ESHUTDOWN', 'the pinned view was dropped');
     const report: VerifyReport = {
       volume: volume.name,
@@ -122,7 +128,7 @@ export async function verifyVolume(
     report.differences.sort((a, b) => a.offset - b.offset);
     return report;
   } finally {
-    group.releasePoint(sequence);
+    group.releasePoint(site, sequence);
     pair.ask('release', { sequence }).catch(() => {});
   }
 }
@@ -248,6 +254,21 @@ async function appendPoint(group: Group): Promise<number> {
       return true;
     });
   });
+}
+
+/** Pins both images under a read lock. @returns its sequence */
+async function lockPoint(volume: Volume): Promise<number> {
+  const { group } = volume;
+  const lock = await openScope(
+    volume,
+    { offset: 0, size: volume.size },
+    { mode: 'read' },
+    group.nextSession(),
+    FLAG_POINT,
+  );
+  group.pinPoint(group.journal.own.site, lock.sequence);
+  await lock.unlock();
+  return lock.sequence;
 }
 
 /** The standby pins its view when it applies the point. */

@@ -7,7 +7,7 @@
  */
 import { RECORD_BLOCKS_MAX, RECORD_PAYLOAD_MAX, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
-import { ForelockError } from '../errors.js';
+import { ForelockError, LockAbortedError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { BlockMap } from '../journal/map.js';
 import { recordSize } from '../journal/record.js';
@@ -15,6 +15,8 @@ import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
+import { readBytes } from './read-bytes.js';
+import { openScope } from './scope.js';
 
 /** ZERO and TRIM carry no payload; their block count is a u32. */
 const BARE_BLOCKS_MAX = 2 ** 31;
@@ -133,11 +135,12 @@ export class Volume {
     if (refused !== null) return this.#refuse(refused, completion, () => this.flush(completion));
     this.counters.flushes += 1;
     this.group.whenRoom(() => {
-      const { ended } = this.group;
+      const ended = this.group.ended ?? this.group.frozenOut;
       if (ended !== null) {
         this.group.settleSoon(completion, ended);
         return true;
       }
+      if (this.group.frozen) return false;
       const sequence = this.group.appendFlush();
       if (sequence === RING_FULL) return false;
       if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
@@ -164,7 +167,9 @@ export class Volume {
       lba,
       end - lba,
       (request) => {
-        if (request.state === 'granted') this.#readNow(offset, size, completion);
+        // the group may have frozen meanwhile
+        if (request.state === 'granted' && this.group.frozen) this.read(session, offset, size, completion);
+        else if (request.state === 'granted') this.#readNow(offset, size, completion);
         else this.group.defer(() => completion.settleRead(this.#lockError(request, lba), []));
       },
       () => this.group.defer(() => completion.settleRead(tooManyWaiters(), [])),
@@ -299,7 +304,8 @@ export class Volume {
     completion: Completion,
   ): number {
     const { group } = this;
-    const { journal, ended } = group;
+    const { journal } = group;
+    const ended = group.ended ?? group.frozenOut;
     if (ended !== null) {
       group.settleSoon(completion, ended);
       return -1;
@@ -366,6 +372,13 @@ export class Volume {
   ): void {
     const lba = Math.floor(offset / this.blockSize);
     const blockCount = Math.ceil((offset + size) / this.blockSize) - lba;
+    if (this.group.order !== null) {
+      this.#rewrite(lba, blockCount, payload, offset - lba * this.blockSize, size).then(
+        () => (fua ? this.flush(completion) : completion.settle(null)),
+        (error: ForelockError) => completion.settle(error),
+      );
+      return;
+    }
     const locked: LockWait = (request) => {
       if (request.state !== 'held') return this.group.settleSoon(completion, this.#lockError(request, lba));
       request.context = null;
@@ -394,6 +407,38 @@ export class Volume {
     this.#wait('write', this.group.nextSession(), lba, blockCount, locked, () =>
       this.group.settleSoon(completion, tooManyWaiters()),
     );
+  }
+
+  /**
+   * The same where both sites write: what is written back must hide nothing that the other site wrote into these blocks
+   * meanwhile. So it is a scope that is lost if there was such, and then tried again; and it takes a round trip.
+   */
+  async #rewrite(
+    lba: number,
+    blockCount: number,
+    payload: readonly Uint8Array[],
+    skip: number,
+    size: number,
+  ): Promise<void> {
+    const { group, blockSize } = this;
+    const extent = { offset: lba * blockSize, size: blockCount * blockSize };
+    const deadline = group.nowMs() + LOCK_WAIT_MS_MAX;
+    for (;;) {
+      const waitMsMax = deadline - group.nowMs();
+      const scope = await openScope(this, extent, { onConflict: 'abort', waitMsMax });
+      try {
+        const merged = Buffer.from(await scope.read(extent.offset, extent.size));
+        copyPieces(payload, 0, size, merged, skip);
+        await scope.write(extent.offset, merged);
+        await scope.unlock();
+        return await scope.confirmed;
+      } catch (error) {
+        if (!(error instanceof LockAbortedError) || group.nowMs() >= deadline) {
+          await scope.unlock();
+          throw error;
+        }
+      }
+    }
   }
 
   #unlock(request: LockRequest): void {
@@ -486,35 +531,6 @@ function joined(pieces: readonly Uint8Array[], size: number): Uint8Array[] {
   const bytes = new Uint8Array(size);
   copyPieces(pieces, 0, size, bytes, 0);
   return [bytes];
-}
-
-/** Reads bytes of any alignment through a map (current or pinned). */
-export function readBytes(
-  group: Group,
-  map: Parameters<Group['reader']['read']>[0],
-  volume: Volume,
-  offset: number,
-  size: number,
-  completion: ReadCompletion,
-): void {
-  const { blockSize } = volume;
-  const lba = Math.floor(offset / blockSize);
-  const blockCount = Math.ceil((offset + size) / blockSize) - lba;
-  const bytes = Buffer.allocUnsafe(blockCount * blockSize);
-  group.reader.read(
-    map,
-    volume.number,
-    volume.blockShift,
-    lba,
-    blockCount,
-    bytes,
-    group.image(volume.number),
-    (error) => {
-      if (error !== null) return completion.settleRead(error, []);
-      const skip = offset - lba * blockSize;
-      completion.settleRead(null, [skip === 0 && size === bytes.length ? bytes : bytes.subarray(skip, skip + size)]);
-    },
-  );
 }
 
 function noSpace(): ForelockError {

@@ -94,7 +94,16 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
   journal.volumes.set(1, { number: 1, map, blockShift: SHIFT, flat: false });
   options.fillMap?.(map);
   const suspect = Number.POSITIVE_INFINITY;
-  const from = { position: 0, durable: 0, suspect, own: 0, peerReceived: 0, peerApplied: 0, ...options.from };
+  const from = {
+    position: 0,
+    durable: 0,
+    suspect,
+    own: 0,
+    peerReceived: 0,
+    peerApplied: 0,
+    baseFrom: 0,
+    ...options.from,
+  };
   recover(journal, store, from, liveness, cleanerBuffer, () => {});
   const reader = new BlockReader(journal, offload, slices, defer);
   const settle = (): void => {

@@ -1,7 +1,7 @@
 /** The journal by itself: order of disk calls, segments that turn, a ring that wraps, a disk that fills. */
 import { describe, expect, test } from 'vitest';
 import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD } from '../../assembly/layout.js';
-import { NO_SPACE } from '../../src/journal/journal.js';
+import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import { seededRandom } from '../sim/memory-store.js';
 import { BLOCK_SIZE, BLOCKS, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
@@ -229,5 +229,29 @@ describe('a stretch of the peer', () => {
     rig.settle();
     expect(journal.own.durable).toBe(120);
     expect(BLOCK_SIZE * 16 * 120).toBeGreaterThan(SEGMENT_SIZE);
+  });
+
+  test('waits while a batch of this site is with the pool, and then there is room', () => {
+    // A source took its lost tail back while blocks that its cleaner had copied were being sealed by the pool: an
+    // assertion ended the process, and did so at every start until the cleaner had nothing to do.
+    const stretch = stretchOf(4, 2);
+    const rig = makeJournal();
+    const { journal, scheduler } = rig;
+    for (let lba = 0; lba < 80; lba += 16) rig.write(lba, 16, 1);
+    let kept = -1;
+    const take = (): number => journal.accept(stretch, () => true);
+    journal.listen({
+      sealed() {},
+      durable() {},
+      room() {
+        kept = take();
+      },
+      failed() {},
+    });
+    scheduler.step(); // the batch goes to the pool
+    expect(take()).toBe(RING_FULL);
+    rig.settle();
+    expect(journal.counters.sealedInPool).toBe(1);
+    expect(kept).toBe(stretch.length);
   });
 });

@@ -37,6 +37,7 @@ const superblock = (incarnation: number): Superblock => ({
     source: 2,
     generation: 'a1',
     base: { volume: 0, lba: 17 },
+    begunAt: 80,
     startSequence: 5,
     untilSequence: null,
   },

@@ -14,6 +14,7 @@ function site(name: string, changes: Partial<SiteState> = {}): SiteState {
     groupId: 'id',
     site: { name, number },
     role: number === 1 ? 'primary' : 'standby',
+    whenSplit: 'freeze',
     incarnation: 5,
     remembered: { [3 - number]: 5 },
     volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
@@ -69,6 +70,20 @@ const DUAL_CASES: Case[] = [
     a: { ...DUAL, journalFrom: { 1: 50 } },
     b: { ...EMPTY, role: 'dual' },
     expected: { row: 2, action: 'base', stream: 1, from: 100, back: 0, adopter: 2 },
+  },
+  {
+    finding: 'dual, one would go on alone and the other does not know',
+    a: { ...DUAL, whenSplit: 'prefer:a' },
+    b: DUAL,
+    expected: refuse(1),
+    says: /a has --when-split prefer:a, b has --when-split freeze: give both the same/,
+  },
+  {
+    finding: 'dual, a third site is preferred',
+    a: { ...DUAL, whenSplit: 'prefer:c' },
+    b: { ...DUAL, whenSplit: 'prefer:c' },
+    expected: refuse(1),
+    says: /names neither a nor b/,
   },
   {
     finding: 'dual, equal ends',

@@ -86,6 +86,7 @@ const HELLO: SiteState = {
   groupId: 'id',
   site: { name: 'a', number: 1 },
   role: 'primary',
+  whenSplit: 'freeze',
   incarnation: 5,
   remembered: { 2: 4 },
   volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],

@@ -1,9 +1,11 @@
 /** Both sites write, through their front doors: two gateways in one process, and a line between them that has a delay. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
+import { SPLIT_WAIT_MS } from '../../src/limits.js';
+import { CLOSE_NORMAL } from '../../src/link/link.js';
 
 const MIB = 1 << 20;
 const BLOCK = 4096;
@@ -79,4 +81,187 @@ test('read locks of both sites that cross are had one after the other', async ()
   await Promise.all(disks.map((disk, index) => locked(disk, index === 0 ? 'a' : 'b')));
   expect(turns.map((turn) => turn.slice(2))).toEqual(['has it', 'gives it back', 'has it', 'gives it back']);
   expect(new Set(turns).size).toBe(4);
+});
+
+/** The line is cut, and does not come back until `back` is called. */
+function cut([a, b]: [Gateway, Gateway]): () => void {
+  const endpoints = [a, b].map((gateway) => gateway.members[0]!.pair);
+  const was = endpoints.map((pair) => pair.onLink);
+  for (const pair of endpoints) {
+    pair.onLink = (link) => link.close(CLOSE_NORMAL, 'the line is cut');
+    pair.link?.close(CLOSE_NORMAL, 'the line is cut');
+  }
+  return () => {
+    endpoints.forEach((pair, index) => {
+      pair.onLink = was[index]!;
+    });
+  };
+}
+
+const until = async (done: () => boolean): Promise<void> => {
+  while (!done()) await new Promise((resolve) => setTimeout(resolve, 5));
+};
+const groupOf = (gateway: Gateway) => gateway.groups[0]!;
+
+// Lost: without a link both sites served on; what one had answered went beneath what the other had.
+test('frozen: requests of all kinds wait for the link, and are answered then', async () => {
+  const pair = await startPair();
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  const scope = await a.lock({ offset: 0, size: BLOCK });
+  const back = cut(pair);
+  await until(() => pair.every((gateway) => groupOf(gateway).frozen));
+  const { appended } = groupOf(pair[0]).journal.own;
+  const answered: string[] = [];
+  const asked = {
+    write: a.write(9 * BLOCK, block(1)),
+    partial: a.write(8 * BLOCK + 7, block(1).subarray(0, 9)),
+    read: b.read(0, BLOCK),
+    flush: b.flush(),
+    lock: b.lock({ offset: MIB, size: BLOCK }),
+    scoped: scope.write(0, block(3)),
+    'read in a scope': scope.read(0, BLOCK),
+  };
+  const all = Object.entries(asked).map(([name, done]) => done.then(() => answered.push(name)));
+  const unlocked = scope.unlock().then(() => answered.push('unlock'));
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  expect(answered).toEqual([]);
+  expect(groupOf(pair[0]).journal.own.appended).toBe(appended);
+  back();
+  await Promise.all([...all, unlocked]);
+  await a.flush();
+  expect([await first(b, 9), await first(b, 0)]).toEqual([1, 3]);
+});
+
+const prefersA = { whenSplit: { prefer: 'a' } } as const;
+/** As if it had waited for so long. */
+const longAfter = (gateway: Gateway): void => {
+  const { pair, group } = gateway.members[0]!;
+  pair.tick(group!.nowMs() + SPLIT_WAIT_MS);
+};
+
+/** The preferred site serves alone, once somebody asks. */
+async function goAlone(gateway: Gateway, disk: LibraryVolume): Promise<void> {
+  const asked = disk.read(0, BLOCK);
+  await until(() => {
+    longAfter(gateway);
+    return groupOf(gateway).alone;
+  });
+  await asked;
+}
+
+test('prefer: the preferred site goes on alone for the first request, the other stays frozen and catches up first', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.write(BLOCK, block(2));
+  const theirs = await b.lock({ offset: 4 * BLOCK, size: BLOCK });
+  await theirs.write(4 * BLOCK, block(4));
+  const ours = await a.lock({ offset: 0, size: BLOCK }, { onConflict: 'abort' });
+  await Promise.all([a.flush(), b.flush()]);
+  const back = cut(pair);
+  await until(() => pair.every((gateway) => groupOf(gateway).frozen));
+  longAfter(pair[0]);
+  expect(groupOf(pair[0]).alone).toBe(false); // nobody has asked
+  await goAlone(pair[0], a);
+  await expect(ours.write(0, block(1))).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await a.write(4 * BLOCK, block(8)); // what the other site held is free
+  await a.flush();
+  const alone = await a.lock({ offset: 6 * BLOCK, size: BLOCK }, { onConflict: 'abort' });
+  await alone.confirmed;
+  await alone.write(6 * BLOCK, block(6));
+  await alone.unlock();
+  const waiting = b.read(4 * BLOCK, 1);
+  longAfter(pair[1]);
+  expect(groupOf(pair[1]).frozen).toBe(true);
+  back();
+  expect((await waiting)[0]).toBe(8);
+  await expect(theirs.write(4 * BLOCK, block(5))).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await b.write(4 * BLOCK, block(9));
+  await Promise.all([a.flush(), b.flush()]);
+  expect([await first(a, 4), await first(b, 4)]).toEqual([9, 9]);
+  expect([await first(a, 6), await first(b, 6)]).toEqual([6, 6]);
+  expect([await first(a, 1), await first(b, 1)]).toEqual([2, 2]);
+  expect(groupOf(pair[0]).alone).toBe(false);
+});
+
+// Lost: a flush that was answered alone. After a crash its scopes were open to the other site's judgement again.
+test('prefer: what was flushed alone survives a crash of the preferred site, and nobody aborts it', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.lock({ offset: 4 * BLOCK, size: BLOCK });
+  await Promise.all([a.flush(), b.flush()]);
+  cut(pair);
+  await until(() => groupOf(pair[0]).frozen && groupOf(pair[1]).frozen);
+  await goAlone(pair[0], a);
+  const scope = await a.lock({ offset: 4 * BLOCK, size: BLOCK }, { onConflict: 'abort' });
+  await scope.write(4 * BLOCK, block(7));
+  await scope.unlock();
+  await a.flush();
+  // the disk as it is now, opened by another process
+  cpSync(join(state, 'a'), join(state, 'crashed', 'a'), { recursive: true });
+  rmSync(join(state, 'crashed', 'a', 'main', 'lock'), { force: true });
+  await pair[0].close();
+  await pair[1].close();
+  state = join(state, 'crashed');
+  cpSync(join(state, '..', 'b'), join(state, 'b'), { recursive: true });
+  const again = await startPair(prefersA);
+  const [a2, b2] = again.map(diskOf) as [LibraryVolume, LibraryVolume];
+  expect([await first(a2, 4), await first(b2, 4)]).toEqual([7, 7]);
+  await b2.write(4 * BLOCK, block(1));
+  await Promise.all([a2.flush(), b2.flush()]);
+  expect([await first(a2, 4), await first(b2, 4)]).toEqual([1, 1]);
+  state = join(state, '..');
+});
+
+test('prefer: what the other site had written and not sent is not given up in silence', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await Promise.all([a.flush(), b.flush()]);
+  const back = cut(pair);
+  void b.write(0, block(1)); // its gateway had not noticed yet
+  await until(() => groupOf(pair[0]).frozen && groupOf(pair[1]).frozen);
+  await goAlone(pair[0], a);
+  await a.write(BLOCK, block(2));
+  back();
+  await until(() => pair.every(({ members }) => members[0]!.pair.refusal !== null));
+  expect(pair[1].members[0]!.pair.refusal).toMatch(/b holds records .* which a never got.* empty the state directory/);
+  await a.write(BLOCK, block(3));
+});
+
+test('verify compares one moment, from either site and while both write; and finds a block that differs', async () => {
+  const pair = await startPair();
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  let writing = true;
+  const write = async (disk: LibraryVolume, value: number): Promise<void> => {
+    for (let i = 0; writing; i += 1) await disk.write((i % 50) * BLOCK, block((value + i) % 251));
+  };
+  const writers = [write(a, 1), write(b, 100)];
+  const reports = [await pair[0].verify('disk'), await pair[1].verify('disk'), await pair[0].verify('disk')];
+  expect(reports.map(({ equal }) => equal)).toEqual([true, true, true]);
+  expect((await Promise.all([pair[0].verify('disk'), pair[1].verify('disk')])).every(({ equal }) => equal)).toBe(true);
+  writing = false;
+  await Promise.all(writers);
+  await Promise.all([a.flush(), b.flush()]);
+  pair[1].volume('disk').map.setZero(7, 1);
+  expect(await pair[0].verify('disk')).toMatchObject({
+    equal: false,
+    sites: ['a', 'b'],
+    differences: [{ offset: 7 * BLOCK, size: BLOCK }],
+  });
+});
+
+// Lost: a site read a block, put its bytes into it and wrote it back, over what the other had put there meanwhile.
+test('bytes that both sites write into one block are all there', async () => {
+  const pair = await startPair();
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  const half = async (disk: LibraryVolume, from: number, value: number): Promise<void> => {
+    for (let i = from; i < from + 24; i += 3) {
+      await Promise.all([0, 1, 2].map((k) => disk.write(i + k, Buffer.from([value]), { fua: i === from })));
+    }
+  };
+  await Promise.all([half(a, 10, 1), half(b, 34, 2)]);
+  await Promise.all([a.zero(0, 10), b.zero(58, 5)]); // edges of blocks
+  await Promise.all([a.flush(), b.flush()]);
+  const due = Buffer.concat([Buffer.alloc(10), Buffer.alloc(24, 1), Buffer.alloc(24, 2), Buffer.alloc(5)]);
+  expect(Buffer.from(await a.read(0, 63))).toEqual(due);
+  expect(Buffer.from(await b.read(0, 63))).toEqual(due);
 });

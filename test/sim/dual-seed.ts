@@ -10,6 +10,7 @@ const hash = await xxhash();
 /** @param changes options that are not as drawn; the rest of the world is drawn as if they were */
 export async function runDualSeed(seed: number, changes: Partial<DualWorldOptions> = {}): Promise<Outcome> {
   const random = seededRandom(seed);
+  const began = process.cpuUsage();
   const drawn = { ...drawDual(seed, random), ...changes };
   const world = new DualWorld(drawn, random, hash);
   let failure: Outcome['failure'] = null;
@@ -19,6 +20,7 @@ export async function runDualSeed(seed: number, changes: Partial<DualWorldOption
     const { message, stack } = error as Error;
     failure = { message, stack: stack ?? '', atMs: world.scheduler.now };
   }
+  const { user, system } = process.cpuUsage(began);
   return {
     seed,
     drawn,
@@ -29,5 +31,6 @@ export async function runDualSeed(seed: number, changes: Partial<DualWorldOption
     records: world.truth.records,
     checks: world.checks.count,
     steps: world.scheduler.steps,
+    cpuMs: (user + system) / 1000,
   };
 }

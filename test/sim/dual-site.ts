@@ -105,6 +105,7 @@ export class DualSite {
     const pair = new Pair(this.group, {
       config,
       platform,
+      whenSplit: 'freeze',
       found: () => {
         world.met('founded');
         return this.#openGroup(life, config, newSuperblock(config, volumesFromConfig(config), null));
@@ -186,20 +187,22 @@ export class DualSite {
       applied: order.applied.bind(order),
     };
     order.own = (read, position) => {
-      told.own(read, position);
+      const staged = told.own(read, position);
       own(read, position);
+      return staged;
     };
     order.received = (read, position) => {
       truth.check((1 - index) as SiteIndex, read);
       told.received(read, position);
     };
-    order.applied = (read, position) => {
+    order.applied = (read, position, again) => {
       const record = truth.check((1 - index) as SiteIndex, read);
       if (record.sequence !== journal.peerApplied + 1)
         violation(`${this.name} applies ${record.sequence} out of order`);
-      told.applied(read, position);
+      const staged = told.applied(read, position, again);
       this.shown?.applied(record);
       checks.applied(this, record);
+      return staged;
     };
   }
 

@@ -17,6 +17,8 @@ export interface GroupWorldOptions {
   ringSegments: number;
   poolSealBytes: number;
   hosts: number;
+  /** Operations that each host has under way. */
+  depth: number;
   /** Host operations of the phase with faults. */
   operations: number;
   /** Bytes of the largest host write. */
@@ -28,6 +30,7 @@ export interface GroupWorldOptions {
   zero: number;
   read: number;
   scope: number;
+  transaction: number;
   partial: number;
   /** Longest pause of a host between operations, ms. */
   thinkMs: number;
@@ -82,6 +85,7 @@ export const QUIET: GroupWorldOptions = {
   ringSegments: 4,
   poolSealBytes: 1_000_000,
   hosts: 0,
+  depth: 1,
   operations: 0,
   writeSizeMax: 4096,
   flush: 0,
@@ -90,6 +94,7 @@ export const QUIET: GroupWorldOptions = {
   zero: 0,
   read: 0,
   scope: 0,
+  transaction: 0,
   partial: 0,
   thinkMs: 1,
   sourceCrashMs: Number.POSITIVE_INFINITY,
@@ -145,14 +150,14 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     ringSegments: pick(1, 2, 4),
     poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
     hosts: pick(1, 2, 4, 8),
-    operations: (speculation === 'on' ? 2400 : 960) + 16 * Math.floor(random() * 250),
+    operations: (speculation === 'on' ? 4800 : 1200) + 16 * Math.floor(random() * 250),
     writeSizeMax: pick(4096, 16384, 32768),
     flush: pick(0.02, 0.1, 0.2),
     fua: pick(0, 0.05, 0.2),
     trim: pick(0, 0.05),
     zero: pick(0, 0.05),
     read: pick(0.05, 0.2),
-    scope: pick(0, 0.03, 0.1),
+    ...drawScopes(pick(0, 0.03, 0.1)),
     partial: pick(0, 0.3),
     thinkMs: pick(1, 8, 40),
     sourceCrashMs: mean(0.5, 100, 3000),
@@ -182,5 +187,11 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
+    depth: pick(1, 1, 4, 16),
   };
+}
+
+/** Transactions come with scopes: drawn by themselves they would make another world of every seed. */
+function drawScopes(scope: number): { scope: number; transaction: number } {
+  return { scope, transaction: scope === 0 ? 0 : 0.06 };
 }

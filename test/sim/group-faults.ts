@@ -132,11 +132,9 @@ export class Faults {
     const { source, target, random, after, met, note } = this.#world;
     const site = random() < 0.6 ? source : target;
     if (site.state !== 'up' || site.group === null) return;
-    let used = 0;
-    for (const name of site.store.list()) used += site.store.load(name)!.length;
     met(`${site.name} disk full`);
     note(`${site.name} disk full`);
-    site.store.capacity = used + Math.floor(random() * 200_000);
+    site.store.capacity = site.store.used + Math.floor(random() * 200_000);
     after(random() * 1500, () => {
       site.store.capacity = Number.POSITIVE_INFINITY;
     });
@@ -169,7 +167,7 @@ export class Faults {
     const names = target.store.list().filter((name) => name.startsWith('segment'));
     const name = names[Math.floor(random() * (names.length - 1))];
     if (name === undefined || names.length < 2) return;
-    const at = Math.floor(random() * target.store.load(name)!.length);
+    const at = Math.floor(random() * target.store.sizeOf(name));
     met(`${target.name} rot`);
     note(`${target.name} rot in ${name} at ${at}`);
     target.rotten = true;

@@ -4,7 +4,15 @@
  * A host's write puts a tag of its own into all words of each unit, so that what a read, a recovery or a copy shows can
  * be told apart to the record. The history says what an image must show at any sequence.
  */
-import { AT_BLOCK_SHIFT, TYPE_FLUSH, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import {
+  AT_BLOCK_SHIFT,
+  FLAG_STAGED,
+  TYPE_COMMIT,
+  TYPE_FLUSH,
+  TYPE_TRIM,
+  TYPE_WRITE,
+  TYPE_ZERO,
+} from '../../assembly/layout.js';
 import type { Journal } from '../../src/journal/journal.js';
 import { RecordHeader } from '../../src/journal/record.js';
 
@@ -17,6 +25,9 @@ const SNAPSHOT_EVERY = 64;
 
 interface HistoryRecord {
   type: number;
+  /** It shows at the COMMIT; this one: so many records before it show now. */
+  staged: boolean;
+  commits: number;
   volume: number;
   /** Its stamp. */
   clock: number;
@@ -39,8 +50,8 @@ export class History {
   readonly #records: HistoryRecord[] = [];
   readonly #snapshots: Images[] = [];
   #nextTag = 1;
-  /** Sequence of the record that wrote a tag. */
-  readonly #tagSequence = new Map<number, number>();
+  /** Sequence of the record that wrote a tag, by tag; 0 where none did. */
+  #tagSequence = new Uint32Array(4096);
   readonly #header = new RecordHeader();
 
   constructor(volumes: readonly { blocks: number; blockSize: number }[], violation: (what: string) => never) {
@@ -58,12 +69,22 @@ export class History {
     return this.#records.length;
   }
 
+  /** The tag of the next payload's first unit; the others follow. */
+  get nextTag(): number {
+    return this.#nextTag;
+  }
+
   /** Bytes of a host's write: units with tags of their own. */
   payload(size: number): Uint8Array {
     const words = new Uint32Array(size / 4);
     for (let unit = 0; unit < size / UNIT; unit += 1) {
       words.fill(this.#nextTag, unit * UNIT_WORDS, (unit + 1) * UNIT_WORDS);
       this.#nextTag += 1;
+    }
+    if (this.#nextTag > this.#tagSequence.length) {
+      const grown = new Uint32Array(2 * this.#nextTag);
+      grown.set(this.#tagSequence);
+      this.#tagSequence = grown;
     }
     return new Uint8Array(words.buffer);
   }
@@ -96,6 +117,8 @@ export class History {
     const shift = Math.log2(this.#volumes[volume - 1]?.blockSize ?? UNIT) - UNIT_SHIFT;
     const record: HistoryRecord = {
       type,
+      staged: (header.flags & FLAG_STAGED) !== 0,
+      commits: type === TYPE_COMMIT ? header.blockCount : 0,
       volume,
       clock: header.clock,
       unit: header.lba << shift,
@@ -107,10 +130,10 @@ export class History {
       if (journal.memory.view.getUint8(at + AT_BLOCK_SHIFT) !== shift + UNIT_SHIFT) this.#violation('block shift');
       record.tags = this.tagsOf(journal.memory.bytes, at + header.payloadAt, record.units);
       // a partial write repeats its neighbours' tags
-      for (const tag of record.tags) if (tag !== 0 && !this.#tagSequence.has(tag)) this.#tagSequence.set(tag, sequence);
+      for (const tag of record.tags) if (tag !== 0 && this.#tagSequence[tag] === 0) this.#tagSequence[tag] = sequence;
     }
     this.#records.push(record);
-    put(this.#now, record);
+    this.#show(this.#now, sequence);
     if (this.length % SNAPSHOT_EVERY === 0) this.#snapshots.push(copyOf(this.#now));
   }
 
@@ -118,17 +141,19 @@ export class History {
   cut(sequence: number): void {
     this.#records.length = sequence;
     this.#snapshots.length = Math.min(this.#snapshots.length, Math.floor(sequence / SNAPSHOT_EVERY));
-    for (const [tag, at] of this.#tagSequence) if (at > sequence) this.#tagSequence.delete(tag);
+    const at = this.#tagSequence;
+    for (let tag = 0; tag < this.#nextTag; tag += 1) if (at[tag]! > sequence) at[tag] = 0;
     this.#now = this.imageAt(sequence);
   }
 
-  sequenceOf(tag: number): number | undefined {
-    return this.#tagSequence.get(tag);
+  /** 0: no record wrote it. */
+  sequenceOf(tag: number): number {
+    return this.#tagSequence[tag] ?? 0;
   }
 
   /** For a complaint. */
   describe(tag: number): string {
-    return `${tag} (of record ${this.#tagSequence.get(tag) ?? '?'})`;
+    return `${tag} (of record ${this.sequenceOf(tag) || '?'})`;
   }
 
   /** Every unit bears one tag, in all its words. */
@@ -148,12 +173,32 @@ export class History {
     return tags;
   }
 
+  /** Whether the bytes are units of these tags, to the last word. */
+  areTagged(bytes: Uint8Array, tags: Uint32Array): boolean {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    let word = 0;
+    for (const tag of tags) {
+      for (const end = word + UNIT_WORDS; word < end; word += 1) if (words[word] !== tag) return false;
+    }
+    return word === words.length;
+  }
+
   /** All volumes as the first `sequence` records make them. */
   imageAt(sequence: number): Images {
     const snapshot = Math.floor(sequence / SNAPSHOT_EVERY);
     const images = copyOf(snapshot > 0 ? this.#snapshots[snapshot - 1]! : this.#initial);
-    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) put(images, this.#records[at]!);
+    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) this.#show(images, at + 1);
     return images;
+  }
+
+  /** What a record makes of the images. */
+  #show(images: Images, sequence: number): void {
+    const record = this.#records[sequence - 1]!;
+    for (let at = sequence - 1 - record.commits; at < sequence - 1; at += 1) {
+      if (!this.#records[at]!.staged) this.#violation(`COMMIT ${sequence} is not behind all that it commits`);
+      put(images, this.#records[at]!);
+    }
+    if (!record.staged) put(images, record);
   }
 
   /** Units of a volume as they are now. */

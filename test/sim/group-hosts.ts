@@ -2,6 +2,7 @@
 import type { ForelockError } from '../../src/errors.js';
 import type { Group } from '../../src/volume/group.js';
 import { openScope } from '../../src/volume/scope.js';
+import { runTransaction } from '../../src/volume/transaction.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { UNIT } from './group-history.js';
 import type { Life } from './group-rig.js';
@@ -11,7 +12,8 @@ import type { GroupWorld } from './group-world.js';
 const EXPECTED = ['ESHUTDOWN', 'EPERM', 'PEER_AWAY', 'ENOSPC', 'ETIMEDOUT'];
 /** A host looks this often whether its gateway is there (again). */
 const RETRY_MS = 20;
-const WATCH_MS = 40;
+/** Longest time until a host finds out that its gateway died. */
+const NOTICE_MS_MAX = 40;
 
 /** One host's connection: a session for each life of the gateway. */
 interface Connection {
@@ -29,17 +31,26 @@ interface Place {
 
 type Answer = (what: string, error: Error | null, good: () => void) => void;
 
+/** An operation that was asked and not answered. */
+interface Open {
+  session: number;
+  place: Place;
+  /** What was drawn for what it is. */
+  draw: number;
+  askedMs: number;
+  /** An explicit scope, or a transaction: it is not the gateway's to answer. */
+  isScope: boolean;
+  /** What its host does next. */
+  next: () => void;
+}
+
 export class Hosts {
   /** Operations asked. */
   operations = 0;
   /** Operations answered, be it with an error. */
   answered = 0;
   stopped = false;
-  #outstanding = 0;
-  /** Of these, the ones that are the gateway's to answer: all but open scopes. */
-  #asked = 0;
-  readonly #open = new Map<number, string>();
-  #life = 0;
+  readonly #open = new Set<Open>();
   readonly #world: GroupWorld;
 
   constructor(world: GroupWorld) {
@@ -47,26 +58,33 @@ export class Hosts {
   }
 
   get outstanding(): number {
-    return this.#outstanding;
+    return this.#open.size;
   }
 
   start(): void {
-    for (let i = 0; i < this.#world.options.hosts; i += 1) this.#next({ session: 0, life: null });
+    const { hosts, depth } = this.#world.options;
+    for (let i = 0; i < hosts; i += 1) {
+      const connection: Connection = { session: 0, life: null };
+      for (let lane = 0; lane < depth; lane += 1) this.#next(connection);
+    }
   }
 
   /** The gateway is gone, and with it whatever was asked. */
   gatewayDied(): void {
-    this.#life += 1;
-    this.#outstanding = 0;
-    this.#asked = 0;
+    const { random, after } = this.#world;
+    for (const { next } of this.#open) after(1 + random() * NOTICE_MS_MAX, next);
     this.#open.clear();
   }
 
   /** A clean stop answers first. */
   gatewayEnds(): void {
-    if (this.#asked === 0) return;
-    const open = [...this.#open.values()].join('; ');
-    this.#world.violation(`the gateway stopped and left operations without an answer: ${open}`);
+    const left = [...this.#open].filter(({ isScope }) => !isScope);
+    if (left.length === 0) return;
+    const described = left.map(
+      ({ session, place: { offset, size }, draw, askedMs }) =>
+        `${draw} ${session} ${offset / UNIT}+${size / UNIT} at ${askedMs}`,
+    );
+    this.#world.violation(`the gateway stopped and left operations without an answer: ${described.join('; ')}`);
   }
 
   #next(connection: Connection): void {
@@ -91,13 +109,13 @@ export class Hosts {
 
   #operation(session: number, group: Group, next: () => void): void {
     const { options, random, scheduler, checks } = this.#world;
-    const answer = this.#ask(group, next);
-    const number = this.operations;
     const volumes = [...group.volumes.values()];
     const volume = volumes[Math.floor(random() * volumes.length)]!;
     const draw = random();
-    const { offset, size } = this.#place(volume);
-    this.#open.set(number, `${draw} ${session} ${offset / UNIT}+${size / UNIT} at ${scheduler.now}`);
+    const place = this.#place(volume);
+    const { offset, size } = place;
+    const open: Open = { session, place, draw, askedMs: scheduler.now, isScope: false, next };
+    const answer = this.#ask(group, open);
     let left = draw;
     const isDrawn = (chance: number): boolean => {
       left -= chance;
@@ -112,43 +130,32 @@ export class Hosts {
       const fua = random() < options.fua;
       volume.zero(session, offset, size, fua, { settle: (error) => answer('zero', error, () => {}) });
     } else if (isDrawn(options.read)) {
-      this.#read(session, { volume, offset, size }, answer);
+      this.#read(session, place, answer);
     } else if (isDrawn(options.scope)) {
-      this.#asked -= 1;
-      this.#scope({ volume, offset, size }).then(
+      open.isScope = true;
+      this.#scope(place).then(
         () => answer('scope', null, () => {}),
         (error) => answer('scope', error, () => {}),
       );
-    } else this.#write(session, { volume, offset, size }, answer);
+    } else if (isDrawn(options.transaction)) {
+      open.isScope = true;
+      const { promise, good } = this.#transaction(group);
+      promise.then(
+        () => answer('transaction', null, good),
+        (error) => answer('transaction', error, () => {}),
+      );
+    } else this.#write(session, place, answer);
   }
 
   /** One more operation is open. @returns what is told of its answer */
-  #ask(group: Group, next: () => void): Answer {
-    const { source, after, met, fail, violation } = this.#world;
+  #ask(group: Group, open: Open): Answer {
+    const { source, met, fail, violation } = this.#world;
+    const { life } = source;
     this.operations += 1;
-    this.#outstanding += 1;
-    this.#asked += 1;
-    const number = this.operations;
-    const life = this.#life;
-    let answered = false;
-    const done = (what: string): void => {
-      if (life !== this.#life) return after(1, next);
-      this.#outstanding -= 1;
-      if (what !== 'scope') this.#asked -= 1;
-      next();
-    };
-    // a host whose gateway died starts again
-    const watch = (): void => {
-      if (answered) return;
-      if (life === this.#life) return after(WATCH_MS, watch);
-      answered = true;
-      next();
-    };
-    after(WATCH_MS, watch);
+    this.#open.add(open);
     return (what, error, good) => {
-      if (answered) violation(`${what} was answered twice`);
-      answered = true;
-      this.#open.delete(number);
+      if (life.over) return; // nobody is there to be answered
+      if (!this.#open.delete(open)) violation(`${what} was answered twice`);
       this.answered += 1;
       try {
         if (error === null) {
@@ -157,18 +164,18 @@ export class Hosts {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           met(`${what}: ${code}`);
-          if (code === 'EIO' && (group.journal.failed !== null || source.state === 'closing')) return done(what);
+          if (code === 'EIO' && (group.journal.failed !== null || source.state === 'closing')) return open.next();
           if (!EXPECTED.includes(code)) throw error;
         }
       } catch (violation) {
         fail(violation as Error);
       }
-      done(what);
+      open.next();
     };
   }
 
   /** Where the next operation goes: more often than not to the volume's hot beginning. */
-  #place(volume: Volume): { offset: number; size: number } {
+  #place(volume: Volume): Place {
     const { options, random } = this.#world;
     const units = volume.size / UNIT;
     const per = volume.blockSize / UNIT;
@@ -178,22 +185,22 @@ export class Hosts {
     const unit = Math.floor((random() * hot) / step) * step;
     const most = Math.max(1, Math.floor(Math.min(units - unit, (random() ** 2 * options.writeSizeMax) / UNIT) / step));
     const size = Math.min(units - unit, (1 + Math.floor(random() * most)) * step) * UNIT;
-    return { offset: unit * UNIT, size };
+    return { volume, offset: unit * UNIT, size };
   }
 
   #write(session: number, { volume, offset, size }: Place, answer: Answer): void {
     const { options, random, history, checks, violation } = this.#world;
+    const tag = history.nextTag;
     const bytes = history.payload(size);
     const fua = random() < options.fua;
     const cut = Math.floor(random() * bytes.length);
     const pieces = random() < 0.5 ? [bytes] : [bytes.subarray(0, cut), bytes.subarray(cut)];
-    const tags = history.tagsOf(bytes, 0, size / UNIT);
     const good = (): void => {
       let last = 0;
-      for (const tag of tags) {
-        const sequence = history.sequenceOf(tag);
-        if (sequence === undefined) violation('a write was answered that never became a record');
-        else last = Math.max(last, sequence);
+      for (let unit = 0; unit < size / UNIT; unit += 1) {
+        const sequence = history.sequenceOf(tag + unit);
+        if (sequence === 0) violation('a write was answered that never became a record');
+        last = Math.max(last, sequence);
       }
       if (fua) checks.flushed(last);
       else if (options.ack !== 'local' || options.speculation === 'off') checks.writeAnswered(last);
@@ -258,4 +265,57 @@ export class Hosts {
       await scope.unlock();
     }
   }
+
+  /** Writes to a few places of all volumes, read back; some end without a commit. The history knows what shows when. */
+  #transaction(group: Group): { promise: Promise<void>; good: () => void } {
+    const { source, random, after, history, checks, options, violation } = this.#world;
+    const { life } = source;
+    const pause = (ms: number) => new Promise<void>((resolve) => after(ms, () => life.over || resolve()));
+    const volumes = [...group.volumes.values()];
+    const tags: number[] = [];
+    let given = false;
+    const promise = runTransaction(
+      group,
+      async (transaction) => {
+        for (let i = Math.floor(random() * 4); i >= 0; i -= 1) {
+          const volume = volumes[Math.floor(random() * volumes.length)]!;
+          const { blockSize, name } = volume;
+          const { offset, size } = this.#place(volume);
+          const at = Math.floor(offset / blockSize) * blockSize;
+          const most = Math.min(volume.size - at, 4096 * Math.ceil(size / 4096));
+          try {
+            await transaction.lock(name, { offset: at, size: most });
+          } catch (error) {
+            if ((error as ForelockError).code === 'EINVAL') continue; // it has locked some of it
+            throw error;
+          }
+          const bytes = history.payload(Math.max(blockSize, Math.min(most, 4096)));
+          transaction.write(name, at, bytes);
+          tags.push(...history.tagsOf(bytes, 0, bytes.length / UNIT));
+          if (random() < 0.3) await pause(random() * 30);
+          const back = await transaction.read(name, at, bytes.length);
+          if (Buffer.compare(back, bytes) !== 0) violation('a transaction does not read what it wrote');
+        }
+        given = random() < 0.2;
+        if (given) throw new GivenUp();
+      },
+      { waitMsMax: 300 },
+    ).catch((error) => {
+      if (!(error instanceof GivenUp)) throw error;
+    });
+    const good = (): void => {
+      const sequences = tags.map((tag) => history.sequenceOf(tag));
+      if (given) {
+        if (sequences.some((sequence) => sequence > 0)) violation('a transaction without a commit was written');
+        return;
+      }
+      if (sequences.some((sequence) => sequence === 0)) violation('a transaction lacks some of its writes');
+      const last = Math.max(0, ...sequences);
+      if (last > 0 && (options.ack !== 'local' || options.speculation === 'off')) checks.writeAnswered(last + 1);
+    };
+    return { promise, good };
+  }
 }
+
+/** A host that changes its mind. */
+class GivenUp extends Error {}

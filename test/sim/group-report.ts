@@ -39,11 +39,14 @@ function writeOptions(drawn: Outcome['drawn']): string {
 export function writeSummary(outcomes: readonly Outcome[], tookMs: number, processes: number): string {
   const sum = (of: (outcome: Outcome) => number): number => outcomes.reduce((total, each) => total + of(each), 0);
   const operations = sum((each) => each.operations);
+  const cpuMs = sum((each) => each.cpuMs);
+  const rate = (ms: number): string => Math.round((operations / ms) * 1000).toLocaleString('en');
   const lines = [
     `${outcomes.length} worlds, ${sum((each) => (each.failure === null ? 0 : 1))} failed`,
     `${operations.toLocaleString('en')} operations answered, ${sum((each) => each.records).toLocaleString('en')} records, ` +
       `${sum((each) => each.checks).toLocaleString('en')} images compared`,
-    `${(tookMs / 1000).toFixed(1)} s on ${processes} processes, ${Math.round((operations / tookMs) * 1000).toLocaleString('en')} operations/s`,
+    `${(tookMs / 1000).toFixed(1)} s on ${processes} processes, ${rate(tookMs)} operations/s; ` +
+      `${(cpuMs / 1000).toFixed(1)} CPU seconds, ${rate(cpuMs)} operations in each`,
     '',
     'share of worlds   how often   fault',
   ];

@@ -18,12 +18,15 @@ export interface Outcome {
   records: number;
   checks: number;
   steps: number;
+  /** What it took of the processor: the wall clock tells as much of what else was running. */
+  cpuMs: number;
 }
 
 const hash = await xxhash();
 
 /** @param changes options that are not as drawn; the rest of the world is drawn as if they were */
 export async function runSeed(seed: number, changes: Partial<GroupWorldOptions> = {}): Promise<Outcome> {
+  const began = process.cpuUsage();
   const random = seededRandom(seed);
   const drawn = { ...draw(seed, random), ...changes };
   const world = new GroupWorld(drawn, random, hash);
@@ -34,6 +37,7 @@ export async function runSeed(seed: number, changes: Partial<GroupWorldOptions> 
     const { message, stack } = error as Error;
     failure = { message, stack: stack ?? '', atMs: world.scheduler.now };
   }
+  const { user, system } = process.cpuUsage(began);
   return {
     seed,
     drawn,
@@ -44,5 +48,6 @@ export async function runSeed(seed: number, changes: Partial<GroupWorldOptions> 
     records: world.history.length,
     checks: world.checks.count,
     steps: world.scheduler.steps,
+    cpuMs: (user + system) / 1000,
   };
 }

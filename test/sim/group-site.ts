@@ -1,5 +1,6 @@
 /** A machine of the group world: its disks, its clock and the lives of its gateway. It opens, stops, crashes. */
 import type { Journal } from '../../src/journal/journal.js';
+import type { Superblock, SuperblockFiles } from '../../src/journal/superblock.js';
 import { createKernel } from '../../src/kernel/create.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
 import { Group, type GroupPolicy, type Platform, type Role } from '../../src/volume/group.js';
@@ -104,11 +105,11 @@ export class Site {
   async #start(life: Life): Promise<void> {
     const world = this.#world;
     const config = this.#config();
-    const { superblock } = loadSuperblock(this.store, world.hash);
+    const { files, superblock } = loadSuperblock(this.store, world.hash);
     let group: Group | null = null;
-    if (superblock !== null) group = await this.#openGroup(life, config, superblock);
+    if (superblock !== null) group = await this.#openGroup(life, config, files, superblock);
     else if (this.role === 'primary') {
-      group = await this.#openGroup(life, config, newSuperblock(config, volumesFromConfig(config), null));
+      group = await this.#openGroup(life, config, files, newSuperblock(config, volumesFromConfig(config), null));
     }
     if (life.over) return;
     this.state = 'up';
@@ -116,11 +117,13 @@ export class Site {
     const pair = new Pair(group, {
       config,
       platform,
+      whenSplit: 'freeze',
       found: () => Promise.reject(new Error('only where both sites write')),
       adopt: (adoption) => {
         world.met('adopted');
         this.droppedTo = Number.POSITIVE_INFINITY; // it had nothing to be dropped
-        return this.#openGroup(life, config, newSuperblock(config, adoption.volumes, adoption));
+        const { files } = loadSuperblock(this.store, world.hash);
+        return this.#openGroup(life, config, files, newSuperblock(config, adoption.volumes, adoption));
       },
       onServing: () => world.note(`${this.name} serves`),
       onAsk: () => Promise.reject(new Error('nobody asks')),
@@ -137,10 +140,9 @@ export class Site {
     world.line.connectSoon();
   }
 
-  async #openGroup(life: Life, config: GroupConfig, superblock: Parameters<typeof openState>[2]): Promise<Group> {
+  async #openGroup(life: Life, config: GroupConfig, files: SuperblockFiles, superblock: Superblock): Promise<Group> {
     const world = this.#world;
     const { options } = world;
-    const { files } = loadSuperblock(this.store, world.hash);
     const state = await openState(config, files, superblock, this.#environment(life));
     if (life.over) await new Promise(() => {});
     world.checks.recovered(this, state.journal);
@@ -188,8 +190,9 @@ export class Site {
     return {
       nowMs: () => scheduler.now - startedMs,
       defer: this.#deferIn(life),
+      // as setTimeout does; and less than the clock can tell apart would never be over
       after: (delayMs, task) =>
-        this.#world.after(delayMs, () => {
+        this.#world.after(Math.max(1, delayMs), () => {
           if (!life.over) task();
         }),
     };

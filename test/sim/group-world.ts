@@ -161,20 +161,34 @@ export class GroupWorld {
   }
 
   /** Time passes until something holds. @param complaint null: then it just took too long */
-  async until(done: () => boolean, limitMs: number, complaint: string | null): Promise<void> {
+  until(done: () => boolean, limitMs: number, complaint: string | null): Promise<void> {
     const end = this.scheduler.now + limitMs;
+    const settled = Promise.resolve();
     let steps = 0;
-    while (!done()) {
+    const isOver = (): boolean => {
+      if (this.#failure !== null) throw this.#failure;
+      if (done()) return true;
       if (this.scheduler.now > end || steps > STEPS_MAX) {
-        if (complaint === null) return;
+        if (complaint === null) return true;
         throw new Error(`${complaint}: ${this.describe()}`);
       }
       if (!this.scheduler.step()) throw new Error(`nothing is going to happen any more: ${this.describe()}`);
       steps += 1;
-      // promises of the code under test need turns
-      for (let i = 0; i < 8; i += 1) await null;
-      if (this.#failure !== null) throw this.#failure;
-    }
+      return false;
+    };
+    return new Promise((resolve, reject) => {
+      const turn = (): void => {
+        try {
+          if (isOver()) return resolve();
+        } catch (error) {
+          return reject(error);
+        }
+        // what the code under test has promised has all its turns first: a tick waits for the queue of turns to be empty
+        settled.then(later);
+      };
+      const later = (): void => process.nextTick(turn);
+      turn();
+    });
   }
 
   /** Lets that many ms pass. */

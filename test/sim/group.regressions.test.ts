@@ -374,3 +374,96 @@ test('a standby that goes down between its adoption and its first copy holds no 
   expect(world.target.group!.receiver!.imageConsistent).toBe(false);
   await atRest(world);
 });
+
+test('an append that was torn where zeroes would have followed is not whole', async () => {
+  // The power went in the middle of an append. What was missing at its end was zeroes, and zeroes are what is read
+  // behind a file's end: the record checked. It counted, but the file stayed short: after a clean stop, or once blocks of
+  // a later checkpoint stood in that segment, the site was refused as damaged, with nothing wrong in it.
+  for (const size of [557, 2048]) {
+    const world = makeWorld();
+    world.open(world.source);
+    await world.until(() => world.source.group?.serving === true, 1000, 'it does not serve');
+    const volume = [...world.source.group!.volumes.values()][0]!;
+    volume.write(1, 0, 4096, [new Uint8Array(4096)], false, { settle() {} });
+    const { journal } = world.source.group!;
+    await world.until(() => journal.written === journal.head && journal.head > 4096, 1000, 'it is not written');
+    const { store } = world.source;
+    world.source.crash(false);
+    const file = store.open('segment-0000000000.log', false);
+    file.truncate(size);
+    file.close();
+    for (let life = 0; life < 2; life += 1) {
+      world.source.open();
+      await world.until(() => world.source.group?.serving === true, 1000, 'it does not serve');
+      await world.settle(world.stop(world.source));
+      await world.until(() => world.source.state === 'off', 100, 'it does not stop');
+    }
+  }
+});
+
+/** A target that has verified `volumes` of a first copy of eight, and syncs slowly; the line is cut now. */
+async function inFirstCopy(volumes: number, rate: number): Promise<GroupWorld> {
+  const blocks = 24;
+  const world = makeWorld({
+    volumes: Array.from({ length: 8 }, () => ({ blocks, blockSize: 4096, platter: 'flat' })),
+    prefilled: 1,
+    journalSegments: 40,
+    rate,
+  });
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.target.group !== null, 3000, 'it is not adopted');
+  world.target.slowSyncMs = 2000;
+  const base = () => world.target.group!.receiver!.target.base;
+  const had = (): boolean => base()?.next.volume === volumes && base()?.next.lba === blocks && base()?.end === null;
+  await world.until(had, 3000, 'there is no first copy');
+  world.line.downUntil = world.scheduler.now + 400;
+  world.line.cut();
+  return world;
+}
+
+test('a first copy that is begun anew does not go on where an earlier one was', async () => {
+  // A first copy was interrupted, and what had followed it was given up at the source: another one had to begin. The
+  // standby agreed, and went down before it had any of it. Started again it found records of the earlier copy, and took
+  // the new one up behind these: what had changed between the two was missing at the standby, for good.
+  const world = await inFirstCopy(5, 2000);
+  world.target.slowSyncMs = 0;
+  await world.settle(world.write(0, 8));
+  world.source.group!.sender!.giveUpRetention();
+  const { startSequence } = world.target.group!.state.superblock.inconsistent!;
+  const again = (): boolean =>
+    (world.target.group?.state.superblock.inconsistent?.startSequence ?? 0) > startSequence &&
+    world.target.group!.receiver!.linked;
+  await world.until(again, 3000, 'no other copy begins');
+  world.target.crash(false);
+  world.target.open();
+  await atRest(world);
+});
+
+test('a first copy that goes on after a cut is not whole before it is durable', async () => {
+  // The link was cut in a first copy, and the same process took it up where it had been verified. That counted as durable
+  // from then on: the superblock said that the image was whole, the power went, and what had come before the cut was not
+  // there. The standby showed an image with holes, and could have become primary with it.
+  const world = await inFirstCopy(8, 2000);
+  await world.until(() => world.line.isUp, 1000, 'no link');
+  await world.pass(600);
+  world.target.crash(true);
+  world.target.slowSyncMs = 0;
+  world.target.open();
+  await atRest(world);
+});
+
+test('rot in a first copy that is whole does not pass for a torn tail', async () => {
+  // Nothing was written behind the copy, so no record bore witness that it had been durable. A record of it rotted while
+  // the site was down: all from there on was cut off, and the superblock still said that the image was whole.
+  const world = makeWorld({ volumes: [{ blocks: 24, blockSize: 4096, platter: 'flat' }], prefilled: 1 });
+  await bothUp(world);
+  const { store } = world.target;
+  world.target.crash(false);
+  store.rot('segment-0000000000.log', 40_000);
+  world.target.rotten = true;
+  world.target.open();
+  await world.until(() => world.target.state === 'up', 1000, 'it does not open');
+  expect(world.counts['rot was told']).toBe(1);
+  await atRest(world);
+});

@@ -27,41 +27,114 @@ const SECTOR = 512;
 
 interface Pending {
   at: number;
-  /** Null: the file was cut (or extended with zeroes) to `at`. */
+  /** Null: the file was cut (or extended with zeroes) to `at`. Else a view of the file's content until that changes. */
   bytes: Uint8Array | null;
   answered: boolean;
   /** A sync that should have covered it failed. */
   doomed: boolean;
 }
 
+/**
+ * What a file holds, as reads see it and as it would be after a power cut.
+ *
+ * Most files only grow, and are synced in the order in which they were written: what is durable is a beginning of what
+ * is cached, and one copy of the bytes does for both, and for the writes in between. It is copied when that ends.
+ */
 class MemoryFile {
-  /** As reads see it. */
-  cached = new Uint8Array(0);
+  /** As reads see it; zeroes behind its end. */
+  cached: Uint8Array = new Uint8Array(0);
   cachedSize = 0;
-  /** As after a power cut, before the drawing. */
-  durable = new Uint8Array(0);
   durableSize = 0;
   pending: Pending[] = [];
+  /** As after a power cut, before the drawing. Null: what is cached, up to `durableSize`. */
+  #durable: Uint8Array | null = null;
 
-  apply(durable: boolean, at: number, bytes: Uint8Array | null): void {
-    const size = durable ? this.durableSize : this.cachedSize;
-    let content = durable ? this.durable : this.cached;
-    const end = bytes === null ? at : Math.max(size, at + bytes.length);
-    if (end > content.length) {
-      const grown = new Uint8Array(Math.max(end, Math.min(content.length * 2, content.length + (4 << 20))));
-      grown.set(content.subarray(0, size));
-      content = grown;
+  write(at: number, bytes: Uint8Array | null): Pending {
+    const end = bytes === null ? at : at + bytes.length;
+    if (at < this.durableSize) this.#part();
+    this.#keepPending(at, bytes === null ? this.cachedSize : end);
+    const before = this.cached;
+    this.cached = put(before, this.cachedSize, at, bytes);
+    if (this.cached !== before) {
+      for (const write of this.pending)
+        if (isView(write, before)) write.bytes = this.#view(write.at, write.bytes.length);
     }
-    if (bytes === null) content.fill(0, at, size);
-    else content.set(bytes, at);
-    if (durable) {
-      this.durable = content;
-      this.durableSize = end;
-    } else {
-      this.cached = content;
-      this.cachedSize = end;
+    this.cachedSize = bytes === null ? at : Math.max(this.cachedSize, end);
+    const write = { at, bytes: bytes && this.#view(at, bytes.length), answered: false, doomed: false };
+    this.pending.push(write);
+    return write;
+  }
+
+  /** A write, which is in `cached`, becomes durable. */
+  settle(write: Pending): void {
+    const { at, bytes } = write;
+    const goesOn = at === this.durableSize && (bytes === null || isView(write, this.cached));
+    if (this.#durable === null && goesOn) this.durableSize += bytes?.length ?? 0;
+    else {
+      this.#part();
+      this.#makeDurable(at, bytes);
     }
   }
+
+  /** Nothing is left but what is durable and what `draw` makes durable now. */
+  lose(draw: (write: Pending, makeDurable: (at: number, bytes: Uint8Array | null) => void) => void): void {
+    if (this.#durable === null) {
+      this.#keepPending(this.durableSize, this.cachedSize);
+      this.cached.fill(0, this.durableSize, this.cachedSize);
+      this.#durable = this.cached;
+    }
+    for (const write of this.pending) draw(write, (at, bytes) => this.#makeDurable(at, bytes));
+    this.pending = [];
+    this.cached = this.#durable;
+    this.#durable = null;
+    this.cachedSize = this.durableSize;
+  }
+
+  flip(at: number, bits: number): void {
+    this.#keepPending(at, at + 1);
+    this.cached[at] ^= bits;
+    if (this.#durable !== null && at < this.durableSize) this.#durable[at] ^= bits;
+  }
+
+  /** From here on what is durable has bytes of its own. */
+  #part(): void {
+    this.#durable ??= this.cached.slice(0, this.durableSize);
+  }
+
+  #makeDurable(at: number, bytes: Uint8Array | null): void {
+    this.#durable = put(this.#durable!, this.durableSize, at, bytes);
+    this.durableSize = bytes === null ? at : Math.max(this.durableSize, at + bytes.length);
+  }
+
+  /** These bytes are about to change: writes that show them keep what they wrote. */
+  #keepPending(from: number, to: number): void {
+    if (from >= this.cachedSize) return;
+    for (const write of this.pending) {
+      if (!isView(write, this.cached)) continue;
+      if (write.at < to && from < write.at + write.bytes.length) write.bytes = write.bytes.slice();
+    }
+  }
+
+  #view(at: number, size: number): Uint8Array {
+    return this.cached.subarray(at, at + size);
+  }
+}
+
+function isView(write: Pending, content: Uint8Array): write is Pending & { bytes: Uint8Array } {
+  return write.bytes !== null && write.bytes.buffer === content.buffer;
+}
+
+/** @returns the content with a write in it, or, null, cut or extended to `at` */
+function put(content: Uint8Array, size: number, at: number, bytes: Uint8Array | null): Uint8Array {
+  const end = bytes === null ? at : at + bytes.length;
+  let grown = content;
+  if (end > content.length) {
+    grown = new Uint8Array(Math.max(end, Math.min(content.length * 2, content.length + (4 << 20))));
+    grown.set(content.subarray(0, size));
+  }
+  if (bytes === null) grown.fill(0, at, size);
+  else grown.set(bytes, at);
+  return grown;
 }
 
 interface DirectoryChange {
@@ -111,8 +184,8 @@ export class MemoryStore implements Store {
       return;
     }
     this.counters.bytesWritten += bytes.length;
-    const write = this.#write(file, 0, bytes.slice());
-    const cut = this.#write(file, bytes.length, null);
+    const write = file.write(0, bytes);
+    const cut = file.write(bytes.length, null);
     const answered = this.#fault('sync', name);
     this.#answer('save', done, answered, () => {
       write.answered = true;
@@ -144,13 +217,13 @@ export class MemoryStore implements Store {
         if (fault !== null) {
           // A part may have reached the disk before the error.
           const part = Math.floor(this.#options.random() * (bytes.length + 1));
-          if (part > 0 && fault.code === 'EIO') this.#write(file, position, bytes.slice(0, part)).answered = true;
+          if (part > 0 && fault.code === 'EIO') file.write(position, bytes.subarray(0, part)).answered = true;
           this.#answer('write', done, fault);
           return;
         }
         this.counters.bytesWritten += bytes.length;
         this.counters.writes++;
-        const write = this.#write(file, position, bytes.slice());
+        const write = file.write(position, bytes);
         this.#answer('write', done, null, () => {
           write.answered = true;
         });
@@ -169,7 +242,7 @@ export class MemoryStore implements Store {
       },
       truncate: (size) => {
         live();
-        this.#write(file, size, null).answered = true;
+        file.write(size, null).answered = true;
       },
       close: () => {
         live();
@@ -190,6 +263,17 @@ export class MemoryStore implements Store {
 
   // ---- for a simulator
 
+  /** Bytes of all files. */
+  get used(): number {
+    let used = 0;
+    for (const file of this.#cached.values()) used += file.cachedSize;
+    return used;
+  }
+
+  sizeOf(name: string): number {
+    return this.#cached.get(name)?.cachedSize ?? 0;
+  }
+
   /** Bytes read through a descriptor: what a pool worker does with it. */
   readFd(fd: number, into: Uint8Array, position: number): number {
     const file = this.#open.get(fd);
@@ -206,15 +290,14 @@ export class MemoryStore implements Store {
   rot(name: string, at: number, bits = 0xff): void {
     const file = this.#cached.get(name);
     if (file === undefined || at >= file.cachedSize) throw errorOf('ENOENT', `${name} at ${at}`);
-    file.cached[at] ^= bits;
-    if (at < file.durableSize) file.durable[at] ^= bits;
+    file.flip(at, bits);
   }
 
   /** A file that was there before, durably. */
   put(name: string, bytes: Uint8Array): void {
     const file = new MemoryFile();
-    file.apply(false, 0, bytes);
-    file.apply(true, 0, bytes);
+    file.settle(file.write(0, bytes));
+    file.pending = [];
     this.#cached.set(name, file);
     this.#durable.set(name, file);
   }
@@ -239,21 +322,23 @@ export class MemoryStore implements Store {
   }
 
   #draw(file: MemoryFile): void {
-    for (const write of file.pending) {
+    file.lose((write, makeDurable) => {
       const draw = this.#options.random();
       if (draw < 0.3) {
         this.counters.survived++;
-        file.apply(true, write.at, write.bytes);
+        makeDurable(write.at, write.bytes);
       } else if (draw < 0.6 || write.bytes === null) this.counters.lost++;
-      else this.#drawSectors(file, write.at, write.bytes, draw >= 0.85);
-    }
-    file.pending = [];
-    file.cached = file.durable.slice(0, file.durableSize);
-    file.cachedSize = file.durableSize;
+      else this.#drawSectors(write.at, write.bytes, draw >= 0.85, makeDurable);
+    });
   }
 
   /** Torn: a prefix (half the time) or a random choice of sectors is written. Garbage: some sectors hold rubbish. */
-  #drawSectors(file: MemoryFile, at: number, bytes: Uint8Array, garbage: boolean): void {
+  #drawSectors(
+    at: number,
+    bytes: Uint8Array,
+    garbage: boolean,
+    makeDurable: (at: number, bytes: Uint8Array) => void,
+  ): void {
     if (garbage) this.counters.garbled++;
     else this.counters.torn++;
     const prefix = !garbage && this.#options.random() < 0.5;
@@ -271,7 +356,7 @@ export class MemoryStore implements Store {
       if (garbage && this.#options.random() < 0.5) {
         for (let i = 0; i < sector.length; i++) sector[i] = Math.floor(this.#options.random() * 256);
       }
-      file.apply(true, from, sector);
+      makeDurable(from, sector);
       from = to;
     }
   }
@@ -286,13 +371,6 @@ export class MemoryStore implements Store {
     return file;
   }
 
-  #write(file: MemoryFile, at: number, bytes: Uint8Array | null): Pending {
-    const write: Pending = { at, bytes, answered: false, doomed: false };
-    file.apply(false, at, bytes);
-    file.pending.push(write);
-    return write;
-  }
-
   /** Writes become durable, in order, or doomed. */
   #settle(file: MemoryFile, covered: readonly Pending[], failed: boolean): void {
     if (failed) {
@@ -303,7 +381,7 @@ export class MemoryStore implements Store {
     let left: Pending[] = [];
     for (const write of file.pending) {
       if (settled.has(write)) {
-        file.apply(true, write.at, write.bytes);
+        file.settle(write);
         left = left.flatMap((older) => outside(older, write));
       } else left.push(write);
     }
@@ -343,9 +421,7 @@ export class MemoryStore implements Store {
 
   #overCapacity(file: MemoryFile, end: number): NodeJS.ErrnoException | null {
     if (this.capacity === Number.POSITIVE_INFINITY) return null;
-    let used = Math.max(0, end - file.cachedSize);
-    for (const other of this.#cached.values()) used += other.cachedSize;
-    return used > this.capacity ? errorOf('ENOSPC', 'write') : null;
+    return this.used + Math.max(0, end - file.cachedSize) > this.capacity ? errorOf('ENOSPC', 'write') : null;
   }
 
   #fault(operation: 'write' | 'sync' | 'read', name: string): NodeJS.ErrnoException | null {

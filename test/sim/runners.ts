@@ -1,5 +1,5 @@
 /** Worker processes, as many as there are cores: worlds are dealt out, whoever is free takes the next. */
-import { type ChildProcess, fork } from 'node:child_process';
+import { type ChildProcess, type ForkOptions, fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Outcome } from './group-seed.js';
@@ -12,7 +12,9 @@ export class Runners {
 
   constructor() {
     const path = fileURLToPath(new URL('./worker.js', import.meta.url));
-    this.#all = Array.from({ length: availableParallelism() }, () => fork(path, { serialization: 'advanced' }));
+    // a world makes much that dies soon: the young generation has room for it
+    const options: ForkOptions = { serialization: 'advanced', execArgv: ['--max-semi-space-size=64'] };
+    this.#all = Array.from({ length: availableParallelism() }, () => fork(path, options));
     this.#free.push(...this.#all);
   }
 
