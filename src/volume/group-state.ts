@@ -341,7 +341,9 @@ export async function openState(
       } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
-  if (order !== null) {
+  if (order !== null && checkpoint.order !== null) {
+    // no MARK may tell of it: what the checkpoint holds is told again from the middle of scopes that had ended
+    order.replayApplied(checkpoint.order.conflicts.applied);
     journal.peerApplied = order.conflicts.applied;
     scopes.clear();
     for (const [sequence, scope] of order.peerScopes) scopes.set(sequence, scope);
