@@ -341,11 +341,13 @@ export async function openState(
       } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
-  if (order !== null && config.role !== 'dual') checkSettled(config, superblock, journal, order);
-  if (order !== null) {
+  if (order !== null && checkpoint.order !== null) {
+    // no MARK may tell of it: what the checkpoint holds is told again from the middle of scopes that had ended
+    order.replayApplied(checkpoint.order.conflicts.applied);
     journal.peerApplied = order.conflicts.applied;
     scopes.clear();
     for (const [sequence, scope] of order.peerScopes) scopes.set(sequence, scope);
+    if (config.role !== 'dual') checkSettled(config, superblock, journal, order);
   }
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
@@ -435,8 +437,6 @@ export async function openState(
  */
 function checkSettled(config: GroupConfig, superblock: Superblock, journal: Journal, order: DualOrder): void {
   const { conflicts } = order;
-  // the map has it, from the last checkpoint
-  order.replayApplied(superblock.checkpoint.order?.conflicts.applied ?? 0);
   const known = Math.max(0, ...Object.values(superblock.peers).map(({ durable }) => durable));
   const settled = conflicts.openCount === 0 && conflicts.applied === conflicts.received;
   if (settled && known >= journal.own.appended) return;
