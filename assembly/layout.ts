@@ -34,6 +34,10 @@
  * Records with payload: WRITE, BASE, RELOCATED, and local records with LOCAL_PAYLOAD (SEGMENT), whose blocks
  * are 512 bytes (blockShift 9).
  *
+ * A transaction is a run of WRITEs with FLAG_STAGED, each inside its scope, and a COMMIT; in their stream nothing stands
+ * between them. COMMIT: scope = the transaction's first LOCK, blockCount = how many WRITEs. They show at the COMMIT, all
+ * of them. A run that any other record of its stream follows was lost with its COMMIT, and never shows.
+ *
  * Local records (type >= TYPE_LOCAL) never leave the site. They reuse header fields. In all of them sequence is the
  * position where the record stands and session the journal's own number (of its superblock): one that says otherwise
  * is a copy, or was left by another journal.
@@ -77,6 +81,7 @@ export const TYPE_TRIM = 4;
 export const TYPE_UNLOCK = 5;
 export const TYPE_FLUSH = 6;
 export const TYPE_ABORT = 7;
+export const TYPE_COMMIT = 8;
 /** A live block of the source's image for a target without history; sequence is 0. */
 export const TYPE_BASE = 16;
 /** A hole of the source's image for a target without history; sequence is 0. */
@@ -95,6 +100,8 @@ export const FLAG_ABORT_ON_CONFLICT = 1;
 export const FLAG_READ_LOCK = 2;
 /** On FLUSH, or a read LOCK: both sites pin a view of their image at exactly this sequence (for verify). */
 export const FLAG_POINT = 4;
+/** On WRITE: of a transaction, it shows at the COMMIT. */
+export const FLAG_STAGED = 8;
 
 /** Most blocks in one record: a map pointer keeps 10 bits for the index of a block in its record. */
 export const RECORD_BLOCKS_MAX = 1024;

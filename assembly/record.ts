@@ -25,15 +25,16 @@ import {
   FLAG_ABORT_ON_CONFLICT,
   FLAG_POINT,
   FLAG_READ_LOCK,
+  FLAG_STAGED,
   HEADER_SIZE,
   RECORD_ALIGN,
   RECORD_BLOCKS_MAX,
   RECORD_FORMAT,
   RECORD_PAYLOAD_MAX,
   RECORD_SIZE_MIN,
-  TYPE_ABORT,
   TYPE_BASE,
   TYPE_BASE_ZERO,
+  TYPE_COMMIT,
   TYPE_LOCK,
   TYPE_PAD,
   TYPE_RELOCATED,
@@ -43,7 +44,7 @@ import {
 } from './layout';
 import { large, xxh3 } from './xxh3';
 
-const FLAGS_KNOWN: u32 = FLAG_ABORT_ON_CONFLICT | FLAG_READ_LOCK | FLAG_POINT;
+const FLAGS_KNOWN: u32 = FLAG_ABORT_ON_CONFLICT | FLAG_READ_LOCK | FLAG_POINT | FLAG_STAGED;
 /** What the checks return for a record that may not be. Every record has at least a header, so 0 is free. */
 const INVALID: u32 = 0;
 
@@ -57,7 +58,7 @@ function hasPayload(type: u32): bool {
 @inline
 function isKnown(type: u32): bool {
   return (
-    (type >= <u32>TYPE_LOCK && type <= <u32>TYPE_ABORT) ||
+    (type >= <u32>TYPE_LOCK && type <= <u32>TYPE_COMMIT) ||
     type == TYPE_BASE ||
     type == TYPE_BASE_ZERO ||
     (type >= <u32>TYPE_SEGMENT && type <= <u32>TYPE_TRUNCATED)

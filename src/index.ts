@@ -13,4 +13,5 @@ export { NbdClient, type NbdExtent } from './frontend/nbd/client.js';
 export { Gateway, type GatewayOptions, type GroupOptions } from './node/gateway.js';
 export type { BlockDevice, Completion, DeviceCatalog, DeviceExtent, ReadCompletion } from './volume/device.js';
 export type { ExtentBytes, Scope, ScopeOptions } from './volume/scope.js';
+export type { Transaction, TransactionOptions } from './volume/transaction.js';
 export type { VerifyReport } from './volume/verify.js';

@@ -51,6 +51,20 @@ export const SCOPE_AGE_MS_MAX = 60_000;
 /** Scopes of the peer that are received and not applied, where both sites write: beyond it no more is taken from the link. */
 export const PENDING_SCOPES_MAX = 1 << 18;
 
+// ---- transactions
+/**
+ * Journal records of one transaction. Its site keeps them in memory until the commit and then needs that much room at
+ * once (an eighth of the ring, at most); the other keeps its journal from the first of them on until the COMMIT is
+ * there, and must not be full by then.
+ */
+export const TRANSACTION_BYTES_MAX = 8 * MIB;
+/** Records of one transaction: both sites hold a pointer to each. */
+export const TRANSACTION_WRITES_MAX = 4096;
+/** Locks of one transaction; the time that it may take is that of its oldest lock. */
+export const TRANSACTION_LOCKS_MAX = 256;
+/** Open at once per group: what they keep in memory stays below 512 MiB. */
+export const TRANSACTIONS_MAX = 64;
+
 // ---- link
 /** 1 GB/s x 200 ms is 200 MB in flight. */
 export const CREDIT_BYTES = 256 * MIB;
@@ -108,4 +122,9 @@ assert(RECORD_SIZE_MAX <= SEGMENT_SIZE_MIN / 2, 'a record fits a segment');
 assert(RECORD_SIZE_MAX <= MESSAGE_SIZE_MAX, 'a record fits a message');
 assert(RECORD_BLOCKS_MAX * BLOCK_SIZE_MIN <= RECORD_PAYLOAD_MAX, 'block count and payload limits agree');
 assert(CREDIT_BYTES >= 200e6, '1 GB/s x 200 ms');
+assert(
+  2 * TRANSACTION_BYTES_MAX <= (JOURNAL_SEGMENTS_MIN - 4) * SEGMENT_SIZE_MIN,
+  'the smallest journal holds a transaction, twice, beside what is kept free for its cleaner and two segments begun',
+);
+assert(TRANSACTION_LOCKS_MAX <= SCOPES_MAX, 'a transaction may have its locks');
 assert(RING_SIZE_MIN >= SEGMENT_SIZE_MIN, 'a ring holds a segment');

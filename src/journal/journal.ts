@@ -18,9 +18,11 @@ import {
   AT_CHECKSUMS,
   AT_SIZE,
   AT_TYPE,
+  FLAG_STAGED,
   RECORD_SIZE_MIN,
   TYPE_BASE,
   TYPE_BASE_ZERO,
+  TYPE_COMMIT,
   TYPE_LOCAL,
   TYPE_MARK,
   TYPE_PAD,
@@ -40,6 +42,7 @@ import { APPEND_SIZE_MAX, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js'
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
 import { type Segment, Segments } from './segments.js';
+import { isStaged, StagedRun, type StagedWrite } from './staged.js';
 import type { Store } from './store.js';
 
 /**
@@ -82,7 +85,8 @@ export interface JournalListener {
 
 /** Where both sites write: told of records as they come to stand in the journal, it decides what the volumes show. */
 export interface RecordOrder {
-  own(header: RecordHeader, position: number): void;
+  /** @returns what shows with it that had been staged */
+  own(header: RecordHeader, position: number): readonly StagedWrite[];
   received(header: RecordHeader, position: number): void;
   /** In recovery: the same of the peer, and what a MARK says of how far its stream was applied there. */
   replayReceived(header: RecordHeader, position: number): void;
@@ -128,6 +132,9 @@ export class Journal {
   readonly volumes = new Map<number, JournalVolume>();
   readonly own: StreamEnds;
   readonly peer: StreamEnds = { site: 0, appended: 0, sealed: 0, durable: 0 };
+  /** Writes of a transaction that show at its COMMIT, in either stream. */
+  readonly ownStaged = new StagedRun();
+  readonly peerStaged = new StagedRun();
   generation: number;
   limit: number;
   /** Null where one site writes: a record then shows when it is appended or applied. */
@@ -168,7 +175,14 @@ export class Journal {
   #ringFrom = 0;
   /** Ring bytes given to the link and not yet released, oldest first. */
   readonly #pins: { position: number; released: boolean }[] = [];
-  #pending: { type: number; volume: number; lba: number; blockCount: number; size: number } | null = null;
+  #pending: {
+    type: number;
+    staging: boolean;
+    volume: number;
+    lba: number;
+    blockCount: number;
+    size: number;
+  } | null = null;
   readonly #pads: { from: number; to: number }[] = [];
   readonly #sealMarks: Mark[] = [];
   /** The last TRUNCATED: where it stands, and with which sequence the peer's stream ends before it. */
@@ -322,7 +336,8 @@ export class Journal {
       this.own.site,
     );
     assert(encoded === size, 'encode and recordSize agree');
-    this.#pending = { type, volume, lba, blockCount, size };
+    const staging = (flags & FLAG_STAGED) !== 0 || type === TYPE_COMMIT;
+    this.#pending = { type, staging, volume, lba, blockCount, size };
     return at + AT_CHECKSUMS + 8 * blockCount;
   }
 
@@ -339,7 +354,9 @@ export class Journal {
     if (pending.type < TYPE_LOCAL) {
       this.own.appended += 1;
       if (this.order !== null) this.order.own(this.#header.read(this.memory.view, this.address(position)), position);
-      else this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
+      else if (pending.staging || this.ownStaged.count > 0) {
+        this.follow(this.#header.read(this.memory.view, this.address(position)), position);
+      } else this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
     }
     this.#queuePump();
     return pending.type < TYPE_LOCAL ? this.own.appended : 0;
@@ -348,6 +365,29 @@ export class Journal {
   /** Position of the record that `publish` will add. Valid between `reserve` and `publish`. */
   get pendingPosition(): number {
     return this.head;
+  }
+
+  /**
+   * The next record of a stream where one site writes: shows what it brings, or what it commits.
+   * @param known the maps show it already; it is told again (replay)
+   */
+  follow(header: RecordHeader, position: number, known = false): void {
+    const run = header.site === this.own.site ? this.ownStaged : this.peerStaged;
+    const committed = run.next(header, position);
+    if (known) return;
+    for (const { header: write, position: at } of committed)
+      this.apply(write.type, write.volume, write.lba, write.blockCount, at);
+    if (!isStaged(header)) this.apply(header.type, header.volume, header.lba, header.blockCount, position);
+    this.noteCommitted(committed);
+  }
+
+  /** Tells the maps the checksums of staged writes that show now. Those that are not sealed yet are told when they are. */
+  noteCommitted(writes: readonly StagedWrite[]): void {
+    for (const { header, position } of writes) {
+      if (position >= this.sealed && position < this.head) continue;
+      const at = this.locate(position);
+      if (at >= 0) this.noteChecksums(at, header, position);
+    }
   }
 
   /** Swings the map to a record: what "applied" means on a journal platter. */

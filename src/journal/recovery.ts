@@ -38,7 +38,6 @@ import {
   AT_SIZE,
   AT_TYPE,
   RECORD_SIZE_MIN,
-  TYPE_ABORT,
   TYPE_BASE,
   TYPE_BASE_ZERO,
   TYPE_LOCAL,
@@ -104,7 +103,7 @@ export function recover(
   const numbers = Segments.numbersIn(store);
   journal.own.appended = from.own;
   journal.peer.appended = from.peerReceived;
-  const peer = new PeerReplay(journal, from.peerApplied, onRecord);
+  const peer = new PeerReplay(journal, from, onRecord);
   let marked = Math.max(from.position, from.durable);
   if (from.suspect < Number.POSITIVE_INFINITY) marked = Math.max(marked, from.suspect);
   let position = from.position;
@@ -260,7 +259,7 @@ function replay(
     if (header.site === journal.own.site) {
       journal.own.appended = header.sequence;
       onRecord(header);
-      order.own(header, position);
+      journal.noteCommitted(order.own(header, position));
     } else {
       journal.peer.site = header.site;
       journal.peer.appended = header.sequence;
@@ -277,8 +276,9 @@ function replay(
     peer.settle(position);
     journal.own.appended = Math.max(journal.own.appended, header.sequence);
     onRecord(header);
-    if (header.sequence <= from.own || type === TYPE_ABORT) return;
-    journal.apply(type, header.volume, header.lba, header.blockCount, position);
+    const known = header.sequence <= from.own;
+    journal.follow(header, position, known);
+    if (known) return;
   } else {
     journal.peer.site = header.site;
     journal.peer.appended = Math.max(journal.peer.appended, header.sequence);
@@ -301,19 +301,25 @@ interface Unsettled {
  */
 class PeerReplay {
   applied: number;
+  /** What stands before this may be older than the checkpoint that `applied` is of. */
+  readonly #checkpointed: number;
   readonly #journal: Journal;
   readonly #onRecord: ReplayListener;
   /** Not applied yet, in order: a TRUNCATED may follow. */
   #unsettled: Unsettled[] = [];
 
-  constructor(journal: Journal, applied: number, onRecord: ReplayListener) {
+  constructor(journal: Journal, from: ReplayFrom, onRecord: ReplayListener) {
     this.#journal = journal;
-    this.applied = applied;
+    this.applied = from.peerApplied;
+    this.#checkpointed = from.durable;
     this.#onRecord = onRecord;
   }
 
   add(header: RecordHeader, at: number, position: number): void {
-    if (header.sequence <= this.applied) return this.#onRecord(header);
+    if (header.sequence <= this.applied) {
+      this.#journal.follow(header, position, true);
+      return this.#onRecord(header);
+    }
     const { memory } = this.#journal;
     const head = header.blockShift === 0 ? null : new DataView(memory.bytes.slice(at, at + header.payloadAt).buffer);
     this.#unsettled.push({ header: new RecordHeader().read(memory.view, at), position, head });
@@ -328,7 +334,7 @@ class PeerReplay {
       if (here >= position) break;
       count += 1;
       this.#onRecord(header);
-      journal.apply(header.type, header.volume, header.lba, header.blockCount, here);
+      journal.follow(header, here);
       if (head !== null) journal.noteChecksums(0, header, here, head);
       this.applied = header.sequence;
     }
@@ -337,12 +343,13 @@ class PeerReplay {
 
   truncate(position: number, through: number): void {
     const journal = this.#journal;
-    if (through < this.applied) {
+    if (through < this.applied && position >= this.#checkpointed) {
       const { segmentSize } = journal;
       const what = `it ends the peer's stream at ${through}, but ${this.applied} was applied`;
       throw corrupt(Math.floor(position / segmentSize), position % segmentSize, what);
     }
     this.#unsettled = this.#unsettled.filter(({ header }) => header.sequence <= through);
+    journal.peerStaged.truncate(through);
     journal.peer.appended = through;
     journal.noteTruncated(position, through);
   }

@@ -9,6 +9,7 @@ import {
   FLAG_ABORT_ON_CONFLICT,
   FLAG_POINT,
   FLAG_READ_LOCK,
+  FLAG_STAGED,
   HEADER_SIZE,
   MEMORY_BASE,
   RECORD_BLOCKS_MAX,
@@ -68,7 +69,7 @@ export function checkFields(
   if (!(isU8(type) && isU8(blockShift) && isU32(blockCount))) {
     throw new RangeError(`no record of type ${type} has ${blockCount} blocks of shift ${blockShift}`);
   }
-  if (!isU8(flags) || (flags & ~(FLAG_ABORT_ON_CONFLICT | FLAG_READ_LOCK | FLAG_POINT)) !== 0) {
+  if (!isU8(flags) || (flags & ~(FLAG_ABORT_ON_CONFLICT | FLAG_READ_LOCK | FLAG_POINT | FLAG_STAGED)) !== 0) {
     throw new RangeError(`unknown flags ${flags}`);
   }
   if (!(isU32(volume) && volume <= 0xffff && isU32(generation) && isU32(session) && isU8(site))) {

@@ -27,6 +27,8 @@
  *     WRITE, ZERO, TRIM          inside an open scope: needs nothing, but must lie within the scope
  *     UNLOCK                     gives the range back
  *     FLUSH, ABORT               need nothing
+ *     WRITE, staged              as a WRITE inside an open scope; it shows at its COMMIT (journal/staged.ts)
+ *     COMMIT                     needs nothing: its scopes are open; it must count what was staged
  *
  * A scope that was open when the base copy began has its LOCK before the start of what this site gets: its writes need
  * the range free for the moment, its UNLOCK nothing.
@@ -39,9 +41,11 @@
  */
 import {
   FLAG_READ_LOCK,
+  FLAG_STAGED,
   TYPE_ABORT,
   TYPE_BASE,
   TYPE_BASE_ZERO,
+  TYPE_COMMIT,
   TYPE_FLUSH,
   TYPE_LOCK,
   TYPE_TRIM,
@@ -50,7 +54,13 @@ import {
   TYPE_ZERO,
 } from '../../assembly/layout.js';
 import { assert, fail } from '../assert.js';
-import { CREDIT_BYTES, MESSAGE_SIZE_MAX, SCOPES_MAX } from '../limits.js';
+import {
+  CREDIT_BYTES,
+  MESSAGE_SIZE_MAX,
+  SCOPES_MAX,
+  TRANSACTION_BYTES_MAX,
+  TRANSACTION_WRITES_MAX,
+} from '../limits.js';
 import type { LockRequest, RangeLocks } from '../volume/locks.js';
 import { type BasePosition, positionBefore } from './base.js';
 import { type Confirm, NAK_CHECK, NAK_REJECTED, type RejectPolicy } from './wire.js';
@@ -147,6 +157,7 @@ export interface HeadRecord {
   readonly blockCount: number;
   readonly scope: number;
   readonly sequence: number;
+  readonly size: number;
 }
 
 /** Where both sites write: what the order of their scopes says of the head record (mirror/conflict.ts). */
@@ -164,6 +175,8 @@ export interface TargetOptions {
   base: TargetBase | null;
   /** Start of the base copy with which this site took up the stream, kept for good; 0 if it has the stream from 1. */
   start: number;
+  /** What was staged and applied: of a transaction that goes on. */
+  staged?: { readonly count: number; readonly bytes: number };
   judge?: Judge | null;
   creditBytes?: number;
 }
@@ -210,6 +223,9 @@ export class TargetStream {
   /** Why the commit log cannot be applied: a record in it makes no sense, and a new link does not mend that. */
   #poison: string | null = null;
 
+  /** Staged writes since the last record that is none, and bytes of their records. */
+  #stagedCount: number;
+  #stagedBytes: number;
   readonly #scopes = new Map<number, Scope>();
   #onReject: RejectPolicy = 'target-retry';
   #kept: number;
@@ -250,6 +266,8 @@ export class TargetStream {
     this.#durable = options.durable;
     this.#base = options.base;
     this.#start = options.start;
+    this.#stagedCount = options.staged?.count ?? 0;
+    this.#stagedBytes = options.staged?.bytes ?? 0;
     this.#baseDurable = options.base?.next ?? this.#baseDurable;
     this.#caughtUp();
     this.#check();
@@ -435,6 +453,7 @@ export class TargetStream {
       case TYPE_WRITE:
       case TYPE_ZERO:
       case TYPE_TRIM:
+        if (type === TYPE_WRITE && (flags & FLAG_STAGED) !== 0) return this.#admitStaged(record, now);
         if (scope !== sequence) return this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
         return this.#admitMoment(volume, lba, blockCount, sequence, now);
       case TYPE_BASE:
@@ -445,6 +464,12 @@ export class TargetStream {
       case TYPE_ABORT:
         this.#release(scope);
         return this.#grant(sequence);
+      case TYPE_COMMIT: {
+        const staged = this.#stagedCount;
+        return blockCount === staged
+          ? this.#grant(sequence)
+          : this.#refuse(`COMMIT ${sequence} of ${blockCount} writes, ${staged} are there`);
+      }
       case TYPE_FLUSH:
         return this.#grant(sequence);
       default:
@@ -490,6 +515,8 @@ export class TargetStream {
   /** The stream ends for good (this site is promoted, or the pair is taken apart): gives all its locks back. */
   closeScopes(): void {
     for (const sequence of [...this.#scopes.keys()]) this.#release(sequence);
+    this.#stagedCount = 0;
+    this.#stagedBytes = 0;
     this.#endWait();
   }
 
@@ -535,6 +562,21 @@ export class TargetStream {
     return this.#grant(sequence);
   }
 
+  #admitStaged(record: HeadRecord, now: number): Admission {
+    const { volume, lba, blockCount, scope, sequence, size } = record;
+    const count = this.#stagedCount;
+    const bytes = this.#stagedBytes;
+    if (scope === sequence) return this.#refuse(`record ${sequence} is staged outside of a scope`);
+    if (count >= TRANSACTION_WRITES_MAX || bytes + size > TRANSACTION_BYTES_MAX)
+      return this.#refuse(`record ${sequence} makes a transaction of ${count + 1} writes, ${bytes + size} bytes`);
+    const admission = this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
+    if (admission === APPLY) {
+      this.#stagedCount = count + 1;
+      this.#stagedBytes = bytes + size;
+    }
+    return admission;
+  }
+
   #admitUnlock(volume: number, scope: number, sequence: number): Admission {
     const open = this.#scopes.get(scope);
     // where both sites write, one that went on alone has ended the other's scopes
@@ -555,6 +597,8 @@ export class TargetStream {
 
   #grant(sequence: number): Admission {
     if (sequence !== 0) this.#granted = sequence;
+    this.#stagedCount = 0;
+    this.#stagedBytes = 0;
     this.#dirty = true;
     if (this.#waitingAt !== null && !this.#had) {
       // the blocks are let go to others only once the record is applied
@@ -650,6 +694,8 @@ export class TargetStream {
       this.#durable = base.start;
       this.#accepted = base.start;
       this.#start = base.start;
+      this.#stagedCount = 0;
+      this.#stagedBytes = 0;
     }
     this.#kept = this.#received;
   }

@@ -32,6 +32,7 @@ import {
 } from '../volume/group-state.js';
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
+import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
@@ -148,6 +149,31 @@ export class Gateway {
   /** @throws ForelockError EINVAL */
   volume(name: string): Volume {
     return this.catalog.find(name);
+  }
+
+  /**
+   * Writes to several blocks, of one volume or several of a group, that show all at once at both sites, or never: see
+   * `runTransaction` for what is promised.
+   *
+   *     await gateway.transaction('main', async (tx) => {
+   *       await tx.lock('data', { offset: 0, size: 4096 });
+   *       await tx.lock('index', { offset: 8192, size: 4096 });
+   *       const row = await tx.read('data', 0, 4096);
+   *       tx.write('data', 0, change(row));
+   *       tx.write('index', 8192, entry);
+   *     });
+   *
+   * @param group its name; volumes of two groups have no order between them
+   * @throws what runTransaction throws; ForelockError EINVAL
+   */
+  async transaction<T>(
+    group: string,
+    work: (transaction: Transaction) => Promise<T>,
+    options: TransactionOptions = {},
+  ): Promise<T> {
+    const found = this.#groups.find((each) => each.name === group);
+    if (found === undefined) throw new ForelockError('EINVAL', `no group is named ${JSON.stringify(group)}`);
+    return runTransaction(found, work, options);
   }
 
   status(): GatewayStatus {

@@ -41,6 +41,7 @@ const TYPE_NAMES = new Map<number, string>([
   [layout.TYPE_UNLOCK, 'UNLOCK'],
   [layout.TYPE_FLUSH, 'FLUSH'],
   [layout.TYPE_ABORT, 'ABORT'],
+  [layout.TYPE_COMMIT, 'COMMIT'],
   [layout.TYPE_BASE, 'BASE'],
   [layout.TYPE_BASE_ZERO, 'BASE_ZERO'],
   [layout.TYPE_SEGMENT, 'SEGMENT'],
@@ -418,6 +419,7 @@ export class JournalWalk {
     if ((header.flags & layout.FLAG_ABORT_ON_CONFLICT) !== 0) flags.push('abort-on-conflict');
     if ((header.flags & layout.FLAG_READ_LOCK) !== 0) flags.push('read-lock');
     if ((header.flags & layout.FLAG_POINT) !== 0) flags.push('point');
+    if ((header.flags & layout.FLAG_STAGED) !== 0) flags.push('staged');
     this.#records += 1;
     this.#bytes += header.size;
     return {

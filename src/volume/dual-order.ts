@@ -4,6 +4,14 @@
  *
  * Replay needs more than what the maps lack: own records that are not closed, scopes that are not unlocked. `places`
  * knows, every PLACE_BYTES of journal, how far both streams were; a checkpoint takes the last place before all of it.
+ *
+ * Transactions. Conflicts is told of every record, for it goes by the LOCKs. Versions is told of staged writes at their
+ * COMMIT, with the stamp of their scope, as if they had been written then. That is the same order: their locks keep
+ * this site's others off these blocks in between, and a scope of the peer that is later waits for the UNLOCK, at either
+ * site; one that is earlier goes beneath, be it placed before the COMMIT or after. No transaction is taken back once it
+ * has its COMMIT: it appends nothing but LOCKs before all of these are confirmed, so that the other site has decided and
+ * every decision is known here (volume/transaction.ts). Versions of the peer are told with the
+ * sequence of the COMMIT: that is when they were placed.
  */
 import {
   FLAG_READ_LOCK,
@@ -18,6 +26,7 @@ import { assert } from '../assert.js';
 import type { JournalVolume, RecordOrder } from '../journal/journal.js';
 import type { Liveness } from '../journal/liveness.js';
 import type { RecordHeader } from '../journal/record.js';
+import { isStaged, type StagedRun, type StagedWrite } from '../journal/staged.js';
 import type { OrderState } from '../journal/superblock.js';
 import { Versions } from '../journal/versions.js';
 import { PENDING_SCOPES_MAX } from '../limits.js';
@@ -35,6 +44,8 @@ interface Place {
 
 export interface DualOrderOptions {
   volumes: ReadonlyMap<number, JournalVolume>;
+  ownStaged: StagedRun;
+  peerStaged: StagedRun;
   liveness: Liveness;
   /** Where telling begins. */
   from: Place;
@@ -46,6 +57,8 @@ export class DualOrder implements RecordOrder {
   readonly versions: Versions;
   /** The peer's scopes that are applied, alive and not unlocked. */
   readonly peerScopes = new Map<number, OpenScope>();
+  readonly #ownStaged: StagedRun;
+  readonly #peerStaged: StagedRun;
   readonly #places: Place[];
   /** Received in recovery and not applied yet. */
   readonly #unapplied: { header: RecordHeader; position: number }[] = [];
@@ -54,6 +67,8 @@ export class DualOrder implements RecordOrder {
     const { volumes, liveness, from, state } = options;
     this.conflicts = new Conflicts({ ownBefore: from.own, peerBefore: from.peer, state: state.conflicts });
     this.versions = new Versions({ volumes, liveness, settled: state.settled });
+    this.#ownStaged = options.ownStaged;
+    this.#peerStaged = options.peerStaged;
     this.#places = [from];
   }
 
@@ -72,13 +87,20 @@ export class DualOrder implements RecordOrder {
 
   // ---- records, as they come to stand in the journal
 
-  own(header: RecordHeader, position: number): void {
+  own(header: RecordHeader, position: number): readonly StagedWrite[] {
     this.#place(position, header.sequence - 1, this.conflicts.received);
     this.conflicts.own(header);
     const { type } = header;
-    if (isWrite(type)) this.versions.own(header, position, this.conflicts.mayDie(header.scope));
+    const committed = this.#ownStaged.next(header, position);
+    for (const write of committed) this.#ownWrite(write.header, write.position);
+    if (isWrite(type) && !isStaged(header)) this.#ownWrite(header, position);
     else if (type === TYPE_ABORT) this.versions.abort(header.scope);
     this.versions.close(this.conflicts.closedThrough);
+    return committed;
+  }
+
+  #ownWrite(header: RecordHeader, position: number): void {
+    this.versions.own(header, position, this.conflicts.mayDie(header.scope));
   }
 
   /** @throws ForelockError PEER_PROTOCOL */
@@ -94,12 +116,19 @@ export class DualOrder implements RecordOrder {
     return this.conflicts.verdict(header);
   }
 
-  /** The verdict was not `wait`, and the record has its lock. */
-  applied(header: RecordHeader, position: number, again = false): void {
+  /** The verdict was not `wait`, and the record has its lock. @returns what shows with it that had been staged */
+  applied(header: RecordHeader, position: number, again = false): readonly StagedWrite[] {
     const verdict = this.conflicts.apply(header, again);
     assert(verdict !== 'wait', 'a record that waits is not applied');
     const { type, sequence, flags, volume, lba, blockCount } = header;
+    let committed: readonly StagedWrite[] = [];
     if (verdict === 'apply') {
+      committed = this.#peerStaged.next(header, position);
+      for (const write of committed) {
+        write.header.sequence = sequence;
+        this.versions.peer(write.header, write.position);
+      }
+      if (isStaged(header)) return committed;
       if (isWrite(type)) this.versions.peer(header, position);
       else if (type === TYPE_LOCK) {
         if ((flags & FLAG_READ_LOCK) === 0) this.versions.peerLock(header);
@@ -110,6 +139,7 @@ export class DualOrder implements RecordOrder {
       }
     }
     this.versions.close(this.conflicts.closedThrough);
+    return committed;
   }
 
   /** The peer has our stream to `through`, and had its own to `horizon` then. */
@@ -138,6 +168,7 @@ export class DualOrder implements RecordOrder {
     this.versions.close(conflicts.closedThrough);
     this.versions.minted();
     this.peerScopes.clear();
+    this.#peerStaged.truncate(0);
     this.#places.splice(0, this.#places.length, { position, own: conflicts.appended, peer: conflicts.received });
   }
 

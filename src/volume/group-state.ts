@@ -306,6 +306,8 @@ export async function openState(
   const orderOf = (from: { position: number; own: number; peer: number }, state: OrderState): DualOrder =>
     new DualOrder({
       volumes: journal.volumes,
+      ownStaged: journal.ownStaged,
+      peerStaged: journal.peerStaged,
       liveness,
       from,
       state,

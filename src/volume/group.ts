@@ -90,6 +90,8 @@ export class Group {
   readonly ownScopes: Map<number, number>;
   /** The same for those that somebody holds, oldest first. */
   readonly openScopes = new Map<number, Scope>();
+  /** How many transactions are open. */
+  transactions = 0;
   readonly counters = {
     roomWaits: 0,
     views: 0,

@@ -723,7 +723,7 @@ export class Pair {
       if (header.sequence !== journal.own.appended + 1) return false;
       journal.own.appended = header.sequence;
       if (journal.order !== null) journal.order.own(header, position);
-      else journal.apply(header.type, header.volume, header.lba, header.blockCount, position);
+      else journal.follow(header, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);
       group.ownScopeSeen(header);
       this.counters.tailRecordsRecovered += 1;

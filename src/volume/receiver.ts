@@ -96,6 +96,7 @@ export class Receiver implements MirrorEnd {
           ? null
           : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
       start: streamStart,
+      staged: journal.peerStaged,
       judge: group.order,
     });
     for (const scope of state.openScopes) {
@@ -129,7 +130,9 @@ export class Receiver implements MirrorEnd {
     return this.#group.order?.replayFrom(this.#unappliedFrom) ?? this.#unappliedFrom;
   }
   get #unappliedFrom(): number {
-    return Math.min(this.#applyAt, this.#group.journal.head);
+    const { journal, order } = this.#group;
+    const staged = Math.min(journal.peerStaged.from, order === null ? Infinity : journal.ownStaged.from);
+    return Math.min(this.#applyAt, journal.head, staged);
   }
   get retainFrom(): number {
     const marks = this.#tailMarks;
@@ -178,6 +181,7 @@ export class Receiver implements MirrorEnd {
       this.#group.order?.beginPeer(start.from);
       this.#group.journal.peer.appended = start.from;
       this.#group.journal.peerApplied = start.from;
+      this.#group.journal.peerStaged.truncate(0);
     }
     this.#act();
   }
@@ -355,8 +359,9 @@ export class Receiver implements MirrorEnd {
         if (this.#target.admit(header, now) !== APPLY) break;
         // had by the peer once it has what was written here before: from now on nothing is, on this extent
         if (type === TYPE_LOCK && (flags & FLAG_READ_LOCK) !== 0) this.#horizon = journal.own.appended;
-        if (order !== null && sequence > 0) order.applied(header, this.#applyAt);
-        else journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        if (sequence === 0) journal.apply(type, volume, lba, blockCount, this.#applyAt);
+        else if (order === null) journal.follow(header, this.#applyAt);
+        else journal.noteCommitted(order.applied(header, this.#applyAt));
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;
         else {

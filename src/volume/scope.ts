@@ -4,7 +4,14 @@
  * A write lock is speculative: it is granted by this site's range lock alone, its LOCK record goes out at once, and the
  * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
-import { FLAG_ABORT_ON_CONFLICT, FLAG_READ_LOCK, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
+import {
+  FLAG_ABORT_ON_CONFLICT,
+  FLAG_READ_LOCK,
+  FLAG_STAGED,
+  TYPE_LOCK,
+  TYPE_UNLOCK,
+  TYPE_WRITE,
+} from '../../assembly/layout.js';
 import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
@@ -174,6 +181,8 @@ export class Scope {
   #open = true;
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
+  /** Of the transaction that it belongs to: told when somebody else ends it. */
+  onEnd: ((reason: ForelockError) => void) | null = null;
 
   constructor(volume: Volume, mode: 'write' | 'read', lock: LockRequest, sequence: number, session: number) {
     this.volume = volume;
@@ -207,6 +216,29 @@ export class Scope {
     this.#ended = reason;
     this.volume.locks.release(this.#lock);
     this.volume.group.locksMoved();
+    this.onEnd?.(reason);
+  }
+
+  /** Is it not unlocked, and are all these blocks its own? */
+  covers(volume: Volume, lba: number, blockCount: number): boolean {
+    const { lba: from, end } = this.#lock;
+    return volume === this.volume && this.#open && lba >= from && lba + blockCount <= end;
+  }
+
+  /** Appends a write that shows at the COMMIT of its transaction (transaction.ts). @returns its sequence */
+  appendStaged(lba: number, bytes: Uint8Array): number {
+    const { volume } = this;
+    const blockCount = bytes.length / volume.blockSize;
+    return volume.appendScoped(
+      TYPE_WRITE,
+      FLAG_STAGED,
+      this.session,
+      this.sequence,
+      lba,
+      blockCount,
+      bytes,
+      this.#clock,
+    );
   }
 
   /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
@@ -306,7 +338,7 @@ function unlocked(): ForelockError {
   return new ForelockError('EINVAL', 'the scope is unlocked already');
 }
 
-function checkExtent(volume: Volume, offset: number, size: number): void {
+export function checkExtent(volume: Volume, offset: number, size: number): void {
   const good =
     Number.isSafeInteger(offset) &&
     Number.isSafeInteger(size) &&
@@ -351,7 +383,7 @@ function acquire(
 }
 
 /** A write's answer, when the group promises it. */
-function promise(volume: Volume, sequence: number): Promise<void> {
+export function promise(volume: Volume, sequence: number): Promise<void> {
   return new Promise((resolve, reject) => {
     volume.group.promise(sequence, volume.group.level(false), {
       settle: (error) => (error ? reject(error) : resolve()),
@@ -363,7 +395,10 @@ function promise(volume: Volume, sequence: number): Promise<void> {
  * Appends as soon as there is room.
  * @param attempt what was appended (0: nothing any more), RING_FULL, NO_SPACE or a refusal
  */
-function append<T extends number | Scope>(volume: Volume, attempt: () => T | number | ForelockError): Promise<T> {
+export function append<T extends number | Scope>(
+  volume: Volume,
+  attempt: () => T | number | ForelockError,
+): Promise<T> {
   return new Promise((resolve, reject) => {
     volume.group.whenRoom(() => {
       const result = attempt();

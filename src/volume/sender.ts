@@ -150,7 +150,8 @@ export class Sender implements MirrorEnd {
     return this.#source.consistent ? this.#proved.applied : 0;
   }
   get replayFrom(): number {
-    return this.#group.journal.head;
+    const { head, ownStaged } = this.#group.journal;
+    return Math.min(head, ownStaged.from);
   }
   get retainFrom(): number {
     return this.#retainFrom;

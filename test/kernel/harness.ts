@@ -16,6 +16,7 @@ export const BARE_TYPES = [
   layout.TYPE_UNLOCK,
   layout.TYPE_FLUSH,
   layout.TYPE_ABORT,
+  layout.TYPE_COMMIT,
   layout.TYPE_BASE_ZERO,
   layout.TYPE_PAD,
   layout.TYPE_MARK,

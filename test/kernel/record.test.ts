@@ -148,10 +148,10 @@ describe.each(TWINS)('damage, %s', (name) => {
     const { memory, kernel, at, out } = bench(name, 65536);
     const lies: [string, number, (v: DataView) => void][] = [
       ['unknown type 0', 80, (v) => v.setUint8(at + layout.AT_TYPE, 0)],
-      ['unknown type 8', 80, (v) => v.setUint8(at + layout.AT_TYPE, 8)],
+      ['unknown type 9', 80, (v) => v.setUint8(at + layout.AT_TYPE, 9)],
       ['unknown type 127', 80, (v) => v.setUint8(at + layout.AT_TYPE, 127)],
       ['unknown type 133', 80, (v) => v.setUint8(at + layout.AT_TYPE, 133)],
-      ['unknown flag', 80, (v) => v.setUint8(at + layout.AT_FLAGS, 8)],
+      ['unknown flag', 80, (v) => v.setUint8(at + layout.AT_FLAGS, 16)],
       ['format 0', 80, (v) => v.setUint16(at + layout.AT_FORMAT, 0, true)],
       ['format 2', 80, (v) => v.setUint16(at + layout.AT_FORMAT, 2, true)],
       ['a block shift without payload', 80, (v) => v.setUint8(at + layout.AT_BLOCK_SHIFT, 9)],

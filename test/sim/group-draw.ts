@@ -30,6 +30,7 @@ export interface GroupWorldOptions {
   zero: number;
   read: number;
   scope: number;
+  transaction: number;
   partial: number;
   /** Longest pause of a host between operations, ms. */
   thinkMs: number;
@@ -93,6 +94,7 @@ export const QUIET: GroupWorldOptions = {
   zero: 0,
   read: 0,
   scope: 0,
+  transaction: 0,
   partial: 0,
   thinkMs: 1,
   sourceCrashMs: Number.POSITIVE_INFINITY,
@@ -155,9 +157,9 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     trim: pick(0, 0.05),
     zero: pick(0, 0.05),
     read: pick(0.05, 0.2),
-    scope: pick(0, 0.03, 0.1),
+    ...drawScopes(pick(0, 0.03, 0.1)),
     partial: pick(0, 0.3),
-    thinkMs: pick(1, 8, 40),
+    thinkMs: pick(1, 1, 8, 40),
     sourceCrashMs: mean(0.5, 100, 3000),
     targetCrashMs: mean(0.5, 100, 3000),
     bothCrashMs: mean(0.3, 200, 3000),
@@ -185,6 +187,11 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
-    depth: pick(1, 1, 4, 16),
+    depth: pick(1, 2, 4, 16),
   };
+}
+
+/** Transactions come with scopes: drawn by themselves they would make another world of every seed. */
+function drawScopes(scope: number): { scope: number; transaction: number } {
+  return { scope, transaction: scope === 0 ? 0 : 0.06 };
 }

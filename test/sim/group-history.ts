@@ -4,7 +4,15 @@
  * A host's write puts a tag of its own into all words of each unit, so that what a read, a recovery or a copy shows can
  * be told apart to the record. The history says what an image must show at any sequence.
  */
-import { AT_BLOCK_SHIFT, TYPE_FLUSH, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
+import {
+  AT_BLOCK_SHIFT,
+  FLAG_STAGED,
+  TYPE_COMMIT,
+  TYPE_FLUSH,
+  TYPE_TRIM,
+  TYPE_WRITE,
+  TYPE_ZERO,
+} from '../../assembly/layout.js';
 import type { Journal } from '../../src/journal/journal.js';
 import { RecordHeader } from '../../src/journal/record.js';
 
@@ -17,6 +25,9 @@ const SNAPSHOT_EVERY = 64;
 
 interface HistoryRecord {
   type: number;
+  /** It shows at the COMMIT; this one: so many records before it show now. */
+  staged: boolean;
+  commits: number;
   volume: number;
   /** Its stamp. */
   clock: number;
@@ -106,6 +117,8 @@ export class History {
     const shift = Math.log2(this.#volumes[volume - 1]?.blockSize ?? UNIT) - UNIT_SHIFT;
     const record: HistoryRecord = {
       type,
+      staged: (header.flags & FLAG_STAGED) !== 0,
+      commits: type === TYPE_COMMIT ? header.blockCount : 0,
       volume,
       clock: header.clock,
       unit: header.lba << shift,
@@ -120,7 +133,7 @@ export class History {
       for (const tag of record.tags) if (tag !== 0 && this.#tagSequence[tag] === 0) this.#tagSequence[tag] = sequence;
     }
     this.#records.push(record);
-    put(this.#now, record);
+    this.#show(this.#now, sequence);
     if (this.length % SNAPSHOT_EVERY === 0) this.#snapshots.push(copyOf(this.#now));
   }
 
@@ -174,8 +187,18 @@ export class History {
   imageAt(sequence: number): Images {
     const snapshot = Math.floor(sequence / SNAPSHOT_EVERY);
     const images = copyOf(snapshot > 0 ? this.#snapshots[snapshot - 1]! : this.#initial);
-    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) put(images, this.#records[at]!);
+    for (let at = snapshot * SNAPSHOT_EVERY; at < sequence; at += 1) this.#show(images, at + 1);
     return images;
+  }
+
+  /** What a record makes of the images. */
+  #show(images: Images, sequence: number): void {
+    const record = this.#records[sequence - 1]!;
+    for (let at = sequence - 1 - record.commits; at < sequence - 1; at += 1) {
+      if (!this.#records[at]!.staged) this.#violation(`COMMIT ${sequence} is not behind all that it commits`);
+      put(images, this.#records[at]!);
+    }
+    if (!record.staged) put(images, record);
   }
 
   /** Units of a volume as they are now. */

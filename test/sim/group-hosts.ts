@@ -2,6 +2,7 @@
 import type { ForelockError } from '../../src/errors.js';
 import type { Group } from '../../src/volume/group.js';
 import { openScope } from '../../src/volume/scope.js';
+import { runTransaction } from '../../src/volume/transaction.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { UNIT } from './group-history.js';
 import type { Life } from './group-rig.js';
@@ -37,7 +38,7 @@ interface Open {
   /** What was drawn for what it is. */
   draw: number;
   askedMs: number;
-  /** An explicit scope: it is not the gateway's to answer. */
+  /** An explicit scope, or a transaction: it is not the gateway's to answer. */
   isScope: boolean;
   /** What its host does next. */
   next: () => void;
@@ -135,6 +136,13 @@ export class Hosts {
       this.#scope(place).then(
         () => answer('scope', null, () => {}),
         (error) => answer('scope', error, () => {}),
+      );
+    } else if (isDrawn(options.transaction)) {
+      open.isScope = true;
+      const { promise, good } = this.#transaction(group);
+      promise.then(
+        () => answer('transaction', null, good),
+        (error) => answer('transaction', error, () => {}),
       );
     } else this.#write(session, place, answer);
   }
@@ -257,4 +265,57 @@ export class Hosts {
       await scope.unlock();
     }
   }
+
+  /** Writes to a few places of all volumes, read back; some end without a commit. The history knows what shows when. */
+  #transaction(group: Group): { promise: Promise<void>; good: () => void } {
+    const { source, random, after, history, checks, options, violation } = this.#world;
+    const { life } = source;
+    const pause = (ms: number) => new Promise<void>((resolve) => after(ms, () => life.over || resolve()));
+    const volumes = [...group.volumes.values()];
+    const tags: number[] = [];
+    let given = false;
+    const promise = runTransaction(
+      group,
+      async (transaction) => {
+        for (let i = Math.floor(random() * 4); i >= 0; i -= 1) {
+          const volume = volumes[Math.floor(random() * volumes.length)]!;
+          const { blockSize, name } = volume;
+          const { offset, size } = this.#place(volume);
+          const at = Math.floor(offset / blockSize) * blockSize;
+          const most = Math.min(volume.size - at, 4096 * Math.ceil(size / 4096));
+          try {
+            await transaction.lock(name, { offset: at, size: most });
+          } catch (error) {
+            if ((error as ForelockError).code === 'EINVAL') continue; // it has locked some of it
+            throw error;
+          }
+          const bytes = history.payload(Math.max(blockSize, Math.min(most, 4096)));
+          transaction.write(name, at, bytes);
+          tags.push(...history.tagsOf(bytes, 0, bytes.length / UNIT));
+          if (random() < 0.3) await pause(random() * 30);
+          const back = await transaction.read(name, at, bytes.length);
+          if (Buffer.compare(back, bytes) !== 0) violation('a transaction does not read what it wrote');
+        }
+        given = random() < 0.2;
+        if (given) throw new GivenUp();
+      },
+      { waitMsMax: 300 },
+    ).catch((error) => {
+      if (!(error instanceof GivenUp)) throw error;
+    });
+    const good = (): void => {
+      const sequences = tags.map((tag) => history.sequenceOf(tag));
+      if (given) {
+        if (sequences.some((sequence) => sequence > 0)) violation('a transaction without a commit was written');
+        return;
+      }
+      if (sequences.some((sequence) => sequence === 0)) violation('a transaction lacks some of its writes');
+      const last = Math.max(0, ...sequences);
+      if (last > 0 && (options.ack !== 'local' || options.speculation === 'off')) checks.writeAnswered(last + 1);
+    };
+    return { promise, good };
+  }
 }
+
+/** A host that changes its mind. */
+class GivenUp extends Error {}

@@ -564,7 +564,7 @@ export class World {
         this.applied += 1;
         continue;
       }
-      if (target.admit({ type, flags, volume: 0, lba, blockCount, scope, sequence }, this.now) !== APPLY) {
+      if (target.admit({ type, flags, volume: 0, lba, blockCount, scope, sequence, size: 0 }, this.now) !== APPLY) {
         assert(
           this.waitingSince < 0 || this.now - this.waitingSince <= this.options.leaseMs + 2,
           'the mirror is starved',

@@ -16,13 +16,14 @@ const TYPES_WITHOUT_PAYLOAD = new Set([
   layout.TYPE_UNLOCK,
   layout.TYPE_FLUSH,
   layout.TYPE_ABORT,
+  layout.TYPE_COMMIT,
   layout.TYPE_BASE_ZERO,
   layout.TYPE_PAD,
   layout.TYPE_MARK,
   layout.TYPE_TRUNCATED,
 ]);
 
-const KNOWN_FLAGS = [layout.FLAG_ABORT_ON_CONFLICT, layout.FLAG_READ_LOCK, layout.FLAG_POINT];
+const KNOWN_FLAGS = [layout.FLAG_ABORT_ON_CONFLICT, layout.FLAG_READ_LOCK, layout.FLAG_POINT, layout.FLAG_STAGED];
 
 /** Where the parts of a record are, from its first byte. */
 interface Shape {
