@@ -334,7 +334,9 @@ export class Group {
     if (this.#frozenAt !== null) return;
     this.#frozenAt = this.nowMs();
     this.#aloneThrough = 0;
-    if (this.#serving) this.counters.freezes += 1;
+    if (!this.#serving) return;
+    this.counters.freezes += 1;
+    this.tell('frozen: both sites write, and the link is down; hosts wait');
   }
 
   /** Both streams run: hosts go on. */
@@ -342,6 +344,7 @@ export class Group {
     if (this.#frozenAt === null) return;
     this.#frozenAt = null;
     this.#readyAlone = false;
+    this.tell(this.alone ? 'the link is down: this site serves alone' : 'both sites serve');
     if (this.#serving) this.#askAgain();
     this.#pumpAdmissions();
     this.#pumpRoom();
