@@ -159,7 +159,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     read: pick(0.05, 0.2),
     ...drawScopes(pick(0, 0.03, 0.1)),
     partial: pick(0, 0.3),
-    thinkMs: pick(1, 8, 40),
+    thinkMs: pick(1, 1, 8, 40),
     sourceCrashMs: mean(0.5, 100, 3000),
     targetCrashMs: mean(0.5, 100, 3000),
     bothCrashMs: mean(0.3, 200, 3000),
@@ -187,7 +187,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
-    depth: pick(1, 1, 4, 16),
+    depth: pick(1, 2, 4, 16),
   };
 }
 

@@ -72,15 +72,7 @@ export class GroupWorld {
     if (this.trace.length > TRACE_LINES) this.trace.splice(0, TRACE_LINES / 2);
   };
 
-  readonly after = (delayMs: number, task: () => void): void => {
-    this.scheduler.schedule(() => {
-      try {
-        task();
-      } catch (error) {
-        this.fail(error as Error);
-      }
-    }, delayMs);
-  };
+  readonly after = (delayMs: number, task: () => void): void => this.scheduler.schedule(task, delayMs);
 
   readonly fail = (error: Error): void => {
     this.#failure ??= error;
@@ -181,6 +173,7 @@ export class GroupWorld {
         try {
           if (isOver()) return resolve();
         } catch (error) {
+          this.fail(error as Error);
           return reject(error);
         }
         // what the code under test has promised has all its turns first: a tick waits for the queue of turns to be empty
