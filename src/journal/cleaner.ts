@@ -29,6 +29,12 @@ import type { BlockMap } from './map.js';
 import { RecordHeader } from './record.js';
 import type { Segment } from './segments.js';
 
+/**
+ * So many emptied segments may wait for a sync or a checkpoint before another one is emptied. A full segment gives little
+ * room and takes as much as it holds until it is freed: emptying on would fill the disk with copies of the same blocks.
+ */
+const COMING_SEGMENTS_MAX = 2;
+
 export interface CleanerOwner {
   /** Records from this position on are still needed by the peer. */
   retainFrom(): number;
@@ -116,10 +122,18 @@ export class Cleaner {
 
   /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */
   poke(): void {
-    this.#freeDead();
+    const coming = this.#freeDead();
     if (this.#busy || this.#journal.failed !== null) return;
     if (this.#victim === null) {
-      if (this.#journal.segments.used <= this.softLimit) return;
+      const { used } = this.#journal.segments;
+      if (used <= this.softLimit) return;
+      if (
+        coming > 0 &&
+        (used - coming <= this.softLimit || coming >= COMING_SEGMENTS_MAX * this.#journal.segmentSize)
+      ) {
+        this.#journal.sync();
+        return;
+      }
       const segment = this.#pickVictim();
       if (segment === null) {
         this.#underPressure();
@@ -137,13 +151,16 @@ export class Cleaner {
     return this.#owner.retainFrom() < this.#journal.written - 2 * this.#journal.segmentSize;
   }
 
-  #freeDead(): void {
+  /** @returns bytes of segments that are emptied, and wait only for a sync or a checkpoint to be freed */
+  #freeDead(): number {
     const journal = this.#journal;
     const { segments } = journal;
     const current = segments.numberOf(journal.written);
     const retain = this.#owner.retainFrom();
     const checkpoint = this.#owner.checkpointPosition();
     const checkpointNumber = this.#owner.checkpointNumber();
+    const replay = this.#owner.replayFrom();
+    let coming = 0;
     let flat = journal.order !== null;
     for (const volume of journal.volumes.values()) flat ||= volume.flat;
     let freed = false;
@@ -155,18 +172,21 @@ export class Cleaner {
         this.#dead.delete(number);
         continue;
       }
+      const end = (number + 1) * journal.segmentSize;
+      const kept = end > retain || this.#isPinned(number);
+      if (!kept && end <= replay) coming += segment.size;
       const since = this.#dead.get(number);
       if (since === undefined) {
         this.#dead.set(number, { head: journal.head, checkpoint: checkpointNumber.next });
         continue;
       }
-      const end = (number + 1) * journal.segmentSize;
       if (journal.durable < since.head) continue;
       if (end > checkpoint || (flat && checkpointNumber.done < since.checkpoint)) {
         heldByCheckpoint += 1;
         continue;
       }
-      if (end > retain || this.#isPinned(number)) continue;
+      if (kept) continue;
+      if (end <= replay) coming -= segment.size;
       this.#dead.delete(number);
       segments.remove(segment);
       this.#passedOver.delete(number);
@@ -175,6 +195,7 @@ export class Cleaner {
     }
     if (heldByCheckpoint > 0 && segments.used > this.softLimit) this.#owner.wantCheckpoint();
     if (freed) journal.offerRoom();
+    return coming;
   }
 
   #isPinned(number: number): boolean {

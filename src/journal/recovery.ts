@@ -107,7 +107,7 @@ export function recover(
   let marked = Math.max(from.position, from.durable);
   if (from.suspect < Number.POSITIVE_INFINITY) marked = Math.max(marked, from.suspect);
   let position = from.position;
-  let ringFrom = position - (position % size);
+  let ringFrom = position; // what stands before it is read, but nothing looks whether it checks
   const firstNumber = Math.floor(position / size);
 
   for (const number of numbers) {

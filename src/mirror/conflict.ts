@@ -195,6 +195,14 @@ export class Conflicts {
   readonly #appliedBefore: number;
   readonly #retoldDead: ReadonlySet<number>;
 
+  readonly counters = {
+    /** Scopes of the peer that conflicted with own ones: what loses of them shows on top, or is dead. */
+    met: 0,
+    /** Dead by a conflict of their own: scopes of the peer, own ones; and own ones that died with their session. */
+    abortedPeer: 0,
+    aborted: 0,
+    cascaded: 0,
+  };
   readonly #spare: Scope[] = [];
   readonly #beaten: Scope[] = [];
 
@@ -392,6 +400,8 @@ export class Conflicts {
       }
       if (!isLater(scope, this.#lastPeerStamp)) throw broken(record, 'is stamped before the one in front of it');
       scope.dead = this.#isBeaten(scope);
+      if (scope.dead) this.counters.abortedPeer += 1;
+      if (this.#meets(scope)) this.counters.met += 1;
       // also when it is dead: pairs are judged alone
       if (scope.read) this.#beatReads(scope);
       else this.#beat(scope);
@@ -403,6 +413,11 @@ export class Conflicts {
       scope.open = true;
       this.#peerScopes.set(sequence, scope);
     }
+  }
+
+  #meets(scope: Scope): boolean {
+    const own = (scope.read ? this.#ownReads : this.#ownIndex).first(scope.volume, scope.lba, scope.end, scope.seen);
+    return own !== null && own.seen < scope.sequence;
   }
 
   #isBeaten(scope: Scope): boolean {
@@ -439,6 +454,7 @@ export class Conflicts {
       if (own.seen < scope.sequence && isLater(own, scope) && !own.dead) {
         own.dead = true;
         this.#doomed.add(own.sequence);
+        this.counters.aborted += 1;
       }
       return false;
     });
@@ -454,6 +470,8 @@ export class Conflicts {
       scope.dead = true;
       if (scope.abort) this.#ownAborts.remove(scope);
       this.#doomed.add(scope.sequence);
+      if (scope === own) this.counters.aborted += 1;
+      else this.counters.cascaded += 1;
     }
   }
 
@@ -576,8 +594,7 @@ export class Conflicts {
    * what it had appended, and use these sequences for records that have not seen ours.
    */
   linkLost(): void {
-    this.#confirms.clear();
-    this.#counted = 0;
+    this.#confirms.truncate(this.#counted);
   }
 
   /**
@@ -720,9 +737,8 @@ class Queue<T> {
     }
     return item;
   }
-  clear(): void {
-    this.#items = [];
-    this.#head = 0;
+  truncate(count: number): void {
+    this.#items.length = this.#head + count;
   }
 }
 

@@ -224,7 +224,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       p,
       s,
       5,
-      `split brain: ${a} and ${b} both went on alone since generation ${common.id}: decide whose data is to stay, empty the state directory of the other, and start it as standby`,
+      `split brain: ${a} and ${b} both went on alone since generation ${common.id}: decide whose data is to stay, empty the state directory of the other, and start it ${dual ? 'again' : 'as standby'}`,
     );
   }
 
@@ -305,7 +305,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
     p,
     s,
     12,
-    `${yName} holds records ${(cut[author] ?? 0) + 1} to ${end(y, author)} of its own, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it as standby; to stay with ${yName}'s, do so with ${xName}`,
+    `${yName} holds records ${(cut[author] ?? 0) + 1} to ${end(y, author)} of its own, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it ${dual ? 'again' : 'as standby'}; to stay with ${yName}'s, do so with ${xName}`,
   );
 }
 

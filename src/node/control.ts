@@ -84,6 +84,19 @@ export interface VolumeStatus {
   mappedBytes: number;
 }
 
+export interface DualStatus {
+  /** waiting: for the other site, since this one was started. frozen: the link was lost. alone: under --when-split prefer. */
+  state: 'serving' | 'waiting' | 'frozen' | 'alone';
+  /** How long it has waited or been frozen; 0 otherwise. */
+  frozenMs: number;
+  /** freeze, or prefer:SITE. */
+  whenSplit: string;
+  /** How far this site's image is behind the other's stream. */
+  behind: { records: number; ageMs: number };
+  /** Since the start: scopes of the other site that met own ones; scopes lost, own ones, those that went with them, the other's. */
+  conflicts: { met: number; aborted: number; cascaded: number; abortedPeer: number };
+}
+
 export interface GroupStatus {
   name: string;
   id: string;
@@ -103,6 +116,8 @@ export interface GroupStatus {
   onReject: RejectPolicy;
   /** The record that waits for its lock at the target, and what that means for the stream; null when none does. */
   rejection: { sequence: number; state: 'waiting' | 'halted' | 'rewound'; ageMs: number } | null;
+  /** Where both sites write; null elsewhere. */
+  dual: DualStatus | null;
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {

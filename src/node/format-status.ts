@@ -65,6 +65,20 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
       ),
     );
   }
+  if (group.dual !== null) {
+    const { state, frozenMs, whenSplit, behind, conflicts } = group.dual;
+    const says = {
+      serving: paint.good('both sites serve'),
+      waiting: paint.warn(`waits for the other site, ${formatDuration(frozenMs)}: hosts are not served yet`),
+      frozen: paint.bad(`frozen, ${formatDuration(frozenMs)}: the other site is not there, hosts wait`),
+      alone: paint.bad('this site serves alone'),
+    }[state];
+    add('dual', `${says}  ${paint.dim(`when-split ${whenSplit}`)}`);
+    if (behind.records > 0)
+      add('', `${behind.records} of the other's records to apply, ${formatDuration(behind.ageMs)}`);
+    const { met, aborted, cascaded, abortedPeer } = conflicts;
+    if (met > 0) add('conflicts', `${met} met, ${aborted} + ${cascaded} scopes lost here, ${abortedPeer} there`);
+  }
   if (group.degradedSince !== null) {
     add('degraded', paint.bad(`answers were given by this site alone since sequence ${group.degradedSince}`));
   }

@@ -1,7 +1,7 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
 import { VERSION } from '../paths.js';
 import type { Group } from '../volume/group.js';
-import type { GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
+import type { DualStatus, GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
 
@@ -39,6 +39,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       lag: { bytes: 0, records: 0, ageMs: 0 },
       ...policy,
       rejection: null,
+      dual: null,
       degradedSince: null,
       journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
       counters: {},
@@ -54,6 +55,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
   };
   const peer = { received: 0, granted: 0, applied: 0, durable: 0 };
   const lag = { bytes: 0, records: 0, ageMs: 0 };
+  const dual = dualStatus(member, group);
   if (sender !== null) {
     const { source } = sender;
     Object.assign(own, {
@@ -79,8 +81,9 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       applied: target.applied,
       durable: target.durable,
     });
-    lag.records = Math.max(0, announced.appended - target.applied);
-    if (lag.records > 0) lag.ageMs = Math.max(0, group.nowMs() - receiver.appliedAllAt);
+    const behind = sender === null ? lag : (dual?.behind ?? lag);
+    behind.records = Math.max(0, announced.appended - target.applied);
+    if (behind.records > 0) behind.ageMs = Math.max(0, group.nowMs() - receiver.appliedAllAt);
   }
   return {
     name: group.name,
@@ -101,6 +104,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     lag,
     ...policy,
     rejection: rejectionOf(group),
+    dual,
     degradedSince: superblock.degradedSince,
     journal: {
       usedBytes: journal.segments.used,
@@ -125,6 +129,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       ...prefixed('stateBytes', member.bytesWritten()),
       linkFailures: endpoint?.status().failures ?? 0,
       linkRefusals: endpoint?.status().refusals ?? 0,
+      ...Object.fromEntries([...pair.counters.rows].map(([row, count]) => [`linkRow${row}`, count])),
       linkProtocolErrors: pair.counters.protocolErrors,
       tailRecordsReturned: pair.counters.tailRecordsReturned,
       tailRecordsRecovered: pair.counters.tailRecordsRecovered,
@@ -132,6 +137,18 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       recoveryRecords: group.state.recovery.recordsReplayed,
       recoveryTornBytes: group.state.recovery.tornBytes,
     },
+  };
+}
+
+function dualStatus({ options }: Member, group: Group): DualStatus | null {
+  if (group.order === null) return null;
+  const { whenSplit = 'freeze' } = options;
+  return {
+    state: group.alone ? 'alone' : !group.frozen ? 'serving' : group.serving ? 'frozen' : 'waiting',
+    frozenMs: group.frozenAt === null ? 0 : Math.max(0, group.nowMs() - group.frozenAt),
+    whenSplit: whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`,
+    behind: { records: 0, ageMs: 0 },
+    conflicts: { ...group.order.conflicts.counters },
   };
 }
 

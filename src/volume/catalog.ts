@@ -95,6 +95,8 @@ export class HostSession implements BlockDevice {
   get description(): string {
     const { group } = this.#volume;
     const { site } = group.state.superblock;
+    if (group.role === 'dual')
+      return `volume ${this.name} of group ${group.name} at site ${site.name}; the other site's hosts write to it as well`;
     return group.role === 'standby'
       ? `standby of group ${group.name} at site ${site.name}: content is refused; ${this.name}${VIEW_SUFFIX} is a read-only view`
       : `volume ${this.name} of group ${group.name} at site ${site.name}`;

@@ -341,10 +341,13 @@ export async function openState(
       } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
-  if (order !== null) {
+  if (order !== null && checkpoint.order !== null) {
+    // no MARK may tell of it: what the checkpoint holds is told again from the middle of scopes that had ended
+    order.replayApplied(checkpoint.order.conflicts.applied);
     journal.peerApplied = order.conflicts.applied;
     scopes.clear();
     for (const [sequence, scope] of order.peerScopes) scopes.set(sequence, scope);
+    if (config.role !== 'dual') checkSettled(config, superblock, journal, order);
   }
   if (report.base !== null && superblock.inconsistent !== null) superblock.inconsistent.base = report.base;
 
@@ -363,13 +366,11 @@ export async function openState(
     file.close();
   }
   await call((done) => store.syncDirectory(done));
-  if (config.role !== 'dual') {
-    journal.order = null;
-  } else if (order === null) {
-    // what one site wrote is all settled; from here on the journal is read by the order of both
+  if ((config.role === 'dual') !== (order !== null)) {
+    // what is here is all settled; from here on the journal is read by the order of both sites, or of its streams alone
     const { own, peer, head } = journal;
-    const settled = DualOrder.settled(own.appended, peer.appended);
-    order = orderOf({ position: head, own: own.appended, peer: peer.appended }, settled);
+    const settled = config.role === 'dual' ? DualOrder.settled(own.appended, peer.appended) : null;
+    order = settled === null ? null : orderOf({ position: head, own: own.appended, peer: peer.appended }, settled);
     journal.order = order;
     const { mapFile, mapEnd } = await new Promise<CheckpointPlace>((resolve, reject) =>
       mapLog.checkpoint(head, maps, (error, place) => (place === null ? reject(error) : resolve(place))),
@@ -381,7 +382,7 @@ export async function openState(
       durable: head,
       own: own.appended,
       peer: { site: peer.site, received: peer.appended, applied: journal.peerApplied },
-      openScopes: [],
+      openScopes: [...scopes.values()],
       ownScopes: [...ownScopes.values()],
       clock: journal.stamp,
       order: settled,
@@ -428,6 +429,23 @@ export async function openState(
       environment.closed();
     },
   };
+}
+
+/**
+ * Both sites wrote, and now one is to: no order but that of the streams is kept from here on. So neither may have what
+ * the other lacks, which would go on top of it there and may be beneath it here.
+ */
+function checkSettled(config: GroupConfig, superblock: Superblock, journal: Journal, order: DualOrder): void {
+  const { conflicts } = order;
+  const known = Math.max(0, ...Object.values(superblock.peers).map(({ durable }) => durable));
+  const settled = conflicts.openCount === 0 && conflicts.applied === conflicts.received;
+  if (settled && known >= journal.own.appended) return;
+  throw new ForelockError(
+    'STATE_MISMATCH',
+    `site ${superblock.site.name} was dual, and the other site is not known to have all that was written here (${known} of ${journal.own.appended}): it cannot become ${config.role} yet. ` +
+      'Start both with --role dual, let them catch up with no host writing, and stop both; then change their roles. If the other site is gone for good, stay dual with --when-split prefer:' +
+      superblock.site.name,
+  );
 }
 
 /** A standby becomes primary: its image goes on under a generation of its own. Durable with the save that follows. */
@@ -486,6 +504,13 @@ function regionShift(volume: { size: number; blockSize: number }): number {
 
 /** An existing state must be what the configuration says. */
 function checkConfig(config: GroupConfig, superblock: Superblock): void {
+  const flat = superblock.volumes.find(({ platter }) => platter === 'flat');
+  if (config.role === 'dual' && flat !== undefined) {
+    throw new ForelockError(
+      'CONFIG',
+      `volume ${flat.name} is on platter flat, which cannot be dual: its image is written in place, and nothing could go beneath what is there. Start with --role primary or standby, or copy it to a volume on platter journal`,
+    );
+  }
   const mismatch = (what: string): never => {
     throw new ForelockError('STATE_MISMATCH', `${what}. Correct the configuration, or use another state directory`);
   };

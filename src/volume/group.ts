@@ -106,10 +106,11 @@ export class Group {
   readonly #gate = new AckGate();
   readonly #roomQueue: (() => boolean)[] = [];
   #roomPumping = false;
+  #waking = false;
   #advanceQueued = false;
   readonly #durableWaiters: (() => void)[] = [];
   readonly #peerWaiters: (() => void)[] = [];
-  #sessions = 0;
+  #sessions: number;
   #lastFlush = 0;
   #serving = false;
   /** Dual: since when there is no peer to write with, ms; null while there is, or this site goes on alone. */
@@ -135,6 +136,7 @@ export class Group {
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
     this.state = state;
+    this.#sessions = firstSession(state.superblock.incarnation);
     this.name = state.superblock.group;
     this.role = state.role;
     this.journal = state.journal;
@@ -165,7 +167,8 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
-        peerIsComing: () => this.sender?.linked ?? false,
+        // who is frozen writes nothing: there is nothing to make room for before the peer comes
+        peerIsComing: () => this.frozen || (this.sender?.linked ?? false),
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -331,7 +334,9 @@ export class Group {
     if (this.#frozenAt !== null) return;
     this.#frozenAt = this.nowMs();
     this.#aloneThrough = 0;
-    if (this.#serving) this.counters.freezes += 1;
+    if (!this.#serving) return;
+    this.counters.freezes += 1;
+    this.tell('frozen: both sites write, and the link is down; hosts wait');
   }
 
   /** Both streams run: hosts go on. */
@@ -339,6 +344,7 @@ export class Group {
     if (this.#frozenAt === null) return;
     this.#frozenAt = null;
     this.#readyAlone = false;
+    this.tell(this.alone ? 'the link is down: this site serves alone' : 'both sites serve');
     if (this.#serving) this.#askAgain();
     this.#pumpAdmissions();
     this.#pumpRoom();
@@ -659,12 +665,23 @@ export class Group {
     this.#pumpAdmissions();
   }
 
+  /** Who is woken may release locks, and ends up here again: those who get them are woken behind it, in order. */
   wakeLockWaiters(): void {
-    for (const volume of this.volumes.values()) {
-      for (const request of volume.locks.drain()) {
-        const then = request.context as ((request: LockRequest) => void) | null;
-        if (then !== null) then(request);
+    if (this.#waking) return;
+    this.#waking = true;
+    try {
+      for (let again = true; again; ) {
+        again = false;
+        for (const volume of this.volumes.values()) {
+          for (const request of volume.locks.drain()) {
+            again = true;
+            const then = request.context as ((request: LockRequest) => void) | null;
+            if (then !== null) then(request);
+          }
+        }
       }
+    } finally {
+      this.#waking = false;
     }
   }
 
@@ -903,6 +920,14 @@ export class Group {
       this.#queueAdvance();
     });
   }
+}
+
+/**
+ * Sessions are counted from somewhere else in every life: where both sites write, what became of a session's scopes must
+ * not be taken for the fate of what another one does after a restart. Lives next to each other are 819 million apart.
+ */
+function firstSession(incarnation: number): number {
+  return Number((BigInt(incarnation) * 1327217885n) % 0x7fffffffn);
 }
 
 /** Last sequence that the peer is known to have durably and applied; -1 when there never was a peer. */

@@ -57,8 +57,8 @@ export class History {
   }
 
   /** Submits random operations at `depth` and flushes now and then until `stop` is called or the connection breaks. */
-  load(client: NbdClient, depth: number, flushEvery: number): Load {
-    return new Load(this, client, depth, flushEvery);
+  load(client: NbdClient, depth: number, flushEvery: number, fuaEvery = FUA_EVERY): Load {
+    return new Load(this, client, depth, flushEvery, fuaEvery);
   }
 
   next(): { number: number; operation: Operation; bytes: Buffer | null } {
@@ -75,7 +75,7 @@ export class History {
     return { number, operation, bytes };
   }
 
-  /** Nothing of it may show: there was no room for it. */
+  /** Nothing of it may show: there was no room for it. (Of one with FUA that is not known.) */
   refused(operation: Operation): void {
     operation.blockCount = 0;
   }
@@ -143,6 +143,7 @@ export class Load {
   readonly #history: History;
   readonly #client: NbdClient;
   readonly #flushEvery: number;
+  readonly #fuaEvery: number;
   #inFlight = 0;
   #stopping = false;
   #error: NbdError | null = null;
@@ -151,10 +152,11 @@ export class Load {
   #answeredThrough: number;
   readonly #window: Operation[] = [];
 
-  constructor(history: History, client: NbdClient, depth: number, flushEvery: number) {
+  constructor(history: History, client: NbdClient, depth: number, flushEvery: number, fuaEvery: number) {
     this.#history = history;
     this.#client = client;
     this.#flushEvery = flushEvery;
+    this.#fuaEvery = fuaEvery;
     this.#answeredThrough = history.length;
     this.ended = new Promise((resolve) => {
       this.#end = resolve;
@@ -174,7 +176,7 @@ export class Load {
     this.#inFlight += 1;
     const offset = this.#history.offset + operation.lba * BLOCK_SIZE;
     const size = operation.blockCount * BLOCK_SIZE;
-    const fua = number % FUA_EVERY === 0;
+    const fua = number % this.#fuaEvery === 0;
     const settle = (error: NbdError | null) => {
       if (fua && error === null) this.#promised(number);
       this.#settled(operation, error);

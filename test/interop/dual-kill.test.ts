@@ -34,7 +34,7 @@ describe.skipIf(!requireTools(['gcc']))(`both sites write, kill -9 (FORELOCK_SEE
   test.each([
     ['disjoint parts', false],
     ['and 1 % in common', true],
-  ])('%s', { timeout: LONG ? 1800_000 : 180_000 }, async (what, shares) => {
+  ])('%s', { timeout: LONG ? 1800_000 : 300_000 }, async (what, shares) => {
     const random = randomFrom(seed);
     const { a, b } = await room.dual({ size: SIZE, ring: 8 * MIB, journal: 4 * GIB, roundTripMs: 6 });
     const at: Record<'a' | 'b', GatewayProcess> = { a, b };

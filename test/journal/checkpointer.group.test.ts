@@ -55,3 +55,42 @@ test('a scope that is open at a checkpoint can end after a restart of the target
   await world.until(() => world.settled(), 3000, 'the UNLOCK is not applied');
   expect(openScopes()).toBe(0);
 });
+
+test('a checkpoint does not make a stop of a crash, and keeps the clock', async () => {
+  const world = await bothUp(1);
+  const { source } = world;
+  for (let unit = 0; unit < 80; unit += 8) await world.settle(world.write(unit, 8));
+  const { checkpointer, state, journal } = source.group!;
+  const { done } = checkpointer.number;
+  checkpointer.request();
+  await world.until(() => checkpointer.number.done > done, 3000, 'no checkpoint');
+  expect(state.superblock.clean).toBe(false);
+  const { stamp } = journal;
+  expect(stamp).toBeGreaterThan(0);
+  await world.settle(world.stop(source));
+  expect(state.superblock.clean).toBe(true);
+  await world.until(() => source.state === 'off', 1000, 'it does not stop');
+  world.open(source);
+  await world.until(() => source.state === 'up', 1000, 'it does not open');
+  expect(source.journal.stamp).toBeGreaterThanOrEqual(stamp);
+});
+
+test('a checkpoint waits for a batch that is with the pool: its pages hold the checksums', async () => {
+  const world = new GroupWorld({ ...QUIET, poolSealBytes: 2048 }, seededRandom(1), hash);
+  world.open(world.source);
+  await world.until(() => world.source.group?.serving === true, 1000, 'it does not serve');
+  const { checkpointer, journal } = world.source.group!;
+  let withPool = 0;
+  for (let unit = 0; unit < 400; unit += 8) {
+    const written = world.write(unit, 8);
+    for (let times = 0; times < 10; times += 1) {
+      const { running } = checkpointer;
+      checkpointer.request();
+      if (!running && checkpointer.running) expect(journal.sealed).toBe(journal.head);
+      if (journal.sealed < journal.head) withPool += 1;
+      await world.pass(0.1);
+    }
+    await world.settle(written);
+  }
+  expect(withPool).toBeGreaterThan(0);
+});

@@ -99,6 +99,31 @@ describe('nothing is freed', () => {
     expect(rig.journal.segments.get(2)).toBeDefined();
   });
 
+  test('before what took its place is durable', () => {
+    // Blocks were overwritten, their segment had none left and was removed. Then the power took the new records, and the
+    // old ones were gone, too.
+    const { rig, cleaner, churn } = bench({ checkpointPosition: () => Number.POSITIVE_INFINITY }, 24);
+    churn(200);
+    const { journal, liveness } = rig;
+    journal.sync();
+    rig.settle();
+    const full = journal.segments.all().filter(({ number }) => number < journal.segments.numberOf(journal.head));
+    const oldest = full.map(({ number }) => number).find((number) => liveness.liveBlocks(number) > 0)!;
+    const { durable } = journal;
+    for (let lba = 0; lba < BLOCKS; lba += 1) {
+      const isThere = rig.map.lookup(lba) && Math.floor(rig.map.position / SEGMENT_SIZE) === oldest;
+      if (isThere) rig.write(lba, 1, 3);
+    }
+    expect(liveness.liveBlocks(oldest)).toBe(0);
+    expect(journal.durable).toBe(durable);
+    for (let times = 0; times < 3; times += 1) cleaner.poke();
+    expect(journal.segments.get(oldest)).toBeDefined();
+    journal.sync();
+    rig.settle();
+    cleaner.poke();
+    expect(journal.segments.get(oldest)).toBeUndefined();
+  });
+
   test('that a pinned view may read', () => {
     const { rig, cleaner, model, churn } = bench({}, 16);
     churn(150);
@@ -106,6 +131,8 @@ describe('nothing is freed', () => {
     const live = cleaner.pinLive();
     const then = model.slice();
     churn(900);
+    for (let lba = 0; lba < BLOCKS; lba += 64) rig.write(lba, 64, 9); // nothing else lives where the view looks
+    for (let times = 0; times < 3; times += 1) churn(1);
     const into = new Uint8Array(64 * 4096);
     for (let lba = 0; lba < BLOCKS; lba += 64) {
       let failed: Error | null | undefined;

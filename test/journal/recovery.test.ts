@@ -69,6 +69,29 @@ describe('a crash', () => {
   });
 });
 
+test('what was cut off does not come back behind new records', () => {
+  // Of three records that no sync had covered the first was torn: all three were cut off. The next record took the place
+  // of the first, and its size. Were the file not cut, a second crash would find the other two behind it, whole and with
+  // the sequences that follow.
+  const rig = makeJournal();
+  fill(rig, 12, 4);
+  const position = rig.journal.head;
+  const before = rig.journal.own.appended;
+  for (let lba = 0; lba < 3; lba += 1) rig.write(lba, 1, 77);
+  rig.journal.sync();
+  rig.settle();
+  rig.store.rot(segmentName(0), position + 100);
+  const again = reopen(rig, false);
+  expect(again.journal.own.appended).toBe(before);
+  expect(again.journal.head).toBe(position);
+  again.write(9, 1, 88);
+  again.journal.sync();
+  again.settle();
+  const third = reopen(again, false);
+  expect(third.journal.own.appended).toBe(before + 1);
+  expect(third.read(0, 3)).not.toContain(77);
+});
+
 describe('damage', () => {
   test('of a segment below a durable mark is refused, or touches nothing that is shown', () => {
     const random = seededRandom(3);

@@ -156,3 +156,25 @@ test('a record of the greatest size is read back', () => {
   expect(seen.length).toBe(30);
   expect(RECORD_SIZE_MAX).toBeGreaterThan(256 * 4096);
 });
+
+test('a stretch that is on its way keeps its place in the ring', () => {
+  // The socket sends from the ring itself. New records took the place of a stretch that had not left yet, and the peer got
+  // them in its stead: it found a bad check at best.
+  const rig = makeJournal();
+  const { journal } = rig;
+  for (let i = 0; i < 5; i += 1) rig.write(i, 4, 1 + i);
+  rig.flush();
+  rig.settle();
+  const reader = new StreamReader(journal, rig.offload, 1, rig.readBack, () => {});
+  expect(reader.seek(1)).toBe(true);
+  const stretch = reader.next(journal.own.sealed, 1_000_000)!;
+  expect(reader.counters.fromRing).toBe(1);
+  const before = journal.memory.bytes.slice(stretch.at, stretch.at + stretch.size);
+  const writeRound = (): void => {
+    for (let written = 0; written < 2 * journal.ringSize; written += 64 * 4096) rig.write(0, 64, 9);
+  };
+  expect(writeRound).toThrow('no room');
+  expect(journal.memory.bytes.slice(stretch.at, stretch.at + stretch.size)).toEqual(before);
+  stretch.release();
+  writeRound();
+});

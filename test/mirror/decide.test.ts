@@ -209,6 +209,18 @@ const CASES: Case[] = [
     says: /the primary a holds a copy that was never finished/,
   },
   {
+    finding: 'an unfinished base copy of a history that another site went on with in between',
+    a: { generations: [G1, B2, next(B2, 'a3', 1, { 1: 100, 2: 0 })] },
+    b: { base: BASE, streams: { 1: 40 } },
+    expected: refuse(4),
+  },
+  {
+    finding: 'an unfinished base copy whose stream is gone by one record',
+    a: { journalFrom: { 1: 42 } },
+    b: { base: BASE, streams: { 1: 40 } },
+    expected: { row: 14, action: 'base', from: 100, base: { volume: 0, lba: 0 } },
+  },
+  {
     finding: 'an unfinished base copy whose stream is gone',
     a: { journalFrom: { 1: 60 } },
     b: { base: BASE, streams: { 1: 40 } },
@@ -241,7 +253,7 @@ const CASES: Case[] = [
   },
   {
     finding: 'the primary lost its tail and served',
-    a: { streams: { 1: 90 }, served: true },
+    a: { streams: { 1: 90 }, served: true, clean: false },
     expected: refuse(8),
     says: /a ends its own stream at 90, b has it to 100.*has served hosts since/,
   },

@@ -45,6 +45,19 @@ test('first come, first served: a waiter holds up those who overlap it, and only
   locks.check();
 });
 
+test('a waiter that gives up does not take along the bits of the others', () => {
+  const locks = makeLocks(64);
+  locks.request('host', 'write', 0, 6, 1, Infinity);
+  locks.request('host', 'write', 20, 6, 2, Infinity);
+  const leaving = locks.request('host', 'write', 4, 8, 3, Infinity)!;
+  const staying = locks.request('host', 'write', 10, 12, 4, Infinity)!;
+  locks.release(leaving);
+  expect(staying.state).toBe('waiting');
+  // where only the one that stays has bits: nobody overtakes it
+  expect(locks.isFree(10, 1, 5)).toBe(false);
+  expect(locks.request('host', 'write', 10, 1, 5, Infinity)!.state).toBe('waiting');
+});
+
 test('waits are bounded, in time and number', () => {
   const locks = makeLocks(64, { waitersMax: 2 });
   locks.request('host', 'write', 0, 8, 1, Infinity);

@@ -39,16 +39,31 @@ const TESTS: Record<string, string[]> = {
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts'],
   'journal/cleaner.ts': [],
-  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts'],
+  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts', 'sim/group.pair.test.ts'],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
-  'volume/sender.ts': ['sim/group.sender.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
-  'volume/receiver.ts': ['sim/group.receiver.test.ts', 'sim/group.regressions.test.ts', 'sim/group.rejections.test.ts'],
-  'volume/pair.ts': ['mirror/adoption.test.ts', 'sim/group.regressions.test.ts'],
+  'volume/sender.ts': [
+    'sim/group.sender.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/group.rejections.test.ts',
+  ],
+  'volume/receiver.ts': [
+    'sim/group.pair.test.ts',
+    'sim/group.receiver.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/group.rejections.test.ts',
+  ],
+  'volume/pair.ts': [
+    'mirror/adoption.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.rejections.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
 };
 
 export function testsOf(file: string): string[] {

@@ -249,7 +249,6 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (this.#dropped !== null) this.#endWait();\n    this.#dirty = true;',
     replace: 'this.#dirty = true;',
     breaks: 'nobody gets blocks of a record that is nowhere',
-    harmless: 'the step `disconnected` has ended the wait already, and every link ends before the next begins',
   },
   {
     name: 'target: what the epoch began with may be dropped',
@@ -621,8 +620,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'recovery: applies once more',
     file: 'journal/recovery.ts',
-    find: 'if (header.sequence <= this.applied) return this.#onRecord(header);',
-    replace: 'if (header.sequence < this.applied) return this.#onRecord(header);',
+    find: 'if (header.sequence <= this.applied) {\n',
+    replace: 'if (header.sequence < this.applied) {\n',
     breaks: 'a record that the checkpoint has is applied over later ones',
   },
   {
@@ -721,7 +720,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'checkpointer: unsealed pages',
     file: 'journal/checkpointer.ts',
     find: 'if (this.#isSealed() && ',
-    replace: 'if ((this.#isSealed() || !this.#wanted) && ',
+    replace: 'if (journal.head >= 0 && ',
     breaks: 'pages go to disk without the checksums of their blocks',
   },
   {
@@ -748,8 +747,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'checkpointer: progress of a copy before it is durable',
     file: 'journal/checkpointer.ts',
-    find: 'superblock.inconsistent.base = cursors.base.next;',
-    replace: 'superblock.inconsistent.base = { volume: cursors.base.next.volume + 1, lba: 0 };',
+    find: 'inconsistent.base = cursors.base.next;',
+    replace: 'inconsistent.base = { volume: cursors.base.next.volume + 1, lba: 0 };',
     breaks: 'a first copy that is resumed leaves blocks out',
   },
   {
@@ -956,6 +955,8 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (journal.failed !== null) return; // it never becomes durable here: nothing behind it is taken any more',
     replace: '',
     breaks: 'the end of a copy is noted that is not on the disk',
+    harmless:
+      'the disk failed, so `durable` stands still and the note waits for ever; or it had passed the end, and the note is true',
   },
   {
     name: 'receiver: base end before it is durable',
@@ -1096,6 +1097,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'killer.seen >= scope.sequence',
     replace: 'killer.seen > scope.sequence',
     breaks: 'a scope dies of one that had seen it',
+    harmless: 'what is received now nobody here can have seen: own records stand behind all that they have seen',
   },
   {
     name: 'conflict: beats who had seen it',
@@ -1103,6 +1105,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'own.seen < scope.sequence && isLater(own, scope)) beaten',
     replace: 'own.seen <= scope.sequence && isLater(own, scope)) beaten',
     breaks: 'an own scope dies of one that it had seen',
+    harmless: 'what is received now nobody here can have seen: own records stand behind all that they have seen',
   },
   {
     name: 'conflict: cascades take one more',
@@ -1110,6 +1113,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (scope.dead || scope.seen >= killer) continue;',
     replace: 'if (scope.dead || scope.seen > killer) continue;',
     breaks: 'a scope dies that had seen the killer',
+    harmless: 'the killer is received only now: nobody here can have seen it',
   },
   {
     name: 'conflict: everybody is beaten',
@@ -1149,8 +1153,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: admits before the peer is back',
     file: 'mirror/conflict.ts',
-    find: 'if (this.#received < this.#awaited || this.#applied',
-    replace: 'if (this.#applied',
+    find: 'return this.#received < this.#awaited || this.#applied < this.#awaitedApplied;',
+    replace: 'return this.#applied < this.#awaitedApplied;',
     breaks: 'after a crash a scope has seen less than the peer has closed',
   },
   {
@@ -1226,8 +1230,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: admits before a granted read lock is back',
     file: 'mirror/conflict.ts',
-    find: '|| this.#applied < this.#awaitedApplied) return true;',
-    replace: ') return true;',
+    find: 'return this.#received < this.#awaited || this.#applied < this.#awaitedApplied;',
+    replace: 'return this.#received < this.#awaited;',
     breaks: 'after a crash a write goes onto the extent of a read lock',
   },
   {

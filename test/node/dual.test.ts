@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
 import { SPLIT_WAIT_MS } from '../../src/limits.js';
 import { CLOSE_NORMAL } from '../../src/link/link.js';
+import { formatStatus, PLAIN } from '../../src/node/format-status.js';
 
 const MIB = 1 << 20;
 const BLOCK = 4096;
@@ -264,4 +265,78 @@ test('bytes that both sites write into one block are all there', async () => {
   const due = Buffer.concat([Buffer.alloc(10), Buffer.alloc(24, 1), Buffer.alloc(24, 2), Buffer.alloc(5)]);
   expect(Buffer.from(await a.read(0, 63))).toEqual(due);
   expect(Buffer.from(await b.read(0, 63))).toEqual(due);
+});
+
+const restarted = async (gateways: readonly Gateway[]): Promise<void> => {
+  await Promise.all(gateways.map((gateway) => gateway.close()));
+};
+/** The volumes are known by now: nothing has to be told of them. */
+async function startAgain(a: Partial<GroupOptions>, b: Partial<GroupOptions>): Promise<[Gateway, Gateway]> {
+  const first = await start('a', { listen: { host: '127.0.0.1', port: 0 }, ...a });
+  const second = await start('b', { peer: `ws://127.0.0.1:${first.members[0]!.endpoint!.address!.port}`, ...b });
+  await Promise.all([first.ready(), second.ready()]);
+  return [first, second];
+}
+
+test('roles: one site writes, then both, then the other; and not before everything is at both', async () => {
+  const volumes = [{ name: 'disk', size: 64 * MIB }];
+  const one = await startAgain({ role: 'primary', volumes }, { role: 'standby' });
+  await diskOf(one[0]).write(0, block(1));
+  await diskOf(one[0]).flush();
+  await restarted(one);
+  const both = await startAgain({}, {});
+  const [a, b] = both.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await b.write(BLOCK, block(2));
+  await Promise.all([a.flush(), b.flush()]);
+  expect([await first(b, 0), await first(a, 1)]).toEqual([1, 2]);
+  cut(both);
+  const late = b.write(2 * BLOCK, block(3)); // held, or not known at the other site
+  await Promise.allSettled([restarted(both), late]);
+  const { appended } = groupOf(both[1]).journal.own;
+  if (groupOf(both[1]).sender!.peerDurable < appended) {
+    await expect(start('b', { role: 'primary', peer: 'ws://127.0.0.1:1' })).rejects.toMatchObject({
+      code: 'STATE_MISMATCH',
+      message: expect.stringMatching(/start both with --role dual, let them catch up/i),
+    });
+  }
+  const again = await startAgain({}, {});
+  await Promise.all(again.map((gateway) => diskOf(gateway).flush()));
+  await until(() =>
+    again.every((gateway) => {
+      const { sender, journal } = groupOf(gateway);
+      return sender!.peerDurable === journal.own.appended && sender!.source.applied === journal.own.appended;
+    }),
+  );
+  await restarted(again);
+  const other = await startAgain({ role: 'standby' }, { role: 'primary' });
+  await diskOf(other[1]).write(3 * BLOCK, block(4));
+  await diskOf(other[1]).flush();
+  expect([await first(diskOf(other[1]), 0), await first(diskOf(other[1]), 1)]).toEqual([1, 2]);
+  await until(() => groupOf(other[1]).sender!.connected);
+  expect((await other[1].verify('disk')).equal).toBe(true);
+});
+
+test('a volume on platter flat cannot be dual, and says what can be done', async () => {
+  const path = join(state, 'image');
+  const volumes = [{ name: 'disk', size: 16 * MIB, platter: 'flat' as const, path }];
+  await restarted([await start('a', { role: 'primary', volumes })]);
+  await expect(start('a', { listen: { host: '127.0.0.1', port: 0 } })).rejects.toMatchObject({
+    code: 'CONFIG',
+    message: expect.stringMatching(/flat, which cannot be dual.*copy it to a volume on platter journal/),
+  });
+});
+
+test('status tells who serves, since when nobody does, and what met', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  const dual = (gateway: Gateway) => gateway.status().groups[0]!.dual!;
+  await Promise.all([a.write(0, block(1)), b.write(0, block(2))]);
+  await Promise.all([a.flush(), b.flush()]);
+  expect(dual(pair[0])).toMatchObject({ state: 'serving', frozenMs: 0, whenSplit: 'prefer:a' });
+  expect(dual(pair[0]).conflicts.met + dual(pair[1]).conflicts.met).toBeGreaterThan(0);
+  cut(pair);
+  await until(() => pair.every((gateway) => dual(gateway).state === 'frozen'));
+  await goAlone(pair[0], a);
+  expect(pair.map((gateway) => dual(gateway).state)).toEqual(['alone', 'frozen']);
+  expect(formatStatus(pair[1].status(), PLAIN)).toMatch(/dual +frozen, .*hosts wait +when-split prefer:a/);
 });

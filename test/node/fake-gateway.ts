@@ -50,6 +50,7 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     kernel: 'wasm',
     onReject: 'target-retry',
     rejection: null,
+    dual: null,
     degradedSince: null,
     journal: {
       usedBytes: 2 ** 29,

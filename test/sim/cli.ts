@@ -1,11 +1,13 @@
 /** `npm run sim`: worlds outside of the test runner, many of them at once. `--help` says how. */
 import { parseArgs } from 'node:util';
-import { draw, type GroupWorldOptions } from './group-draw.js';
+import { drawDual } from './dual-draw.js';
+import { draw } from './group-draw.js';
 import { writeFailure, writeSummary } from './group-report.js';
 import type { Outcome } from './group-seed.js';
 import { seededRandom } from './memory-store.js';
 import { Runners } from './runners.js';
 import { shrink } from './shrink.js';
+import type { Changes } from './worker.js';
 
 const HELP = `Runs two sites of a group in worlds of faults: production code on disks that forget, over a line that
 breaks, with hosts that remember what they were answered. Every choice is drawn from a seed, so a seed is a
@@ -13,6 +15,7 @@ world, and a world that fails can be run again.
 
   npm run sim -- --seeds 2000               worlds 1 to 2000, on all cores
   npm run sim -- --seeds 500 --from 2001    500 more
+  npm run sim -- --dual --seeds 2000        worlds in which both sites write; --dual goes with all that follows, too
   npm run sim -- --seed 17                  one world: what was drawn, what it met
   npm run sim -- --seed 17 --trace          the same, with the events that led to its end
   npm run sim -- --seed 17 --shrink         a smaller world that fails, if this one does
@@ -23,16 +26,18 @@ many operations were answered, and in which share of the worlds each fault happe
 proves little. The exit code is 1 when a world failed, 2 when the command is not understood.
 
 Which faults exist: test/sim/group-faults.ts. What is checked: group-checks.ts. How a seed is drawn: group-draw.ts.
+Of worlds in which both sites write: dual-faults.ts, dual-checks.ts and dual-truth.ts, dual-draw.ts.
 `;
 
 class UsageError extends Error {}
 
 interface Command {
+  dual: boolean;
   seeds: number[];
   single: boolean;
   trace: boolean;
   shrink: boolean;
-  changes: Partial<GroupWorldOptions>;
+  changes: Changes;
 }
 
 /** @returns null: help was asked for */
@@ -40,6 +45,7 @@ function parse(argv: string[]): Command | null {
   const { values } = parseArgs({
     args: argv,
     options: {
+      dual: { type: 'boolean' },
       seeds: { type: 'string' },
       from: { type: 'string' },
       seed: { type: 'string' },
@@ -55,23 +61,24 @@ function parse(argv: string[]): Command | null {
     if (!/^\d{1,9}$/.test(text)) throw new UsageError(`--${name} ${text}: needs a whole number`);
     return Number(text);
   };
-  const { trace = false, shrink = false, set = [] } = values;
+  const { dual = false, trace = false, shrink = false, set = [] } = values;
   const single = values.seed !== undefined;
   if (single === (values.seeds !== undefined)) throw new UsageError('needs either --seeds N or --seed N');
   if (!single && (trace || shrink)) throw new UsageError('--trace and --shrink are for one world: --seed N');
   if (single && values.from !== undefined) throw new UsageError('--from goes with --seeds');
   const from = single ? count('seed', 1) : count('from', 1);
   const seeds = Array.from({ length: single ? 1 : count('seeds', 1) }, (_, index) => from + index);
-  return { seeds, single, trace, shrink, changes: Object.assign({}, ...set.map(parseChange)) };
+  const changes = Object.assign({}, ...set.map((text) => parseChange(text, dual)));
+  return { dual, seeds, single, trace, shrink, changes };
 }
 
-function parseChange(text: string): Partial<GroupWorldOptions> {
+function parseChange(text: string, dual: boolean): Changes {
   const [, name, value] = /^(\w+)=(.+)$/.exec(text) ?? [];
-  const known = draw(1, seededRandom(1));
+  const known = (dual ? drawDual : draw)(1, seededRandom(1)) as Changes;
   if (name === undefined || value === undefined || !(name in known)) {
     throw new UsageError(`--set ${text}: needs NAME=VALUE, with a name of ${Object.keys(known).join(', ')}`);
   }
-  const sample = known[name as keyof GroupWorldOptions];
+  const sample = known[name as keyof Changes];
   if (typeof sample === 'number' && Number.isNaN(Number(value))) throw new UsageError(`--set ${text}: needs a number`);
   return {
     [name]: typeof sample === 'number' ? Number(value) : typeof sample === 'string' ? value : JSON.parse(value),
@@ -88,14 +95,14 @@ async function main(argv: string[]): Promise<number> {
     print(HELP);
     return 0;
   }
-  const { seeds, single, changes } = command;
+  const { dual, seeds, single, changes } = command;
   const runners = new Runners();
   const began = performance.now();
   const outcomes: Outcome[] = [];
   try {
     await Promise.all(
       seeds.map(async (seed) => {
-        const outcome = await runners.run({ seed, changes });
+        const outcome = await runners.run({ seed, dual, changes });
         outcomes.push(outcome);
         if (outcome.failure !== null) print(writeFailure(outcome, changes, command.trace));
         else if (single)
@@ -112,7 +119,7 @@ async function main(argv: string[]): Promise<number> {
     const [first] = outcomes;
     if (command.shrink && first?.failure != null) {
       const seed = first.seed;
-      const run = (more: Partial<GroupWorldOptions>) => runners.run({ seed, changes: { ...changes, ...more } });
+      const run = (more: Changes) => runners.run({ seed, dual, changes: { ...changes, ...more } });
       const { outcome, changes: more, tried } = await shrink(run, first, print);
       print(
         `the smallest of ${tried} worlds that were tried:\n${writeFailure(outcome, { ...changes, ...more }, command.trace)}`,

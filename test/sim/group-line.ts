@@ -1,9 +1,28 @@
 /** The line between the sites: who connects when, the handshake's timing, what a close may say. */
 import { PEER_SILENT_MS_MAX } from '../../src/limits.js';
+import type { Group } from '../../src/volume/group.js';
+import type { Pair } from '../../src/volume/pair.js';
 import type { Life } from './group-rig.js';
-import type { Site } from './group-site.js';
-import type { GroupWorld } from './group-world.js';
-import { SimLink } from './sim-link.js';
+import { type LinkWorld, SimLink } from './sim-link.js';
+
+/** A machine at an end of the line. */
+export interface LineSite {
+  readonly state: string;
+  readonly life: Life;
+  readonly pair: Pair | null;
+  readonly group: Group | null;
+}
+
+/** What the line is told of the world between whose sites it is. */
+export interface LineWorld extends LinkWorld {
+  readonly options: { delayMax: number; bitFlip: number; rate: number; lateFrames: number };
+  readonly source: LineSite;
+  readonly target: LineSite;
+  after(delayMs: number, task: () => void): void;
+  note(what: string): void;
+  fail(error: Error): void;
+  describe(): string;
+}
 
 export class Line {
   /** It is down until then. */
@@ -16,11 +35,11 @@ export class Line {
   rate: number;
   #link: [SimLink, SimLink] | null = null;
   /** Ends that do not know yet that their line is gone. */
-  #unseen: { site: Site; link: SimLink }[] = [];
+  #unseen: { site: LineSite; link: SimLink }[] = [];
   #connecting = false;
-  readonly #world: GroupWorld;
+  readonly #world: LineWorld;
 
-  constructor(world: GroupWorld) {
+  constructor(world: LineWorld) {
     this.#world = world;
     const { delayMax, bitFlip, rate } = world.options;
     this.delayMax = delayMax;
@@ -69,17 +88,15 @@ export class Line {
   }
 
   /** A site that takes a new link lets go of the old one, as the endpoint does. */
-  #replace(site: Site): void {
+  #replace(site: LineSite): void {
     const old = this.#unseen.filter((each) => each.site === site);
     this.#unseen = this.#unseen.filter((each) => each.site !== site && !each.link.ended);
     for (const { link } of old) link.replaced();
   }
 
   /** A site says goodbye. */
-  stopped(site: Site): void {
-    const { source, target, faults } = this.#world;
-    this.#link?.[site === source ? 0 : 1].close(1001, 'stopping');
-    if (site === target) faults.holds.clear();
+  stopped(site: LineSite): void {
+    this.#link?.[site === this.#world.source ? 0 : 1].close(1001, 'stopping');
   }
 
   siteDied(): void {
@@ -102,11 +119,11 @@ export class Line {
     this.#link = [here, there];
     // what each says is said at its own time, and may be old when the other one hears it
     const delay = (): number => random() * this.delayMax + 0.1;
-    const ends: { site: Site; life: Life; link: SimLink; peer: Site }[] = [
+    const ends: { site: LineSite; life: Life; link: SimLink; peer: LineSite }[] = [
       { site: source, life: source.life, link: here, peer: target },
       { site: target, life: target.life, link: there, peer: source },
     ];
-    const hellos = new Map<Site, unknown>();
+    const hellos = new Map<LineSite, unknown>();
     for (const { site, life, link } of ends) {
       link.onClose = () => this.#gone(here, there);
       after(delay(), () => {
@@ -140,7 +157,7 @@ export class Line {
     const { source, target, after } = this.#world;
     for (const end of [here, there]) this.#judge(end);
     if (this.#link?.[0] !== here) return;
-    const dead = (link: SimLink, site: Site): boolean => link.ended || site.life.over;
+    const dead = (link: SimLink, site: LineSite): boolean => link.ended || site.life.over;
     if (!dead(here, source) || !dead(there, target)) {
       here.cut();
       after(60, () => {

@@ -1,10 +1,11 @@
 /** What a run tells: a failing world so that it can be run again, and what all of them met. */
-import type { GroupWorldOptions } from './group-draw.js';
+import { DUAL_FAULTS } from './dual-faults.js';
 import { FAULTS } from './group-faults.js';
 import type { Outcome } from './group-seed.js';
+import type { Changes } from './worker.js';
 
 /** @param changes what was not as drawn */
-export function writeFailure(outcome: Outcome, changes: Partial<GroupWorldOptions>, trace: boolean): string {
+export function writeFailure(outcome: Outcome, changes: Changes, trace: boolean): string {
   const { seed, drawn, failure } = outcome;
   const { message, stack, atMs } = failure!;
   const frames = stack.split('\n').filter((line) => /^\s+at .*\/(src|test)\//.test(line));
@@ -14,19 +15,23 @@ export function writeFailure(outcome: Outcome, changes: Partial<GroupWorldOption
     `  drawn    ${writeOptions(drawn)}`,
     `  failure  ${message}`,
     ...frames.slice(0, 6),
-    `  again    ${replayCommand(seed, changes)} --trace`,
+    `  again    ${replayCommand(seed, changes, isDual(drawn))} --trace`,
   ].join('\n');
 }
 
-export function replayCommand(seed: number, changes: Partial<GroupWorldOptions>): string {
+export function replayCommand(seed: number, changes: Changes, dual: boolean): string {
   const sets = Object.entries(changes).map(
     ([name, value]) => ` --set ${name}=${typeof value === 'object' ? JSON.stringify(value) : value}`,
   );
-  return `npm run sim -- --seed ${seed}${sets.join('')}`;
+  return `npm run sim -- ${dual ? '--dual ' : ''}--seed ${seed}${sets.join('')}`;
+}
+
+function isDual(drawn: Outcome['drawn']): boolean {
+  return 'soloMs' in drawn;
 }
 
 /** JSON has no Infinity, which says "never" here. */
-function writeOptions(drawn: GroupWorldOptions): string {
+function writeOptions(drawn: Outcome['drawn']): string {
   return JSON.stringify(drawn, (_, value) => (value === Number.POSITIVE_INFINITY ? 'never' : value));
 }
 
@@ -51,9 +56,10 @@ export function writeSummary(outcomes: readonly Outcome[], tookMs: number, proce
     const share = `${((100 * worlds) / outcomes.length).toFixed(1)} %`;
     return `${share.padStart(15)}${total(what).toLocaleString('en').padStart(12)}   ${what}`;
   };
-  for (const what of FAULTS) lines.push(row(what));
+  const faults = isDual(outcomes[0]!.drawn) ? DUAL_FAULTS : FAULTS;
+  for (const what of faults) lines.push(row(what));
   const others = new Set(outcomes.flatMap((each) => Object.keys(each.counts)));
   lines.push('', 'share of worlds   how often   what else was met');
-  for (const what of [...others].filter((each) => !FAULTS.includes(each)).sort()) lines.push(row(what));
+  for (const what of [...others].filter((each) => !faults.includes(each)).sort()) lines.push(row(what));
   return lines.join('\n');
 }

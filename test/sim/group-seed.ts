@@ -1,5 +1,6 @@
 /** Runs the world of one seed, and says what came of it. */
 import xxhash from 'xxhash-wasm';
+import type { DualWorldOptions } from './dual-draw.js';
 import { draw, type GroupWorldOptions } from './group-draw.js';
 import { GroupWorld } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -7,7 +8,7 @@ import { seededRandom } from './memory-store.js';
 /** Plain data: it goes from one process to another. */
 export interface Outcome {
   seed: number;
-  drawn: GroupWorldOptions;
+  drawn: GroupWorldOptions | DualWorldOptions;
   /** Null: everything held. */
   failure: { message: string; stack: string; atMs: number } | null;
   trace: string[];

@@ -247,6 +247,7 @@ export class Site {
     this.#stopping = true;
     pair!.close();
     world.line.stopped(this);
+    if (this === world.target) world.faults.holds.clear();
     const done = (group === null ? Promise.resolve() : group.close()).then(() => {
       // what was answered last goes out, then the process ends
       world.after(5, () => {

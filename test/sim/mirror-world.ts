@@ -972,6 +972,7 @@ export class World {
 const COMMON = {
   format: 1,
   group: 'g',
+  whenSplit: 'freeze',
   incarnation: 1,
   remembered: {},
   volumes: [{ number: 0, name: 'v', size: BLOCKS * 4096, blockSize: 4096 }],

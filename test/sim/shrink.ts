@@ -5,19 +5,33 @@
  * To change one thing changes the course of everything behind it, so what is left fails for some reason, which need not
  * be the first one: the failures are told side by side.
  */
-import { type GroupWorldOptions, QUIET } from './group-draw.js';
+import { DUAL_QUIET } from './dual-draw.js';
+import { QUIET } from './group-draw.js';
 import type { Outcome } from './group-seed.js';
+import type { Changes } from './worker.js';
 
 /** What a smaller world does not have: each with the value that switches it off. */
-const OFF: Partial<GroupWorldOptions>[] = (
+const OFF: Changes[] = (
   [
-    ...['bothCrashMs', 'sourceCrashMs', 'targetCrashMs', 'restartMs', 'cutMs', 'pauseMs', 'diskFullMs', 'badDiskMs'],
+    ...[
+      'bothCrashMs',
+      'crashMs',
+      'emptyMs',
+      'soloMs',
+      'halfOpenMs',
+      'stallMs',
+      'clockJumpMs',
+      'longHoldMs',
+      'slowLineMs',
+    ],
+    ...['sourceCrashMs', 'targetCrashMs', 'restartMs', 'cutMs', 'pauseMs', 'diskFullMs', 'badDiskMs'],
     ...['holdMs', 'bitFlip', 'kill', 'joinMs', 'trim', 'zero', 'scope', 'partial', 'fua', 'flush', 'read'],
-  ] as (keyof GroupWorldOptions)[]
-).map((name) => ({ [name]: QUIET[name] }));
+    ...['never', 'late', 'nested', 'readLock', 'abort', 'skewMs'],
+  ] as (keyof Changes)[]
+).map((name) => ({ [name]: { ...DUAL_QUIET, ...QUIET }[name] }));
 
 /** Simpler values, tried when everything is off that can be. */
-const SIMPLER: Partial<GroupWorldOptions>[] = [
+const SIMPLER: Changes[] = [
   { hosts: 1 },
   { ack: 'local' },
   { speculation: 'on' },
@@ -32,21 +46,21 @@ const SIMPLER: Partial<GroupWorldOptions>[] = [
 ];
 
 export interface Shrunk {
-  changes: Partial<GroupWorldOptions>;
+  changes: Changes;
   outcome: Outcome;
   tried: number;
 }
 
 /** @param run the world of the seed with these changes @param first what it gave without any: a failure */
 export async function shrink(
-  run: (changes: Partial<GroupWorldOptions>) => Promise<Outcome>,
+  run: (changes: Changes) => Promise<Outcome>,
   first: Outcome,
   tell: (line: string) => void,
 ): Promise<Shrunk> {
-  let changes: Partial<GroupWorldOptions> = {};
+  let changes: Changes = {};
   let outcome = first;
   let tried = 0;
-  const fails = async (more: Partial<GroupWorldOptions>): Promise<boolean> => {
+  const fails = async (more: Changes): Promise<boolean> => {
     tried += 1;
     const other = await run({ ...changes, ...more });
     if (other.failure === null) return false;
@@ -55,8 +69,10 @@ export async function shrink(
     tell(`${JSON.stringify(more)}: still fails, after ${other.operations} operations`);
     return true;
   };
-  const differs = (more: Partial<GroupWorldOptions>): boolean =>
-    Object.entries(more).some(([name, value]) => outcome.drawn[name as keyof GroupWorldOptions] !== value);
+  const differs = (more: Changes): boolean =>
+    Object.entries(more).every(
+      ([name, value]) => name in outcome.drawn && (outcome.drawn as Changes)[name as keyof Changes] !== value,
+    );
   for (const more of [...OFF, ...SIMPLER]) if (differs(more)) await fails(more);
   // no longer than it takes
   for (let operations = outcome.operations; operations > 1; operations = Math.floor(operations / 2)) {

@@ -24,6 +24,7 @@ import { type Fault, PART, SHARED_BLOCKS, SITES, type Site, SMALL_DISK, VOLUME_S
 
 const DEPTH = 16;
 const FLUSH_EVERY = 61;
+const FUA_EVERY = 37;
 const SHARED_DEPTH = 4;
 const SHARED_FLUSH_EVERY = 17;
 const AGAIN_MS = 100;
@@ -144,7 +145,9 @@ export class World {
     if (this.#plan.whenPeerAway !== 'fail') {
       const { history } = this.#parts.find((part) => part.site === site)!;
       const own = await this.#connect(site);
-      hosts.push(this.#host(site, own, () => history.load(own, DEPTH, FLUSH_EVERY)));
+      // on a full disk a write with FUA may be done, and not be durable
+      const fuaEvery = this.#plan.smallDisk === null ? FUA_EVERY : Number.POSITIVE_INFINITY;
+      hosts.push(this.#host(site, own, () => history.load(own, DEPTH, FLUSH_EVERY, fuaEvery)));
     }
     return hosts;
   }

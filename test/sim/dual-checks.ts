@@ -1,0 +1,157 @@
+/**
+ * What is checked of a site, and when.
+ *
+ *   recovered   a state was opened: it holds what flushes promised of both streams, and nothing that was never written
+ *   applied     a record of the peer is applied: nobody holds a lock on its blocks here
+ *   flushed     a flush was answered: what it covers is on both disks, now
+ *   compare     the image is what follows from the records (dual-truth.ts, Shown)
+ *   end         both images are all living scopes one after the other; fates are as hosts were told
+ */
+import type { OpenedState } from '../../src/volume/group-state.js';
+import type { DualSite } from './dual-site.js';
+import { isWrite, Shown, type SiteIndex, type TruthRecord } from './dual-truth.js';
+import type { DualWorld } from './dual-world.js';
+import { UNIT } from './group-history.js';
+
+export class DualChecks {
+  /** How many images were compared, or their views dropped. */
+  count = 0;
+  readonly #world: DualWorld;
+
+  constructor(world: DualWorld) {
+    this.#world = world;
+  }
+
+  recovered(site: DualSite, { journal, order, superblock, recovery }: OpenedState, created: boolean): void {
+    const { truth, note, met, violation } = this.#world;
+    const { index } = site;
+    const peer = (1 - index) as SiteIndex;
+    const { own } = journal;
+    const received = journal.peer.appended;
+    const applied = order?.conflicts.applied ?? 0;
+    note(
+      `${site.name} recovered own ${own.appended} of ${truth.streams[index].length}, peer ${received} (${applied}) of ${truth.streams[peer].length}`,
+    );
+    const counts = superblock.inconsistent === null && !created;
+    if (own.appended > truth.streams[index].length) violation(`${site.name} has ${own.appended} own records`);
+    if (received > truth.streams[peer].length && order !== null) violation(`${site.name} has ${received} of its peer`);
+    if (counts && own.appended < truth.promised[index])
+      violation(`${site.name} recovered ${own.appended} own records, a flush had promised ${truth.promised[index]}`);
+    if (counts && order !== null && received < truth.promised[peer])
+      violation(`${site.name} recovered ${received} of its peer, a flush had promised ${truth.promised[peer]}`);
+    if (own.appended < truth.streams[index].length) met('own tail lost');
+    if (received > applied && order !== null) met('recovered with a commit log');
+    if (!created && order !== null) {
+      met(recovery.clean ? 'recovered clean' : 'recovered');
+      if (superblock.checkpoint.order?.conflicts.dead.length ?? 0)
+        met('recovered from a checkpoint that knows dead scopes');
+    }
+    site.shown = superblock.inconsistent === null ? new Shown(truth, index, own.appended, applied, met) : null;
+  }
+
+  /** Hosts come: a first copy is whole now. */
+  serving(site: DualSite): void {
+    const { truth, met } = this.#world;
+    const { own, peerApplied } = site.journal;
+    site.shown ??= new Shown(truth, site.index, own.appended, peerApplied, met);
+  }
+
+  applied(site: DualSite, record: TruthRecord): void {
+    if (!isWrite(record)) return;
+    const { truth, violation } = this.#world;
+    for (const hold of site.holds) {
+      const over = hold.volume === record.volume && hold.lba < record.end && record.lba < hold.lba + hold.blockCount;
+      if (!over || hold.request.state !== 'held') continue;
+      if (truth.isDead(truth.streams[record.from][record.scope - 1]!)) continue;
+      violation(`${record.lba} to ${record.end} applied while ${hold.lba}+${hold.blockCount} is held at ${site.name}`);
+    }
+  }
+
+  /** A flush was answered: everything up to `sequence` is promised. */
+  flushed(site: DualSite, sequence: number): void {
+    const { truth, violation } = this.#world;
+    const { journal, order, role } = site.group!;
+    if (journal.own.durable < sequence)
+      violation(`a flush of ${sequence} was answered, ${journal.own.durable} is on disk`);
+    if (role !== 'dual') return;
+    const { other } = site;
+    if (other.group !== null && other.journal.peer.durable < sequence && other.group.receiver!.imageConsistent)
+      violation(`a flush of ${sequence} was answered, the peer has ${other.journal.peer.durable} on disk`);
+    truth.flush(site.index, sequence, order!.conflicts.doomed);
+  }
+
+  lookAround(): void {
+    const { sites, random, violation } = this.#world;
+    for (const site of sites) {
+      if (site.group === null) continue;
+      for (const volume of site.group.volumes.values()) volume.locks.check();
+      const { segments, limit, segmentSize, head, written, ringSize, own } = site.journal;
+      if (head - written > ringSize) violation('the ring is overrun');
+      if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      const { order } = site.group;
+      if (order !== null) {
+        const { appended, confirmedThrough, closedThrough, received, applied } = order.conflicts;
+        if (appended !== own.appended || closedThrough > confirmedThrough || confirmedThrough > appended)
+          violation(`${site.name}: closed ${closedThrough}, confirmed ${confirmedThrough}, appended ${appended}`);
+        if (applied > received) violation(`${site.name}: applied ${applied}, received ${received}`);
+      }
+      if (random() < 0.3) this.compare(site);
+    }
+  }
+
+  /** Compares a site's image as it is now with what it must show. @returns how many volumes will be counted */
+  compare(site: DualSite): number {
+    const { truth, violation } = this.#world;
+    const { group, life, shown } = site;
+    if (group === null || shown === null || site.state === 'closing') return 0;
+    for (const volume of group.volumes.values()) {
+      const expected = shown.image(volume.number);
+      const view = volume.map.snapshot();
+      const live = group.cleaner.pinLive();
+      let open = true;
+      const release = (): void => {
+        if (!open) return;
+        open = false;
+        unregister();
+        view.release();
+        group.cleaner.unpinLive(live);
+        this.count += 1;
+      };
+      const unregister = group.registerView({ drop: release });
+      const into = new Uint8Array(volume.size);
+      const image = group.image(volume.number);
+      group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {
+        if (life.over || !open) return;
+        release();
+        if (error !== null) violation(`${site.name}: ${error.message}`);
+        const found = truth.history.tagsOf(into, 0, into.length / UNIT);
+        const unit = found.findIndex((tag, at) => tag !== expected[at]);
+        if (unit >= 0)
+          violation(
+            `${site.name} shows ${found[unit]} in unit ${unit} of volume ${volume.number}, not ${expected[unit]} ` +
+              `(${truth.find(found[unit]!)}; ${truth.find(expected[unit]!)})`,
+          );
+      });
+    }
+    return group.volumes.size;
+  }
+
+  async compareAll(): Promise<void> {
+    const { sites, truth, violation } = this.#world;
+    const before = this.count;
+    const wanted = this.compare(sites[0]) + this.compare(sites[1]);
+    if (wanted < 2) violation('a site has no whole image');
+    await this.#world.until(() => this.count >= before + wanted, 5000, 'an image cannot be read');
+    truth.checkFates();
+    for (const [volume, image] of truth.serial()) {
+      for (const site of sites) {
+        const shown = site.shown!.image(volume);
+        const unit = shown.findIndex((tag, at) => tag !== image[at]);
+        if (unit >= 0)
+          violation(
+            `${site.name} shows ${shown[unit]} in unit ${unit} of ${volume}; one after the other: ${image[unit]}`,
+          );
+      }
+    }
+  }
+}

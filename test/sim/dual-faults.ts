@@ -1,0 +1,192 @@
+/** Which faults exist where both sites write, at either site alike. Each comes at times drawn around its mean. */
+import { holdLock } from '../../src/volume/scope.js';
+import type { DualSite } from './dual-site.js';
+import type { DualWorld } from './dual-world.js';
+import type { Hold } from './group-faults.js';
+
+/** What each fault is counted as; and then what must have been met for a run to prove something. */
+export const DUAL_FAULTS: readonly string[] = [
+  ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
+  ...['cut', 'half-open link', 'late frame', 'stalled line', 'slow line', 'bit flip', 'clock jump', 'disk full'],
+  ...['bad disk', 'alpha journal failed', 'beta journal failed', 'disk failed while opening', 'emptied'],
+  ...['held', 'long read lock held', 'evicted', 'scope left open', 'crash in the first copy', 'solo'],
+  ...['replay lost', 'replay won', 'abort scope killed', 'write killed with its session', 'cascade', 'masked'],
+  ...['placed beneath an abort scope', 'dead record skipped', 'told of an abort', 'own tail lost', 'tail returned'],
+  ...['tail dropped for good', 'returned with what it had seen', 'frozen', 'thawed', 'read lock'],
+  ...['checkpoint with unsettled scopes', 'recovered from unsettled scopes', 'read of an abort scope checked'],
+];
+
+export class DualFaults {
+  /** False in the phase without faults. */
+  active = true;
+  readonly #world: DualWorld;
+
+  constructor(world: DualWorld) {
+    this.#world = world;
+  }
+
+  start(): void {
+    const { options, line, random, after } = this.#world;
+    this.#every(options.crashMs, () => this.#crash(this.#either()));
+    this.#every(options.bothCrashMs, () => {
+      const site = this.#either();
+      this.#crash(site);
+      after(random() < 0.5 ? 0 : random() * 20, () => this.#crash(site.other));
+    });
+    this.#every(options.restartMs, () => this.#restart());
+    this.#every(options.clockJumpMs, () => this.#jumpClock());
+    this.#every(options.cutMs, () => this.#cut());
+    this.#every(options.halfOpenMs, () => line.cutUnseen());
+    this.#every(options.stallMs, () => line.stall());
+    this.#every(options.slowLineMs, () => this.#slowLine());
+    this.#every(options.diskFullMs, () => this.#fillDisk());
+    this.#every(options.badDiskMs, () => this.#failDisk());
+    this.#every(options.holdMs, () => this.#hold(false));
+    this.#every(options.longHoldMs, () => this.#hold(true));
+    this.#every(options.emptyMs, () => this.#empty());
+  }
+
+  #either(): DualSite {
+    const { sites, random } = this.#world;
+    return sites[random() < 0.5 ? 0 : 1];
+  }
+
+  #every(mean: number, task: () => void): void {
+    const { random, after } = this.#world;
+    if (mean === Number.POSITIVE_INFINITY) return;
+    const soon = (): number => -Math.log(1 - random()) * mean + 1;
+    const again = (): void => {
+      if (!this.active) return;
+      task();
+      after(soon(), again);
+    };
+    after(soon(), again);
+  }
+
+  /** The machine is started again, if this is not left to the calm phase. */
+  #back(site: DualSite): void {
+    const { options, random, after } = this.#world;
+    after(3 + random() ** 3 * options.downMs, () => {
+      if (this.active) site.open();
+    });
+  }
+
+  #crash(site: DualSite): void {
+    const { options, random } = this.#world;
+    if (site.opens === 0) return;
+    site.crash(random() >= options.kill);
+    this.#back(site);
+  }
+
+  #restart(): void {
+    const site = this.#either();
+    if (site.state !== 'up' || site.group?.journal.diskFull) return;
+    site.stop().then(
+      () => this.#back(site),
+      () => {},
+    );
+  }
+
+  #cut(): void {
+    const { line, scheduler, options, random, met, note } = this.#world;
+    if (!line.isUp) return;
+    met('cut');
+    note('cut');
+    line.downUntil = scheduler.now + random() ** 3 * options.downMs;
+    line.cut();
+  }
+
+  /** Somebody sets a clock, or it sets itself. */
+  #jumpClock(): void {
+    const { random, met } = this.#world;
+    met('clock jump');
+    this.#either().skew += Math.floor((random() - 0.5) * 2e6 * 10 ** (random() * 5));
+  }
+
+  /** The line slows to a crawl for a while. */
+  #slowLine(): void {
+    const { line, options, random, after, met } = this.#world;
+    met('slow line');
+    line.rate = options.rate / 200;
+    after(random() * 400, () => {
+      line.rate = options.rate;
+    });
+  }
+
+  #fillDisk(): void {
+    const { random, after, met, note } = this.#world;
+    const site = this.#either();
+    const { store } = site;
+    if (site.state !== 'up' || site.group === null) return;
+    const used = store.list().reduce((sum, name) => sum + store.load(name)!.length, 0);
+    met('disk full');
+    note(`${site.name} disk full`);
+    store.capacity = used + Math.floor(random() * 200_000);
+    after(random() * 1500, () => {
+      store.capacity = Number.POSITIVE_INFINITY;
+    });
+  }
+
+  /** A write or a sync fails for good: the site serves no more, and is started again. */
+  #failDisk(): void {
+    const { random, after, met, note } = this.#world;
+    const site = this.#either();
+    const { life } = site;
+    if (site.state !== 'up' || site.group === null) return;
+    site.suspect = true;
+    site.store.fail(random() < 0.5 ? 'sync' : 'write', 'EIO', 1, /^segment/);
+    met('bad disk');
+    note(`${site.name} bad disk`);
+    after(random() * 1500, () => {
+      if (life.over) return;
+      site.crash(true);
+      this.#back(site);
+    });
+  }
+
+  /** A site's disk is replaced; it gets a first copy of the other's image. Only while the other one has one. */
+  #empty(): void {
+    const { met, note } = this.#world;
+    const site = this.#either();
+    if (site.state === 'off' || site.role !== 'dual') return;
+    if (site.other.group?.mirror.imageConsistent !== true || !site.other.group.serving) return;
+    met('emptied');
+    note(`${site.name} emptied`);
+    site.crash(true);
+    site.newDisk();
+    this.#back(site);
+  }
+
+  /** Somebody at a site locks blocks, and keeps them for a while or until evicted. */
+  #hold(long: boolean): void {
+    const { random, after, met } = this.#world;
+    const site = this.#either();
+    const { group, life } = site;
+    if (site.state !== 'up' || group === null) return;
+    const volume = [...group.volumes.values()][Math.floor(random() * group.volumes.size)]!;
+    const blocks = volume.size / volume.blockSize;
+    const blockCount = long
+      ? Math.ceil((0.3 + 0.7 * random()) * blocks)
+      : 1 + Math.floor(random() * Math.min(8, blocks));
+    const lba = Math.floor(random() * (blocks - blockCount + 1));
+    const mode = long || random() < 0.5 ? 'read' : 'write';
+    const keepMs = long ? 500 + random() * 5000 : random() < 0.1 ? 6000 : random() * 300;
+    const extent = { offset: lba * volume.blockSize, size: blockCount * volume.blockSize };
+    holdLock(volume, mode, extent, random() * 500).then(
+      (request) => {
+        const hold: Hold = { request, volume: volume.number, lba, blockCount };
+        if (life.over) return;
+        met(long ? 'long read lock held' : 'held');
+        site.holds.add(hold);
+        after(keepMs, () => {
+          if (life.over) return;
+          if (request.state === 'evicted') met('evicted');
+          site.holds.delete(hold);
+          volume.locks.release(request);
+          group.locksMoved();
+        });
+      },
+      () => met('not held'),
+    );
+  }
+}
