@@ -137,7 +137,9 @@ test(`whoever is killed, no site shows half a transaction (FORELOCK_SEED=${seed}
   await source.stop();
   source = await startSource();
   const values = whole(await source.answer<number[][]>('values'), 'the source at the end');
-  await until('the target showing the same', async () => `${await atTarget('the target at the end')}` === `${values}`);
+  const shows = async (name: keyof typeof PLACES): Promise<boolean> =>
+    `${whole(await there(name), `volume ${name} at the end`)}` === `${values}`;
+  await until('the target showing the same', async () => (await shows('vm')) && shows('ix'));
   process.stderr.write(
     `transactions: ${KILLS} kills, ${values} committed by the hosts, ${ahead} times ahead of the answers\n`,
   );
