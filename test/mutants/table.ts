@@ -761,8 +761,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'cleaner: frees what the peer needs',
     file: 'journal/cleaner.ts',
-    find: 'if (end > retain || this.#isPinned(number)) continue;',
-    replace: 'if (this.#isPinned(number)) continue;',
+    find: 'const kept = end > retain || this.#isPinned(number);',
+    replace: 'const kept = this.#isPinned(number);',
     breaks: 'the peer has to be copied anew',
   },
   {
@@ -782,8 +782,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'cleaner: frees pinned views',
     file: 'journal/cleaner.ts',
-    find: 'if (end > retain || this.#isPinned(number)) continue;',
-    replace: 'if (end > retain) continue;',
+    find: 'const kept = end > retain || this.#isPinned(number);',
+    replace: 'const kept = end > retain;',
     breaks: 'a view reads blocks that are gone',
   },
   {
@@ -1181,7 +1181,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: confirmations outlive the link',
     file: 'mirror/conflict.ts',
-    find: 'this.#confirms.clear();\n    this.#counted = 0;',
+    find: 'this.#confirms.truncate(this.#counted);',
     replace: '',
     breaks: 'what the peer lost in a crash counts as confirmed',
   },
