@@ -10,19 +10,21 @@
  *     locks           through the library, at the round trip: a write lock, a read lock of blocks where nothing is on
  *                     its way, and one while both sites write those blocks
  *
+ * On a machine that others use, too, compare the CPU time of a write, which it says after each load: the rate is what the
+ * others left.
+ *
  * Both gateways are processes, with the delay proxy (test/interop/delayproxy.c) in between.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-
 import { parseArgs } from 'node:util';
-import { freePort, run as runProgram, sleep, start, stop } from './processes.js';
+import { cpuSeconds, freePort, run as runProgram, sleep, start, stop } from './processes.js';
 import { formatRow, median } from './report.js';
 import { between, startGateway, startProxy, untilStreaming } from './roundtrip.js';
 
 const MIB = 2 ** 20;
-const SIZE = 256 * MIB;
+const SIZE = 64 * MIB;
 const HALF = SIZE / 2;
 const JOURNAL = 12 * 1024 * MIB;
 const BLOCK = 4096;
@@ -113,9 +115,13 @@ function measureWrites(context, common, roundTripMs) {
   return withSites(context, roundTripMs, async (a, b) => {
     const finish = await startLoads(a, b, common, WARM_UP_MS / 1000 + context.seconds + 1);
     await sleep(WARM_UP_MS);
+    const cpu = () => cpuSeconds(a.child.pid) + cpuSeconds(b.child.pid);
+    const before = cpu();
     const [from, begun] = [await appliedOf(a, b), performance.now()];
     await sleep(1000 * context.seconds);
     const [to, ended] = [await appliedOf(a, b), performance.now()];
+    const cpuUs = ((cpu() - before) * 1e6) / (to - from);
+    context.say(`dual: ${roundTripMs} ms: ${cpuUs.toFixed(0)} µs of CPU for a write, at both gateways together`);
     await finish();
     await untilEqual(a, b, context.scratch);
     return ((to - from) * 1000) / (ended - begun);
