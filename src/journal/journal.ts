@@ -91,6 +91,8 @@ export interface RecordOrder {
   /** In recovery: the same of the peer, and what a MARK says of how far its stream was applied there. */
   replayReceived(header: RecordHeader, position: number): void;
   replayApplied(through: number): void;
+  /** A block of a first copy is applied. */
+  baseApplied(): void;
   /** Must the block stay where it is? */
   isListed(volume: number, lba: number): boolean;
 }

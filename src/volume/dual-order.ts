@@ -60,6 +60,8 @@ export class DualOrder implements RecordOrder {
   readonly #ownStaged: StagedRun;
   readonly #peerStaged: StagedRun;
   readonly #places: Place[];
+  /** Blocks of a first copy stand in the journal behind the last place. */
+  #behindBase = false;
   /** Received in recovery and not applied yet. */
   readonly #unapplied: { header: RecordHeader; position: number }[] = [];
 
@@ -198,6 +200,11 @@ export class DualOrder implements RecordOrder {
     return this.#unapplied[0]?.position ?? null;
   }
 
+  /** Told again, it would cover what came on top of it and is settled: no replay may begin before it once that is so. */
+  baseApplied(): void {
+    this.#behindBase = true;
+  }
+
   // ---- checkpoints
 
   /**
@@ -237,7 +244,8 @@ export class DualOrder implements RecordOrder {
   }
 
   #place(position: number, own: number, peer: number): void {
-    if (position - this.#places[this.#places.length - 1]!.position >= PLACE_BYTES) {
+    if (this.#behindBase || position - this.#places[this.#places.length - 1]!.position >= PLACE_BYTES) {
+      this.#behindBase = false;
       this.#places.push({ position, own, peer });
     }
   }

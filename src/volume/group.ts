@@ -363,6 +363,7 @@ export class Group {
    */
   mint(): boolean {
     const { journal, order, checkpointer } = this;
+    if (journal.failed !== null || journal.diskFull) return false;
     this.receiver!.applyReceived();
     if (!this.endScopesNow('the link to the other site is down, and this site goes on alone')) return false;
     if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;

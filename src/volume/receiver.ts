@@ -359,8 +359,10 @@ export class Receiver implements MirrorEnd {
         if (this.#target.admit(header, now) !== APPLY) break;
         // had by the peer once it has what was written here before: from now on nothing is, on this extent
         if (type === TYPE_LOCK && (flags & FLAG_READ_LOCK) !== 0) this.#horizon = journal.own.appended;
-        if (sequence === 0) journal.apply(type, volume, lba, blockCount, this.#applyAt);
-        else if (order === null) journal.follow(header, this.#applyAt);
+        if (sequence === 0) {
+          journal.apply(type, volume, lba, blockCount, this.#applyAt);
+          order?.baseApplied();
+        } else if (order === null) journal.follow(header, this.#applyAt);
         else journal.noteCommitted(order.applied(header, this.#applyAt));
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
         if (sequence === 0) baseApplied += 1;

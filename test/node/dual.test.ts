@@ -184,8 +184,8 @@ test('prefer: the preferred site goes on alone for the first request, the other 
   expect(groupOf(pair[0]).alone).toBe(false);
 });
 
-// Lost: a flush that was answered alone. After a crash its scopes were open to the other site's judgement again.
-test('prefer: what was flushed alone survives a crash of the preferred site, and nobody aborts it', async () => {
+// Stuck: scopes of the other site, ended before the mint, came to life in a recovery that began before it.
+test('prefer: what was flushed alone survives a crash of the preferred site', async () => {
   const pair = await startPair(prefersA);
   const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
   await b.lock({ offset: 4 * BLOCK, size: BLOCK });

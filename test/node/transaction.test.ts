@@ -129,8 +129,8 @@ test('a standby shows all of it', async () => {
     peer: `ws://127.0.0.1:${b.members[0]!.endpoint!.address!.port}`,
     volumes,
     speculation: 'off',
-    platter: 'journal',
-  } as Partial<GroupOptions>);
+    whenPeerAway: 'block',
+  });
   await Promise.all([a.ready(), b.ready()]);
   await writeAll(a, 6); // lock-step answers when it is applied
   for (const volume of b.groups[0]!.volumes.values()) expect(volume.map.lookup(9)).toBe(true);

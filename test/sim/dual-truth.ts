@@ -194,7 +194,7 @@ export class Truth {
     for (const record of this.streams.flat()) {
       const at = record.tags?.indexOf(tag) ?? -1;
       if (at >= 0)
-        return `${tag} is of ${record.from}:${record.sequence}, scope ${record.scope}, stamp ${record.clock}`;
+        return `${tag} is of ${record.from}:${record.sequence}, scope ${record.scope}, stamp ${record.generation}.${record.clock}`;
     }
     return `${tag} is in no record`;
   }

@@ -232,18 +232,14 @@ test('a generation begins at an end that is on the disk', async () => {
   const { world, through } = await lostTail();
   const { source } = world;
   const links = await byHand(world);
-  source.slowSyncMs = 3000;
+  source.slowSyncMs = 30_000;
   await giveBack(world, links);
   expect(source.journal.own.appended).toBe(through);
   links.source.onClose!('the line is cut', 1006);
   await world.until(() => source.group!.ready, 20_000, 'it does not get ready');
-  expect(source.journal.own.durable).toBeLessThanOrEqual(through);
+  expect(source.journal.own.durable).toBeLessThan(through);
   world.write(0, 8).catch(() => {});
-  const seen: boolean[] = [];
-  for (let ms = 0; ms < 5000 && source.pair!.counters.minted === 0; ms += 10) {
-    seen.push(source.journal.own.durable < through);
-    await world.pass(10);
-  }
+  for (let ms = 0; ms < 60_000 && source.pair!.counters.minted === 0; ms += 50) await world.pass(50);
   expect(source.pair!.counters.minted).toBe(1);
   expect(source.journal.own.durable).toBe(through);
 });
