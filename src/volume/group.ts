@@ -568,7 +568,7 @@ export class Group {
     if (this.journal.failed === null) this.whenDurable(() => this.#whenOwnDurable(sequence, then));
   }
 
-  /** @throws LockTimeoutError */
+  /** @throws LockTimeoutError, ForelockError ESHUTDOWN */
   whenAdmitted(
     session: number,
     volume: Volume,
@@ -578,9 +578,11 @@ export class Group {
     deadline: number,
   ): Promise<void> {
     if (this.admits(session, volume, lba, blockCount, kind)) return Promise.resolve();
+    if (this.#stopping) return Promise.reject(this.refuseRead()); // it had the lock from a request that the stop ended
     return new Promise((resolve, reject) => {
       this.#admissions.push((now) => {
-        if (this.#stopping || now >= deadline) {
+        if (this.#stopping) reject(this.refuseRead());
+        else if (now >= deadline) {
           reject(
             new LockTimeoutError(
               `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`,
@@ -799,6 +801,7 @@ export class Group {
     for (const site of [...this.#points.keys()]) this.#dropPoint(site);
     this.#endLockWaits();
     this.mirror.close();
+    this.#pumpAdmissions();
     const { journal } = this;
     if (journal.failed === null && !journal.diskFull) {
       // who has not got its lost tail back may not write a record in its place
@@ -826,6 +829,7 @@ export class Group {
   #endRoomWaits(): void {
     this.#closed = true;
     this.#pumpRoom();
+    this.#pumpAdmissions();
     this.#endLockWaits(); // some of them went on to wait for a lock
   }
 
