@@ -53,3 +53,32 @@ test('what a site wrote on top of its first copy is there after a clean stop', a
   await world.checks.compareAll();
   expect(second.shown!.image(1)[DUAL_QUIET.volumes[0]!.blockSize / UNIT]).not.toBe(0);
 });
+
+/**
+ * A host wrote parts of one block twice: the second write waits until the other site has decided on the first. The link
+ * went down, so it never did, and the gateway was stopped. It was gone without a word of the second write: whether that
+ * was lost the host could not know.
+ */
+test('a write that waits for what the other site decides is answered when the gateway stops', async () => {
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  first.open();
+  second.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  const [volume] = first.group!.volumes.values();
+  const answers: (string | null)[] = [];
+  const writePart = (unit: number): void =>
+    volume!.write(1, unit * UNIT, UNIT, [world.truth.history.payload(UNIT)], false, {
+      settle: (error) => answers.push(error?.code ?? null),
+    });
+  const { appended } = first.journal.own;
+  world.line.cut();
+  writePart(0);
+  await world.until(() => first.journal.own.appended === appended + 3, 5000, 'LOCK, WRITE and UNLOCK are not there');
+  writePart(1);
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  expect([first.journal.own.appended, answers]).toEqual([appended + 3, []]);
+  void first.stop();
+  await world.until(() => first.state === 'off', 5000, 'the site does not stop');
+  expect(answers).toEqual(['ESHUTDOWN', 'ESHUTDOWN']);
+});
