@@ -123,7 +123,7 @@ export class Group {
   /** Requests that wait for the group to serve (again). */
   readonly #asked: (() => void)[] = [];
   #abortsWait = false;
-  /** Dead scopes whose ABORT waits for room, and how to tell who waits for their grant. */
+  /** Dead scopes whose ABORT is not durable yet, and how to tell who waits for their grant. */
   readonly #aborting = new Map<number, (error: ForelockError) => void>();
   #stopping = false;
   #closed = false;
@@ -548,8 +548,10 @@ export class Group {
       this.scopeClosed(lock, end);
       journal.sync();
       const refuse = this.#aborting.get(lock)!;
-      this.#aborting.delete(lock);
-      this.#whenOwnDurable(end, () => refuse(error));
+      this.#whenOwnDurable(end, () => {
+        this.#aborting.delete(lock);
+        refuse(error);
+      });
     }
     this.locksMoved();
     if (order!.conflicts.doomed.size === 0) return;
@@ -817,7 +819,9 @@ export class Group {
       await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
     this.#endRoomWaits();
-    this.#gate.failAll(new ForelockError('ESHUTDOWN', 'the gateway is stopping'));
+    const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
+    this.#gate.failAll(stopped);
+    for (const refuse of this.#aborting.values()) refuse(stopped);
     await this.#until(() => this.#suspectNote !== 'saving');
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();

@@ -82,3 +82,30 @@ test('a write that waits for what the other site decides is answered when the ga
   await world.until(() => first.state === 'off', 5000, 'the site does not stop');
   expect(answers).toEqual(['ESHUTDOWN', 'ESHUTDOWN']);
 });
+
+/**
+ * The scope of such a write lost to the other site, and the disk failed before the ABORT that says so was on it. Who
+ * waited for the scope was taken off the list of those whom a stop answers, and was not answered at all.
+ */
+test('a write whose scope was aborted on a disk that failed is answered when the gateway stops', async () => {
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  first.open();
+  second.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  const { journal, counters } = first.group!;
+  const [volume] = first.group!.volumes.values();
+  const answers: (string | null)[] = [];
+  first.skew += 1000; // the later stamp loses
+  write(world, second, 0, 1);
+  volume!.write(1, 0, UNIT, [world.truth.history.payload(UNIT)], false, {
+    settle: (error) => answers.push(error?.code ?? null),
+  });
+  await world.until(() => counters.scopesAborted === 1, 5000, 'the scope is not aborted');
+  first.store.fail('sync', 'EIO', 1, /^segment/);
+  await world.until(() => journal.failed !== null, 5000, 'the disk does not fail');
+  expect(answers).toEqual([]);
+  void first.stop();
+  await world.until(() => first.state === 'off', 5000, 'the site does not stop');
+  expect(answers).toEqual(['ESHUTDOWN']);
+});
