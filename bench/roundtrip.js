@@ -136,8 +136,10 @@ async function writeScopes(volume, gateway, speculative, going) {
     const scope = await volume.lock({ offset, size });
     if (!speculative) await scope.confirmed;
     bytes.writeUInt32LE(count);
-    for (let i = 0; i < SCOPE_WRITES; i += 1) await scope.write(offset + i * BLOCK, bytes);
-    await scope.unlock();
+    const steps = [];
+    for (let i = 0; i < SCOPE_WRITES; i += 1) steps.push(scope.write(offset + i * BLOCK, bytes));
+    steps.push(scope.unlock());
+    await Promise.all(steps); // in lock-step each is answered when it is applied: together they take one round trip
     if (!speculative) await untilApplied(cursors, going);
     else if (count % 256 === 0) {
       await new Promise(setImmediate); // a host that lives in promises alone would starve the gateway's sockets

@@ -156,7 +156,8 @@ export function newSuperblock(
       return { ...volume, platter, ...(platter === 'flat' && wanted?.path !== undefined ? { path: wanted.path } : {}) };
     }),
     segmentSize,
-    journalId: randomInt(1, 2 ** 32),
+    // of ten digits always: a superblock is as long in every run, so a simulated one tears at the same byte
+    journalId: randomInt(2 ** 31, 2 ** 32),
     suspectFrom: null,
     generations: adopt?.generations ?? [{ ordinal: 1, id: randomUUID(), parent: null, minter: number, ends: {} }],
     incarnation: 0,
