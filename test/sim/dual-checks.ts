@@ -7,6 +7,7 @@
  *   compare     the image is what follows from the records (dual-truth.ts, Shown)
  *   end         both images are all living scopes one after the other; fates are as hosts were told
  */
+import type { Journal } from '../../src/journal/journal.js';
 import type { OpenedState } from '../../src/volume/group-state.js';
 import type { DualSite } from './dual-site.js';
 import { isWrite, Shown, type SiteIndex, type TruthRecord } from './dual-truth.js';
@@ -33,6 +34,7 @@ export class DualChecks {
       `${site.name} recovered own ${own.appended} of ${truth.streams[index].length}, peer ${received} (${applied}) of ${truth.streams[peer].length}`,
     );
     const counts = superblock.inconsistent === null && !created;
+    this.#dropLost(site, journal);
     if (own.appended > truth.streams[index].length) violation(`${site.name} has ${own.appended} own records`);
     if (received > truth.streams[peer].length && order !== null) violation(`${site.name} has ${received} of its peer`);
     if (counts && own.appended < truth.promised[index])
@@ -47,6 +49,25 @@ export class DualChecks {
         met('recovered from a checkpoint that knows dead scopes');
     }
     site.shown = superblock.inconsistent === null ? new Shown(truth, index, own.appended, applied, met) : null;
+  }
+
+  /**
+   * Of both streams nothing is left behind what one of two open journals holds: nobody can bring it back. Else it would
+   * go on to beat what is written from now on, and what is never written anew would be missed in the end.
+   */
+  #dropLost(site: DualSite, journal: Journal): void {
+    const { truth, met } = this.#world;
+    const { index, other } = site;
+    if (other.group === null) return;
+    const held = [
+      [index, Math.max(journal.own.appended, other.journal.peer.appended)],
+      [other.index, Math.max(other.journal.own.appended, journal.peer.appended)],
+    ] as const;
+    for (const [from, end] of held) {
+      if (end >= truth.streams[from].length) continue;
+      met('tail dropped for good');
+      truth.cut(from, end);
+    }
   }
 
   /** Hosts come: a first copy is whole now. */
