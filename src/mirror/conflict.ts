@@ -42,7 +42,8 @@
  *   - An own scope that is beaten and has no ABORT record (it was not synced) is `doomed`: the driver appends one.
  *
  * An own record is closed when the peer has confirmed it, and all that the peer had appended by then is applied here:
- * from then on every scope that arrives has seen it, and goes on top of it. Closed records are forgotten.
+ * from then on every scope that arrives has seen it, and goes on top of it. Closed records are forgotten. So none is
+ * closed while an own scope at or before it is doomed: its ABORT, which takes out what it wrote, may have to wait for room.
  *
  * Invariants: closedThrough <= confirmedThrough <= appended; applied <= received. Stamps and `seen` of a stream ascend.
  */
@@ -302,6 +303,7 @@ export class Conflicts {
       }
       this.#doomed.delete(record.scope);
       this.#end(record.scope);
+      this.#advance();
     }
   }
 
@@ -633,8 +635,11 @@ export class Conflicts {
       this.#confirmedThrough = Math.max(this.#confirmedThrough, confirms.at(this.#counted++).through);
     }
     let closed = this.#closedThrough;
+    const limit = this.#doomed.size === 0 ? Number.POSITIVE_INFINITY : Math.min(...this.#doomed) - 1;
     while (confirms.count > 0 && confirms.peek()!.behind <= this.#applied) {
-      closed = Math.max(closed, confirms.shift().through);
+      closed = Math.max(closed, Math.min(confirms.peek()!.through, limit));
+      if (confirms.peek()!.through > limit) break;
+      confirms.shift();
       this.#counted--;
     }
     if (closed > this.#closedThrough) this.#close(closed);

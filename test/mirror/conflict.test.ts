@@ -117,15 +117,24 @@ class End {
   receive(...records: Sent[]): string[] {
     const dead: string[] = [];
     for (const record of records) {
-      this.clock = Math.max(this.clock, record.clock);
-      this.journal.push(record);
-      this.conflicts.receive(record);
-      for (const scope of [...this.conflicts.doomed]) {
-        dead.push(this.sent[scope - 1].name);
-        this.post({ name: 'ABORT', type: TYPE_ABORT, scope });
-      }
+      this.take(record);
+      dead.push(...this.abortDoomed());
     }
     return dead;
+  }
+
+  /** Receives alone. */
+  take(record: Sent): void {
+    this.clock = Math.max(this.clock, record.clock);
+    this.journal.push(record);
+    this.conflicts.receive(record);
+  }
+
+  abortDoomed(): string[] {
+    return [...this.conflicts.doomed].map((scope) => {
+      this.post({ name: 'ABORT', type: TYPE_ABORT, scope });
+      return this.sent[scope - 1].name;
+    });
   }
 
   /** Applies what is received until something waits; the names of what was applied, -name for skipped, name? for waiting. */
@@ -603,6 +612,26 @@ describe('closing', () => {
     b.apply();
     expect([b.conflicts.confirmedThrough, b.conflicts.closedThrough]).toEqual([1, 1]);
     expect([b.conflicts.openCount, b.versions.openCount]).toEqual([0, 0]);
+  });
+
+  /**
+   * The ring was full when a scope died, so its ABORT waited, while the record that beat it was applied. With that the
+   * scope was closed, and what it had written could not be taken out any more: this site went on showing it for ever.
+   */
+  test('a scope whose ABORT waits for room is not closed before it', () => {
+    const [a, b] = pair();
+    const killer = a.write('a', 0);
+    b.clock = 10;
+    const scope = b.lock('S', 0, 1, ABORT);
+    b.within(scope, 'b', 0);
+    b.conflicts.confirmed(2, 1);
+    b.take(killer);
+    b.apply();
+    expect([b.conflicts.confirmedThrough, b.conflicts.closedThrough, b.shows()]).toEqual([2, 0, 'b']);
+    b.abortDoomed();
+    b.apply();
+    expect([b.conflicts.closedThrough, b.shows()]).toEqual([2, 'a']);
+    expect([b.conflicts.openCount, b.versions.openCount, b.versions.listedBlocks]).toEqual([0, 0, 0]);
   });
 
   test('a confirmation from before a cut never counts', () => {

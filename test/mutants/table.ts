@@ -1186,6 +1186,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what the peer lost in a crash counts as confirmed',
   },
   {
+    name: 'conflict: closes what has no ABORT yet',
+    file: 'mirror/conflict.ts',
+    find: 'Math.min(...this.#doomed) - 1;',
+    replace: 'Number.POSITIVE_INFINITY;',
+    breaks: 'a scope whose ABORT waits for room is shown for ever',
+  },
+  {
     name: 'conflict: what follows cannot die',
     file: 'mirror/conflict.ts',
     find: 'scope.mayDie = scope.abort || (last !== undefined && last.abortThrough > this.#closedThrough);',

@@ -2,8 +2,8 @@
  * A model world of both sites at once: two sites, a few blocks, sessions with scripts, and the production `Conflicts`
  * and `Versions` over a production `BlockMap`. Everything around them (journal, line, disk, handshake) is an array.
  *
- * What may happen: a step of a session, a record or a confirmation arrives, a record is applied, a sync, a MARK, a
- * checkpoint, a cut of the line, a crash that loses the unsynced journal. After a crash the lost tail is returned by
+ * What may happen: a step of a session, a record or a confirmation arrives, an ABORT that had to wait for room is
+ * written, a record is applied, a sync, a MARK, a checkpoint, a cut of the line, a crash that loses the unsynced journal. After a crash the lost tail is returned by
  * the peer; or once in a world the crashed site serves alone: it mints a generation, and the peer drops what lies beyond.
  *
  * What must hold, at every step: a site's image is, block by block, the version with the highest (scope stamp, sequence)
@@ -187,6 +187,7 @@ export class World {
     masked: 0,
     returned: 0,
     readLocks: 0,
+    abortsWait: 0,
     alone: 0,
     fromCheckpoint: 0,
     recoveries: 0,
@@ -236,8 +237,10 @@ export class World {
     const found: [string, Site, Session | null][] = [];
     for (const site of this.sites) {
       const { conflicts } = site.core;
+      const waits = conflicts.doomed.size > 0;
+      if (waits) found.push(['abort', site, null]);
       for (const session of site.sessions) {
-        if (!session.gone && session.at < session.script.length && this.#can(site, session)) {
+        if (!waits && !session.gone && session.at < session.script.length && this.#can(site, session)) {
           found.push(['op', site, session]);
         }
       }
@@ -245,7 +248,8 @@ export class World {
       if (!site.blocked && conflicts.applied < conflicts.received) found.push(['apply', site, null]);
       if (this.#confirmation(site) !== site.sent) found.push(['confirm', site, null]);
       if (site.durable < site.journal.length) found.push(['sync', site, null]);
-      if (this.trace.length < 200) found.push(['mark', site, null], ['checkpoint', site, null]);
+      if (this.trace.length < 200) found.push(['mark', site, null]);
+      if (this.trace.length < 200 && !waits) found.push(['checkpoint', site, null]);
       if (this.#crashes > 0) found.push(['crash', site, null]);
     }
     if (this.#cuts > 0) found.push(['cut', this.sites[0], null]);
@@ -294,6 +298,8 @@ export class World {
         return this.#op(site, session!);
       case 'receive':
         return this.#receive(site);
+      case 'abort':
+        return this.#abortDoomed(site);
       case 'apply':
         if (!this.#apply(site, site.core)) site.blocked = true;
         return;
@@ -423,18 +429,26 @@ export class World {
     }
   }
 
+  /** Scopes that are dead end for those who hold them. */
+  #endDoomed(site: Site): void {
+    for (const sequence of site.core.conflicts.doomed) {
+      const scope = site.own[sequence - 1];
+      if (this.#promised.has(scope)) fail(`flush promise of ${sequence} taken back`);
+      for (const session of site.sessions) session.open = session.open.filter((open) => open !== scope);
+      if (site.had.has(scope)) fail('a read lock that was had is dead');
+      site.asked.delete(scope);
+    }
+  }
+
   /** Appends the ABORTs that are due. */
   #abortDoomed(site: Site): void {
+    this.#endDoomed(site);
     const { doomed } = site.core.conflicts;
     const scopes = [...doomed];
     this.met.dead += scopes.length > 0 ? 1 : 0;
     this.met.cascaded += scopes.length > 1 ? 1 : 0;
     for (const sequence of scopes) {
       const scope = site.own[sequence - 1];
-      if (this.#promised.has(scope)) fail(`flush promise of ${sequence} taken back`);
-      for (const session of site.sessions) session.open = session.open.filter((open) => open !== scope);
-      if (site.had.has(scope)) fail('a read lock that was had is dead');
-      site.asked.delete(scope);
       this.#post(site, TYPE_ABORT, scope, null, scope.session);
       site.telling.push({ scope, at: site.journal.length });
     }
@@ -453,7 +467,9 @@ export class World {
       return;
     }
     this.#journalPeer(site, message.record);
-    this.#abortDoomed(site);
+    this.#endDoomed(site);
+    if (this.#options.random() < 0.8) this.#abortDoomed(site);
+    else if (conflicts.doomed.size > 0) this.met.abortsWait++;
   }
 
   #journalPeer(site: Site, record: ModelRecord): void {
@@ -502,8 +518,8 @@ export class World {
     }
   }
 
-  #isAborted(site: Site, scope: ModelRecord): boolean {
-    return site.core.aborted.has(scope.sequence);
+  #isAborted({ core }: Site, scope: ModelRecord): boolean {
+    return core.aborted.has(scope.sequence) || core.conflicts.doomed.has(scope.sequence);
   }
 
   // ---- disk, crash, line
