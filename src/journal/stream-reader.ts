@@ -68,6 +68,11 @@ export class StreamReader {
     return this.#sequence;
   }
 
+  /** It stands here or further on; what is before has been handed out. */
+  get position(): number {
+    return this.#position;
+  }
+
   /** Why the last `find`, `seek`, `next` or `check` came to nothing: STATE_CORRUPT, EIO; null if it did not fail. */
   get damage(): ForelockError | null {
     return this.#damage;

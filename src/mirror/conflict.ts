@@ -238,7 +238,8 @@ export class Conflicts {
   }
   /**
    * The own sequence up to which the peer has decided, and all its decisions are known here: what is alive, stays so.
-   * The peer is told at each reconnect, and admits nobody before it has this again.
+   * The peer is told at each reconnect, and admits nobody before it has this again. Who has crashed does not know what
+   * it was, and tells of all that is left: somebody may have been told.
    */
   get confirmedThrough(): number {
     return this.#confirmedThrough;

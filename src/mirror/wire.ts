@@ -175,8 +175,8 @@ export interface Start {
   onReject: RejectPolicy;
   /** The source's group and history, which the target takes over before it answers READY. */
   /**
-   * Where both sites write: how much of this stream the other site has confirmed, with all it decided on. It may have lost
-   * some of that, and admits nobody before it is back. Else 0.
+   * Where both sites write: how much of this stream the other site has confirmed, with all it decided on, or may have
+   * confirmed to an earlier life of the author. It may have lost some of that, and admits nobody before it is back. Else 0.
    */
   confirmed: number;
   /** And how much of it has its locks there, as the author was told: a host may hold a read lock by it. */

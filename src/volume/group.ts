@@ -113,6 +113,8 @@ export class Group {
   #sessions: number;
   #lastFlush = 0;
   #serving = false;
+  /** End of the own stream when this life began to serve: what is before it was written by earlier ones. */
+  #foundThrough = 0;
   /** Dual: since when there is no peer to write with, ms; null while there is, or this site goes on alone. */
   #frozenAt: number | null = null;
   /** Own records up to here are decided by this site alone; Infinity while it serves alone. */
@@ -711,8 +713,19 @@ export class Group {
     return this.#serving || this.#readyAlone;
   }
 
+  /**
+   * Dual: of the own stream, what hosts may have been told to be confirmed. What an earlier life told is not written
+   * down: it may have been all that is left of it.
+   */
+  get mayBeConfirmed(): number {
+    return this.#serving
+      ? Math.max(this.#foundThrough, this.order!.conflicts.confirmedThrough)
+      : this.journal.own.appended;
+  }
+
   /** Hosts may come: called once the lost tail is back, or the group serves alone. */
   startServing(): void {
+    this.#foundThrough = this.journal.own.appended;
     if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
     this.#endDeadScopes();
     this.#serving = true;

@@ -453,7 +453,7 @@ export class Pair {
     // who comes back from a split, and has not served since, decides on what is written from now on
     if (row === 10 && group.order !== null && decision.adopter !== group.journal.own.site) group.endAlone();
     const action = base === null ? 'replay' : 'base';
-    const confirmed = group.order?.conflicts.confirmedThrough ?? 0;
+    const confirmed = group.order === null ? 0 : group.mayBeConfirmed;
     const granted = group.order === null ? 0 : row === 10 ? confirmed : group.sender!.grantedThrough;
     const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, granted, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
@@ -531,6 +531,9 @@ export class Pair {
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
     if (decision.action === 'returnTail') {
+      const { group } = this;
+      // that it had a peer may be lost, too; of the peer's stream, where both write, comes back what the tail had seen
+      if (group?.receiver && group.journal.peer.site === 0) group.receiver.follow(this.#peer!.site.number);
       this.#running = true;
       this.#mustEndWith = decision.through;
       return;

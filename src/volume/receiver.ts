@@ -162,11 +162,16 @@ export class Receiver implements MirrorEnd {
 
   // ---- link
 
+  /** Whose stream it takes, from now on. */
+  follow(stream: number): void {
+    this.#stream = stream;
+    this.#group.journal.peer.site = stream;
+  }
+
   /** The source said START, and what it needs is durable here. @returns what to answer READY with */
   attach(link: Link, start: Start): void {
     this.#link = link;
-    this.#stream = start.stream;
-    this.#group.journal.peer.site = start.stream;
+    this.follow(start.stream);
     this.#frames.length = 0;
     this.#target.step({
       kind: 'connected',

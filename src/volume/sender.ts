@@ -154,6 +154,12 @@ export class Sender implements MirrorEnd {
     return Math.min(head, ownStaged.from);
   }
   get retainFrom(): number {
+    const { own } = this.#group.journal;
+    // the peer has all of it, and what others write here is not for it: else a site that writes nothing would fill up
+    if (this.#retainFrom !== Number.POSITIVE_INFINITY && this.#source.trimmed === own.appended) {
+      this.#reader.seek(own.appended + 1);
+      this.#retainFrom = this.#reader.position;
+    }
     return this.#retainFrom;
   }
   readonly imageConsistent = true;
@@ -221,11 +227,10 @@ export class Sender implements MirrorEnd {
       },
       this.#group.nowMs(),
     );
-    const position = this.#reader.find(this.#source.trimmed + 1);
-    if (position >= 0) this.#retainFrom = position;
+    // not where it had stopped: behind that may be nothing of this stream, in segments that are free to go from here on
+    if (this.#reader.seek(this.#source.trimmed + 1)) this.#retainFrom = this.#reader.position;
     this.#unproved.length = 0;
-    const { trimmed } = this.#source;
-    this.#proved = { horizon: 0, received: trimmed, granted: trimmed, applied: trimmed, durable: trimmed };
+    this.#keepProved();
     this.#said(ready.horizon);
     link.onDrain = () => this.pump();
     this.#act();
@@ -258,6 +263,19 @@ export class Sender implements MirrorEnd {
   }
 
   // ---- what the peer said
+
+  /** Of an earlier link that counts on which had been proved, as far as the peer still has it. What it says now has to be proved first. */
+  #keepProved(): void {
+    const { received, granted, applied, peerDurable } = this.#source;
+    const proved = this.#proved;
+    this.#proved = {
+      horizon: 0,
+      received: Math.min(proved.received, received),
+      granted: Math.min(proved.granted, granted),
+      applied: Math.min(proved.applied, applied),
+      durable: Math.min(proved.durable, peerDurable),
+    };
+  }
 
   #said(horizon: number): void {
     const { received, granted, applied, peerDurable } = this.#source;

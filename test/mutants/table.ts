@@ -866,8 +866,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'sender: lost proofs at a new link',
     file: 'volume/sender.ts',
-    find: 'this.#unproved.length = 0;\n    const { trimmed }',
-    replace: 'const { trimmed }',
+    find: 'this.#unproved.length = 0;\n    this.#keepProved();',
+    replace: 'this.#keepProved();',
     breaks: 'what an earlier link said counts for this one',
     harmless: '`detach` has emptied it, and every link is detached before the next is attached',
   },

@@ -141,9 +141,10 @@ export class DualWorld {
       this.after(20, () => this.#begin());
       return;
     }
+    // whoever opens it from now on opens it as dual: faults start machines, too
+    first.role = 'dual';
     const reopen = (): void => {
-      if (first.state !== 'off') return this.after(20, reopen);
-      first.role = 'dual';
+      if (first.state === 'closing') return this.after(20, reopen);
       first.open();
       second.open();
     };

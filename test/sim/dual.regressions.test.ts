@@ -7,7 +7,8 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
-import { DUAL_QUIET } from './dual-draw.js';
+import { openScope, type Scope } from '../../src/volume/scope.js';
+import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
@@ -23,6 +24,29 @@ function write(world: DualWorld, site: DualSite, block: number, blockCount: numb
       if (error !== null) world.fail(error);
     },
   });
+}
+
+async function startBoth(options: Partial<DualWorldOptions>, seed: number): Promise<DualWorld> {
+  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(seed), hash);
+  for (const site of world.sites) site.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  return world;
+}
+
+/** More than a journal of nine segments holds. */
+async function writeMuch(world: DualWorld, site: DualSite): Promise<void> {
+  for (let i = 0; i < 40; i += 1) {
+    write(world, site, 1, 8);
+    await world.until(() => world.settled(), 5000, 'the writes do not arrive');
+  }
+}
+
+/** An `abort` scope over block 0 that writes it. */
+async function openAbort(world: DualWorld, site: DualSite): Promise<Scope> {
+  const [volume] = site.group!.volumes.values();
+  const scope = await openScope(volume!, { offset: 0, size: volume!.blockSize }, { onConflict: 'abort' });
+  await scope.write(0, world.truth.history.payload(volume!.blockSize));
+  return scope;
 }
 
 /**
@@ -136,5 +160,112 @@ test('a tail that was lost at both sites is not missed, nor does it beat what is
     },
   });
   await world.until(() => answered && world.settled(), 5000, 'the write of part of a block does not arrive');
+});
+
+/**
+ * What the other site says when a link comes up counted at once, though it is about records that may cross with its own,
+ * which come behind it. A flush was answered by it; then a record came that beat the scope it covered, and what was
+ * flushed was gone.
+ */
+test.each([1, 2, 3, 4, 5, 6, 7, 8])(
+  'what READY says of a flush counts once all is here that the other site had written by then (seed %i)',
+  async (seed) => {
+    const world = await startBoth({ delayMax: 40 }, seed);
+    const [first, second] = world.sites;
+    second.skew += 1000; // the later stamp loses
+    const scope = await openAbort(world, second);
+    write(world, first, 0, 1);
+    const { appended } = second.journal.own;
+    await scope.unlock();
+    let answered = false;
+    const [volume] = second.group!.volumes.values();
+    volume!.flush({
+      settle: (error) => {
+        if (error !== null) return world.fail(error);
+        answered = true;
+        world.checks.flushed(second, appended);
+      },
+    });
+    await world.until(() => first.journal.peer.durable > appended, 5000, 'the scope does not arrive');
+    world.line.cut();
+    await world.until(() => answered, 20_000, 'the flush is not answered');
+    await world.until(() => world.settled(), 5000, 'the sites do not find together again');
+    expect(world.counts['abort scope killed']).toBe(1);
+    await world.checks.compareAll();
+  },
+);
+
+/**
+ * A scope was confirmed, and both sites crashed before it was on the other one's disk. The one that had it did not know
+ * any more that somebody had been told, so the other admitted hosts before it had the scope again: one of them wrote
+ * there with an earlier stamp, and what had been confirmed was aborted.
+ */
+test.each([1, 2, 3, 4, 5, 6, 7, 8])(
+  'what was confirmed before both sites crashed is not aborted after it (seed %i)',
+  async (seed) => {
+    const world = await startBoth({ delayMax: 40 }, seed);
+    const [first, second] = world.sites;
+    const scope = await openAbort(world, second);
+    const record = world.truth.streams[1][scope.sequence - 1]!;
+    scope.confirmed.then(() => world.truth.confirmed.add(record), world.fail);
+    await world.until(() => world.truth.confirmed.has(record), 5000, 'the scope is not confirmed');
+    first.crash(true);
+    second.journal.sync();
+    await world.until(() => second.journal.own.durable >= scope.sequence, 5000, 'the scope is not synced');
+    second.crash(true);
+    for (const site of world.sites) site.open();
+    await world.until(() => world.sites.every((site) => site.state === 'up'), 5000, 'a site does not open again');
+    first.skew = -1e6;
+    write(world, first, 0, 1);
+    await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+    await world.checks.compareAll();
+  },
+);
+
+/**
+ * A site's disk lost all that it had written, and with it the number of the other site. What came back with its lost
+ * tail was of a site that it did not know: it closed the link, again and again, and nobody served.
+ */
+test('a lost tail that had seen records of the other site comes back to who does not know that site any more', async () => {
+  const world = await startBoth({}, 1);
+  const [first, second] = world.sites;
+  write(world, first, 0, 1);
+  await world.until(() => second.journal.peer.appended > 0, 5000, 'the write does not arrive');
+  write(world, second, 1, 1);
+  await world.until(() => first.journal.peer.appended > 0, 5000, 'the other write does not arrive');
+  second.crash(true);
+  second.open();
+  await world.until(() => second.state === 'up', 5000, 'the site does not open again');
+  expect([second.journal.own.appended, second.journal.peer.site]).toEqual([0, 0]);
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+  expect(second.journal.own.appended).toBe(1);
+  await world.checks.compareAll();
+});
+
+/**
+ * A site wrote nothing for a while, and the other one much. All of that was kept for the other one, behind what this
+ * site had sent last: its journal was full, it took nothing any more, and the hosts of the other site waited for ever.
+ */
+test('a site that writes nothing keeps nothing of what the other one writes', async () => {
+  const world = await startBoth({ journalSegments: 9 }, 1);
+  write(world, world.sites[0], 0, 1);
+  await writeMuch(world, world.sites[1]);
+});
+
+/**
+ * A site wrote little, and the other one much. What it had sent last stood in a segment that was free to go once the
+ * link had come up again. The next time that it had something to send, it looked for it from there: the link was closed
+ * because a segment was gone, and so was every link after that.
+ */
+test('a stream goes on although all that stood where it stopped was freed', async () => {
+  const world = await startBoth({ journalSegments: 9 }, 1);
+  const [first, second] = world.sites;
+  write(world, first, 0, 1);
+  await writeMuch(world, second);
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  await world.until(() => !first.group!.frozen, 20_000, 'the sites do not find together again');
+  write(world, first, 0, 1);
+  await writeMuch(world, second);
   await world.checks.compareAll();
 });
