@@ -182,7 +182,7 @@ export class Cleaner {
       }
       if (journal.durable < since.head) continue;
       if (end > checkpoint || (flat && checkpointNumber.done < since.checkpoint)) {
-        heldByCheckpoint += 1;
+        if (end <= replay) heldByCheckpoint += 1;
         continue;
       }
       if (kept) continue;
@@ -239,7 +239,9 @@ export class Cleaner {
   #underPressure(): void {
     const journal = this.#journal;
     if (journal.segments.used <= journal.limit - journal.hostReserve - journal.segmentSize) return;
-    if (this.#owner.checkpointPosition() < journal.written - journal.limit / 4) this.#owner.wantCheckpoint();
+    const checkpoint = this.#owner.checkpointPosition();
+    if (checkpoint < journal.written - journal.limit / 4 && checkpoint < this.#owner.replayFrom())
+      this.#owner.wantCheckpoint();
     if (this.#pinned.size > 0) {
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();

@@ -73,6 +73,23 @@ test('a journal that is written many times over stays below its limit, and shows
   expect(contentOf(rig)).toEqual(model);
 });
 
+test('a checkpoint is asked for where it frees something, and only there', () => {
+  // At a target whose commit log waited for a lock one checkpoint followed the other, as fast as the disk could.
+  for (const replayFrom of [0, Number.POSITIVE_INFINITY]) {
+    let asked = 0;
+    const wantCheckpoint = () => {
+      asked += 1;
+    };
+    const { rig, cleaner } = bench({ checkpointPosition: () => 0, replayFrom: () => replayFrom, wantCheckpoint }, 16);
+    while (rig.journal.segments.used <= cleaner.softLimit) {
+      rig.write(0, 64, 1);
+      rig.journal.sync();
+      rig.settle();
+    }
+    expect(asked > 0).toBe(replayFrom > 0);
+  }
+});
+
 describe('nothing is freed', () => {
   test('that the peer still needs', () => {
     const { rig, churn } = bench({ retainFrom: () => 3 * SEGMENT_SIZE + 100, peerIsComing: () => true }, 24);
