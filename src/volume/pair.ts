@@ -502,6 +502,7 @@ export class Pair {
           return;
         case KIND_DATA:
           if (message.data.returned) {
+            if (stretch === null) throw unexpected(message);
             this.#onReturned(link, message, stretch);
             return;
           }
@@ -711,11 +712,26 @@ export class Pair {
   }
 
   /** A piece of this site's own stream comes back: into the journal and the maps, as when it was written. */
-  #onReturned(link: Link, message: Message, stretch: Uint8Array | null): void {
+  #onReturned(link: Link, message: Message, stretch: Uint8Array): void {
     const group = this.group;
-    const decision = this.#decision;
-    if (group === null || stretch === null || decision?.action !== 'returnTail' || group.serving)
-      throw unexpected(message);
+    if (group === null || this.#decision?.action !== 'returnTail' || group.serving) throw unexpected(message);
+    if (this.#takeReturned(link, group, stretch)) return;
+    const kept = stretch.slice(); // it was lent to us for this call
+    link.pauseReceiving();
+    group.whenRoom(() => {
+      if (this.#link !== link) return true;
+      let taken = true;
+      this.#guard(link, () => {
+        taken = this.#takeReturned(link, group, kept);
+      });
+      // what comes behind it may be here already, and comes in this call
+      if (taken) link.resumeReceiving();
+      return taken;
+    });
+  }
+
+  /** @returns false: no room now */
+  #takeReturned(link: Link, group: Group, stretch: Uint8Array): boolean {
     const { journal } = group;
     const header = new RecordHeader();
     const bytes = journal.accept(stretch, (at, position) => {
@@ -724,6 +740,7 @@ export class Pair {
       if (header.clock > journal.stamp) journal.stamp = header.clock;
       if (header.site !== journal.own.site) return group.receiver?.takeReturned(header, position) ?? false;
       if (header.sequence !== journal.own.appended + 1) return false;
+      if (journal.order !== null && header.seen > journal.peer.appended) return false;
       journal.own.appended = header.sequence;
       if (journal.order !== null) journal.order.own(header, position);
       else journal.follow(header, position);
@@ -732,20 +749,10 @@ export class Pair {
       this.counters.tailRecordsRecovered += 1;
       return true;
     });
-    if (bytes < 0) {
-      const kept = stretch.slice(); // it was lent to us for this call
-      link.pauseReceiving();
-      group.whenRoom(() => {
-        if (journal.room(kept.length) < 0) return false;
-        link.resumeReceiving();
-        this.#guard(link, () => this.#onReturned(link, message, kept));
-        return true;
-      });
-      return;
-    }
+    if (bytes < 0) return false;
     if (bytes < stretch.length)
       throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
-    if (journal.own.appended < this.#mustEndWith) return;
+    if (journal.own.appended < this.#mustEndWith) return true;
     const done = (): void => {
       if (this.#link !== link) return;
       if (journal.own.durable < this.#mustEndWith) {
@@ -754,6 +761,7 @@ export class Pair {
       } else link.close(CLOSE_NORMAL, 'the lost tail is back');
     };
     done();
+    return true;
   }
 
   // ---- questions

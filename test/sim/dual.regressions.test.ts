@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
+import { RING_FULL } from '../../src/journal/journal.js';
 import { openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -239,6 +240,36 @@ test('a lost tail that had seen records of the other site comes back to who does
   expect([second.journal.own.appended, second.journal.peer.site]).toEqual([0, 0]);
   await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
   expect(second.journal.own.appended).toBe(1);
+  await world.checks.compareAll();
+});
+
+/**
+ * The ring had no room for a piece of a lost tail. Once it had, what came behind that piece was taken first: a record
+ * came to stand in front of what it had seen, and the gateway stopped itself.
+ */
+test('pieces of a lost tail that find no room are taken in order', async () => {
+  const world = await startBoth({}, 1);
+  const { sites, scheduler } = world;
+  const [first, second] = sites;
+  for (let i = 0; i < 4; i += 1) {
+    write(world, sites[i % 2]!, i, 1);
+    await world.until(() => sites[1 - (i % 2)]!.journal.peer.appended > i >> 1, 5000, 'a write does not arrive');
+  }
+  second.crash(true);
+  second.open();
+  await world.until(() => second.state === 'up', 5000, 'the site does not open again');
+  expect([second.journal.own.appended, second.journal.peer.appended]).toEqual([0, 0]);
+  const { journal } = second;
+  const { accept, room } = journal;
+  let fullUntil = Number.POSITIVE_INFINITY;
+  const isFull = (): boolean => {
+    if (fullUntil === Number.POSITIVE_INFINITY) fullUntil = scheduler.now + 100;
+    return scheduler.now < fullUntil;
+  };
+  journal.accept = (stretch, onRecord) => (isFull() ? RING_FULL : accept.call(journal, stretch, onRecord));
+  journal.room = (size) => (isFull() ? RING_FULL : room.call(journal, size));
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+  expect([first.journal.peer.appended, second.journal.own.appended]).toEqual([2, 2]);
   await world.checks.compareAll();
 });
 
