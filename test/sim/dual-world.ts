@@ -9,6 +9,7 @@
  * A phase with faults (safety), then one without that must come to its end (liveness).
  */
 import type { XXHashAPI } from 'xxhash-wasm';
+import { SCOPE_AGE_MS_MAX } from '../../src/limits.js';
 import { DualChecks } from './dual-checks.js';
 import type { DualWorldOptions } from './dual-draw.js';
 import { DualFaults } from './dual-faults.js';
@@ -111,7 +112,9 @@ export class DualWorld {
     this.#lookAroundLater();
     await this.until(() => this.operations >= options.operations, 60_000, null);
     this.#calm();
-    await this.until(() => this.settled(), 60_000, 'the phase without faults does not come to its end');
+    // a scope that its holder left open is ended by its age
+    const limitMs = SCOPE_AGE_MS_MAX + 30_000;
+    await this.until(() => this.settled(), limitMs, 'the phase without faults does not come to its end');
     await this.checks.compareAll();
     await this.#stopBoth();
   }
