@@ -50,6 +50,8 @@ const site = z.number().int().min(1).max(255);
 const name = z.string().min(1).max(255);
 const id = z.string().min(1).max(64);
 
+const meeting = z.strictObject({ count, id: count });
+
 const openScopes = z
   .array(z.strictObject({ sequence: count, flags: count, volume: count, lba: count, blockCount: count }))
   .max(SCOPES_MAX);
@@ -92,10 +94,18 @@ const schema = z.strictObject({
       }),
     )
     .max(GENERATIONS_MAX),
-  /** How often this site's state was opened: the peer remembers it, so a clone is found. */
+  /** How often this site's state was opened. */
   incarnation: count,
-  /** By site number: what is remembered of each peer. */
-  peers: z.record(z.string().regex(/^\d{1,3}$/), z.strictObject({ incarnation: count, durable: count })),
+  /** By site number: what is remembered of the peer. */
+  peers: z.record(z.string().regex(/^\d{1,3}$/), z.strictObject({ durable: count })),
+  /**
+   * By site number, of every peer there ever was: the last meeting that both wrote down, and the one after it, which the
+   * peer may have written down.
+   */
+  met: z.record(
+    z.string().regex(/^\d{1,3}$/),
+    z.strictObject({ last: meeting.nullable(), offered: meeting.nullable() }),
+  ),
   role: z.enum(['primary', 'standby', 'dual']),
   /** Stopped in order. Cleared before serving. */
   clean: z.boolean(),

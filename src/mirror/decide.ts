@@ -8,8 +8,8 @@
  *     row  finding                                              then
  *     1    ids, names, sizes or formats do not fit, the roles   refuse
  *          are neither one primary and one standby nor dual
- *          at both (with one --when-split), a clone, an
- *          incarnation older than the peer remembers
+ *          at both (with one --when-split), a clone, a state
+ *          older than the one that the peer has met
  *     2    no common generation                                 both empty: adopt (dual: one of them founds the group
  *                                                               first); only the standby empty: its tail is the whole
  *                                                               journal, or a base copy; else refuse
@@ -78,6 +78,24 @@ export interface BaseState {
   end: number | null;
 }
 
+/** Two sites that go on with each other, as both write it down: after that, neither is to be as it was before. */
+export interface Meeting {
+  /** Of the meetings of the two. */
+  count: number;
+  /** Random. */
+  id: number;
+}
+
+/**
+ * What a site knows of its meetings with a peer. A source writes down what it offers before it says START, a target
+ * before it says READY, and then the source knows of it. So of any two sites that go on from their last meeting one has
+ * in `last` what the other has in `last` or in `offered`; the same offer stands until it is taken.
+ */
+export interface Met {
+  last: Meeting | null;
+  offered: Meeting | null;
+}
+
 /** What a site says of itself when a link opens (HELLO). */
 export interface SiteState {
   /** RECORD_FORMAT. */
@@ -89,10 +107,8 @@ export interface SiteState {
   role: Role;
   /** Dual: `freeze`, or `prefer:` and the name of the site that may go on alone. */
   whenSplit: string;
-  /** Counts the opens of the state on disk. */
-  incarnation: number;
-  /** By site number: the newest incarnation of a peer seen here. */
-  remembered: Record<string, number>;
+  /** By site number of a peer. */
+  met: Record<string, Met>;
   volumes: VolumeState[];
   generations: Generation[];
   /** By site number of the author: last sequence here; durable, or synced before this is said. */
@@ -337,17 +353,20 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   }
   const volumes = findVolumeMisfit(p, s);
   if (volumes !== null) return volumes;
-  for (const [site, peer] of [
-    [p, s],
-    [s, p],
-  ]) {
-    // an empty site has nothing that could be a copy of something
-    const newest = peer.remembered[site.site.number] ?? 0;
-    if (site.generations.length > 0 && site.incarnation < newest) {
-      return `the state of ${site.site.name} is a clone or was restored: it was opened ${site.incarnation} times, ${peer.site.name} remembers ${newest}: use the real one, or empty it`;
-    }
-  }
-  return null;
+  const ofP = meetings(p, s);
+  const ofS = meetings(s, p);
+  if (ofP === null || ofS === null || ofP.some((one) => ofS.some((other) => one.id === other.id))) return null;
+  const newest = (each: Meeting[]): number => Math.max(...each.map(({ count }) => count));
+  const [older, newer] = newest(ofP) < newest(ofS) ? [a, b] : [b, a];
+  return `the state of ${older} is a clone or was restored: ${newer} has met a newer one: use the real one, or empty it`;
+}
+
+/** Which meeting with that peer may be the last; null at an empty site, which cannot be a copy of anything. */
+function meetings(site: SiteState, peer: SiteState): Meeting[] | null {
+  if (site.generations.length === 0) return null;
+  const { last, offered } = site.met[peer.site.number] ?? { last: null, offered: null };
+  const never = { count: 0, id: 0 };
+  return offered === null ? [last ?? never] : [last ?? never, offered];
 }
 
 function findVolumeMisfit(p: SiteState, s: SiteState): string | null {

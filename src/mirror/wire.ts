@@ -58,7 +58,7 @@ import { assert, fail } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
 import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
 import type { BasePosition } from './base.js';
-import type { SiteState } from './decide.js';
+import type { Meeting, SiteState } from './decide.js';
 
 export const KIND_DATA = 1;
 export const KIND_CONFIRM = 2;
@@ -173,7 +173,6 @@ export interface Start {
   base: BasePosition | null;
   /** The source's policy; of no meaning for a tail that is returned. */
   onReject: RejectPolicy;
-  /** The source's group and history, which the target takes over before it answers READY. */
   /**
    * Where both sites write: how much of this stream the other site has confirmed, with all it decided on, or may have
    * confirmed to an earlier life of the author. It may have lost some of that, and admits nobody before it is back. Else 0.
@@ -181,6 +180,9 @@ export interface Start {
   confirmed: number;
   /** And how much of it has its locks there, as the author was told: a host may hold a read lock by it. */
   granted: number;
+  /** From the source of the decision, which has written it down: the target does so before it answers READY. Else null. */
+  meeting: Meeting | null;
+  /** The source's group and history, which the target takes over before it answers READY. */
   groupId: string;
   generations: SiteState['generations'];
 }
@@ -242,9 +244,13 @@ const name = z.string().min(1).max(NAME_MAX);
 const row = z.int().min(1).max(99);
 const errorCode = z.enum(Object.keys(ERROR_CODES) as [ErrorCode, ...ErrorCode[]]);
 
-const bySite = z
-  .record(z.string().regex(/^[1-9][0-9]{0,2}$/), sequence)
-  .refine((ends) => Object.keys(ends).every((key) => Number(key) <= SITES_MAX), 'a site number is 1..255');
+function recordBySite<T>(value: z.ZodType<T>): z.ZodType<Record<string, T>> {
+  return z
+    .record(z.string().regex(/^[1-9][0-9]{0,2}$/), value)
+    .refine((sites) => Object.keys(sites).every((key) => Number(key) <= SITES_MAX), 'a site number is 1..255');
+}
+const bySite = recordBySite(sequence);
+const meeting = z.strictObject({ count: sequence, id: u32 });
 
 const position = z.strictObject({ volume: z.int().min(0).max(0xffff), lba: sequence });
 
@@ -264,8 +270,7 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
   site: z.strictObject({ name, number: siteNumber }),
   role: z.enum(['primary', 'standby', 'dual']),
   whenSplit: z.string().max(TEXT_MAX),
-  incarnation: sequence,
-  remembered: bySite,
+  met: recordBySite(z.strictObject({ last: meeting.nullable(), offered: meeting.nullable() })),
   volumes: z
     .array(
       z.strictObject({
@@ -304,6 +309,7 @@ const start: z.ZodType<Start> = z.strictObject({
   onReject: z.enum(REJECT_POLICIES),
   confirmed: sequence,
   granted: sequence,
+  meeting: meeting.nullable(),
   groupId: name,
   generations: generations.min(1),
 });

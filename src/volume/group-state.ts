@@ -28,6 +28,7 @@ import {
   SEGMENT_SIZE_MIN,
   VOLUME_SIZE_MAX,
 } from '../limits.js';
+import type { Meeting, SiteState } from '../mirror/decide.js';
 import type { FlatImage } from '../platter/flat.js';
 import { DualOrder } from './dual-order.js';
 import type { Role } from './group.js';
@@ -132,6 +133,7 @@ export function newSuperblock(
     generations: Superblock['generations'];
     peer: { number: number; name: string };
     inconsistent: Superblock['inconsistent'];
+    meeting: Meeting | null;
   } | null,
 ): Superblock {
   for (const volume of volumes) {
@@ -162,6 +164,7 @@ export function newSuperblock(
     generations: adopt?.generations ?? [{ ordinal: 1, id: randomUUID(), parent: null, minter: number, ends: {} }],
     incarnation: 0,
     peers: {},
+    met: adopt === null ? {} : { [adopt.peer.number]: { last: adopt.meeting, offered: null } },
     role: config.role,
     clean: true,
     degradedSince: null,
@@ -476,6 +479,16 @@ export function mintGeneration(superblock: Superblock, journal: Journal): void {
   superblock.generations.push(minted);
   if (superblock.generations.length > GENERATIONS_MAX) superblock.generations.shift();
   journal.generation = minted.ordinal;
+}
+
+/** What a source offers its peer to write down as their next meeting: the same, until it is known to have done so. */
+export function offerMeeting(superblock: Superblock, theirs: SiteState): Meeting {
+  superblock.met[theirs.site.number] ??= { last: null, offered: null };
+  const met = superblock.met[theirs.site.number]!;
+  const counts = [met.last, ...Object.values(theirs.met[superblock.site.number] ?? {})].map((each) => each?.count ?? 0);
+  // an id of ten digits, as above
+  met.offered ??= { count: 1 + Math.max(...counts), id: randomInt(2 ** 31, 2 ** 32) };
+  return met.offered;
 }
 
 /** Twice the volumes' size, and never less than cleaning needs. */

@@ -39,7 +39,7 @@ import { StreamReader } from '../journal/stream-reader.js';
 import type { Superblock } from '../journal/superblock.js';
 import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS, SPLIT_WAIT_MS } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
-import { type Decision, decide, type SiteState } from '../mirror/decide.js';
+import { type Decision, decide, type Meeting, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
   type Ask,
@@ -56,7 +56,7 @@ import {
   WireEncoder,
 } from '../mirror/wire.js';
 import type { Group, Platform, WhenSplit } from './group.js';
-import { type GroupConfig, mintGeneration, siteNumberOf } from './group-state.js';
+import { type GroupConfig, mintGeneration, offerMeeting, siteNumberOf } from './group-state.js';
 
 /** What an empty standby takes over from the source it meets. */
 export interface Adoption {
@@ -66,6 +66,7 @@ export interface Adoption {
   volumes: SiteState['volumes'];
   /** What the first copy will have to do; null when the stream alone makes the image. */
   inconsistent: Superblock['inconsistent'];
+  meeting: Meeting | null;
 }
 
 export interface PairOptions {
@@ -165,8 +166,7 @@ export class Pair {
         site: { name: config.site, number: siteNumberOf(config.site) },
         role: config.role,
         whenSplit,
-        incarnation: 0,
-        remembered: {},
+        met: {},
         volumes: config.volumes.map((volume, index) => ({
           number: index + 1,
           name: volume.name,
@@ -186,8 +186,6 @@ export class Pair {
     const { superblock } = group.state;
     const { own, peer } = group.journal;
     const { inconsistent } = superblock;
-    const remembered: Record<string, number> = {};
-    for (const [number, { incarnation }] of Object.entries(superblock.peers)) remembered[number] = incarnation;
     return {
       format: RECORD_FORMAT,
       group: superblock.group,
@@ -195,8 +193,7 @@ export class Pair {
       site: superblock.site,
       role: group.role,
       whenSplit,
-      incarnation: superblock.incarnation,
-      remembered,
+      met: superblock.met,
       volumes: superblock.volumes.map(({ number, name, size, blockSize }) => ({ number, name, size, blockSize })),
       generations: superblock.generations,
       streams: { [own.site]: own.appended, ...(peer.site === 0 ? {} : { [peer.site]: peer.appended }) },
@@ -399,7 +396,8 @@ export class Pair {
       );
     }
     this.#remember(group, theirs, null);
-    this.#say(link, group, decision, decision.target, decision.back!, null);
+    group.state.save(() => {});
+    this.#say(link, group, decision, decision.target, decision.back!, null, null);
   }
 
   /** This end holds the stream: it begins. */
@@ -442,11 +440,25 @@ export class Pair {
 
   #sendStart(link: Link, decision: Decision, theirs: SiteState, from: number): void {
     const group = this.group!;
+    const { state } = group;
     this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
-    this.#say(link, group, decision, decision.stream, from, decision.base);
+    const meeting = offerMeeting(state.superblock, theirs);
+    state.save((error) => {
+      if (this.#link !== link) return;
+      if (error !== null) return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${error.message}`);
+      this.#guard(link, () => this.#say(link, group, decision, decision.stream, from, decision.base, meeting));
+    });
   }
 
-  #say(link: Link, group: Group, decision: Decision, stream: number, from: number, base: Start['base']): void {
+  #say(
+    link: Link,
+    group: Group,
+    decision: Decision,
+    stream: number,
+    from: number,
+    base: Start['base'],
+    meeting: Meeting | null,
+  ): void {
     const { groupId, generations } = group.state.superblock;
     const { onReject } = group.policy;
     const { epoch, row } = decision;
@@ -455,20 +467,25 @@ export class Pair {
     const action = base === null ? 'replay' : 'base';
     const confirmed = group.order === null ? 0 : group.mayBeConfirmed;
     const granted = group.order === null ? 0 : row === 10 ? confirmed : group.sender!.grantedThrough;
-    const start: Start = { epoch, row, action, stream, from, base, onReject, confirmed, granted, groupId, generations };
+    const begin = { epoch, row, action, stream, from, base, onReject } as const;
+    const start: Start = { ...begin, confirmed, granted, meeting, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
-  /** Writes down who the peer is. @param durable what it holds durably of our stream; null: what it said */
+  /** Notes who the peer is. @param durable what it holds durably of our stream; null: what it said */
   #remember(group: Group, theirs: SiteState, durable: number | null): void {
     const { superblock } = group.state;
     const { number, name } = theirs.site;
     if (!superblock.sites.some((site) => site.number === number)) superblock.sites.push({ number, name });
-    const known = superblock.peers[number];
-    superblock.peers = {
-      [number]: { incarnation: theirs.incarnation, durable: durable ?? Math.max(known?.durable ?? 0, 0) },
-    };
-    group.state.save(() => {});
+    superblock.peers = { [number]: { durable: durable ?? superblock.peers[number]?.durable ?? 0 } };
+  }
+
+  /** The peer has written down what was offered. */
+  #hasMet({ state }: Group): void {
+    const { met } = state.superblock;
+    const { number } = this.#peer!.site;
+    met[number] = { last: met[number]!.offered, offered: null };
+    state.save(() => {});
   }
 
   #onMessage(link: Link, header: Uint8Array, stretch: Uint8Array | null): void {
@@ -485,6 +502,7 @@ export class Pair {
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
           this.#running = true;
           this.#sending = true;
+          if (decision.source === group.journal.own.site) this.#hasMet(group);
           group.sender.attach(link, message.ready, decision.stream === group.journal.own.site ? decision.base : null);
           if (group.role === 'dual') this.#serveBoth();
           else this.#serve(group);
@@ -547,6 +565,7 @@ export class Pair {
         peer: theirs.site,
         volumes: theirs.volumes,
         inconsistent: firstCopyOf(start, 0),
+        meeting: start.meeting,
       };
       this.#options.adopt(adoption).then(
         (group) => {
@@ -589,9 +608,8 @@ export class Pair {
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
     const theirs = this.#peer!;
-    if (!superblock.sites.some((site) => site.number === theirs.site.number)) superblock.sites.push(theirs.site);
-    const known = group.sender === null ? 0 : (superblock.peers[theirs.site.number]?.durable ?? 0);
-    superblock.peers = { [theirs.site.number]: { incarnation: theirs.incarnation, durable: known } };
+    this.#remember(group, theirs, group.sender === null ? 0 : null);
+    if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
     const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
@@ -638,6 +656,7 @@ export class Pair {
       onReject: 'target-retry',
       confirmed: 0,
       granted: 0,
+      meeting: null,
       groupId: state.superblock.groupId,
       generations: state.superblock.generations,
     };

@@ -8,6 +8,8 @@ const ADOPT = {
   groupId: 'id',
   generations: [{ ordinal: 1, id: 'g1', parent: null, minter: 1, ends: {} }],
   peer: { number: 1, name: 'a' },
+  inconsistent: null,
+  meeting: { count: 1, id: 11 },
 };
 const GOOD = { number: 1, name: 'v', size: 1 << 20, blockSize: 4096 };
 

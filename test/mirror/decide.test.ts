@@ -15,8 +15,7 @@ function site(name: string, changes: Partial<SiteState> = {}): SiteState {
     site: { name, number },
     role: number === 1 ? 'primary' : 'standby',
     whenSplit: 'freeze',
-    incarnation: 5,
-    remembered: { [3 - number]: 5 },
+    met: { [3 - number]: { last: { count: 5, id: 15 }, offered: null } },
     volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
     generations: [G1],
     streams: { 1: 100 },
@@ -29,7 +28,7 @@ function site(name: string, changes: Partial<SiteState> = {}): SiteState {
     ...changes,
   };
 }
-const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {}, journalFrom: {}, remembered: {} };
+const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {}, journalFrom: {}, met: {} };
 
 const A2 = next(G1, 'a2', 1, { 1: 100 });
 const B2 = next(G1, 'b2', 2, { 1: 100, 2: 0 });
@@ -147,8 +146,47 @@ const CASES: Case[] = [
     expected: refuse(1),
     says: /v has 1048576 bytes.*2097152/,
   },
-  { finding: 'a clone', b: { incarnation: 4 }, expected: refuse(1), says: /b is a clone.*4 times, a remembers 5/ },
-  { finding: 'a restored primary', a: { incarnation: 3 }, expected: refuse(1), says: /a is a clone/ },
+  {
+    finding: 'a standby restored to before the last meeting',
+    b: { met: { 1: { last: { count: 4, id: 14 }, offered: null } } },
+    expected: refuse(1),
+    says: /b is a clone or was restored: a has met a newer one/,
+  },
+  {
+    finding: 'a primary restored to before the last meeting, in the middle of one that never came about',
+    a: { met: { 2: { last: { count: 2, id: 12 }, offered: { count: 3, id: 13 } } } },
+    expected: refuse(1),
+    says: /a is a clone or was restored: b has met a newer one/,
+  },
+  {
+    finding: 'a clone that has met another one as often',
+    b: { met: { 1: { last: { count: 5, id: 99 }, offered: null } } },
+    expected: refuse(1),
+    says: /is a clone/,
+  },
+  {
+    finding: 'a copy from before the two had met',
+    a: { met: { 3: { last: { count: 9, id: 19 }, offered: null } } },
+    expected: refuse(1),
+    says: /a is a clone or was restored: b has met a newer one/,
+  },
+  {
+    finding: 'a standby that went down before it wrote down its first meeting',
+    a: { met: { 2: { last: null, offered: { count: 1, id: 11 } } } },
+    b: { met: {} },
+    expected: { row: 6, action: 'replay' },
+  },
+  {
+    finding: 'what one offered, and the other wrote down',
+    a: { met: { 2: { last: { count: 4, id: 14 }, offered: { count: 5, id: 15 } } } },
+    expected: { row: 6, action: 'replay' },
+  },
+  {
+    finding: 'each has offered what the other did not write down',
+    a: { met: { 2: { last: { count: 5, id: 15 }, offered: { count: 6, id: 16 } } } },
+    b: { met: { 1: { last: { count: 5, id: 15 }, offered: { count: 7, id: 17 } } } },
+    expected: { row: 6, action: 'replay' },
+  },
   {
     finding: 'both empty',
     a: EMPTY,
@@ -156,8 +194,8 @@ const CASES: Case[] = [
     expected: { row: 2, action: 'replay', adopter: 2, stream: 1, source: 1, target: 2, from: 0, through: 0, epoch: 3 },
   },
   {
-    finding: 'an empty standby, though its number is remembered, and the whole journal',
-    b: { ...EMPTY, incarnation: 1 },
+    finding: 'an empty standby, though one of its number was met, and the whole journal',
+    b: EMPTY,
     expected: { row: 2, action: 'replay', adopter: 2, from: 0, through: 100 },
   },
   {

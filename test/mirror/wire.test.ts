@@ -87,8 +87,7 @@ const HELLO: SiteState = {
   site: { name: 'a', number: 1 },
   role: 'primary',
   whenSplit: 'freeze',
-  incarnation: 5,
-  remembered: { 2: 4 },
+  met: { 2: { last: { count: 4, id: 41 }, offered: null } },
   volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
   generations: [{ ordinal: 1, id: 'g1', parent: null, minter: 1, ends: { 1: 0, 255: 9 } }],
   streams: { 1: 100 },
@@ -114,6 +113,7 @@ const CONTROL: Message[] = [
       onReject: 'retransmit',
       confirmed: 5,
       granted: 4,
+      meeting: { count: 5, id: 42 },
       groupId: 'id',
       generations: HELLO.generations,
     },
@@ -323,6 +323,6 @@ test('what a hostile peer would try', () => {
   expect(refusal(new Uint8Array(CONTROL_SIZE_MAX + 1).fill(KIND_HELLO))).toMatch(/HELLO of 262145 bytes/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 0: 1 } }))).toMatch(/HELLO: streams/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 256: 1 } }))).toMatch(/HELLO: streams/);
-  expect(refusal(json(KIND_HELLO, { ...HELLO, incarnation: 2 ** 53 }))).toMatch(/HELLO: incarnation/);
+  expect(refusal(json(KIND_HELLO, { ...HELLO, epoch: 2 ** 53 }))).toMatch(/HELLO: epoch/);
   expect(refusal(json(KIND_REFUSE, { row: 5, code: 'NONSENSE', reason: '' }))).toMatch(/REFUSE: code/);
 });

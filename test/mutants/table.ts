@@ -1010,8 +1010,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'decide: clones pass',
     file: 'mirror/decide.ts',
-    find: 'site.incarnation < newest',
-    replace: 'site.incarnation < 0',
+    find: 'ofP.some((one) => ofS.some((other) => one.id === other.id))',
+    replace: 'ofP.some((one) => ofS.some((other) => one.id >= 0 && other.id >= 0))',
     breaks: 'a copy of a state directory goes on with sequences of the original',
   },
   {

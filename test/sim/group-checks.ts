@@ -36,6 +36,7 @@ export class Checks {
 
   /** The state was opened: what it holds is compared with what was promised; its journal is watched from here on. */
   recovered(site: Site, journal: Journal): void {
+    if (site.stray) return this.#world.note(`${site.name} recovered ${journal.own.appended}, a stray`);
     if (site.role === 'standby' || site.promoting) this.#targetRecovered(site, journal);
     else this.#sourceRecovered(journal);
     if (site.role === 'primary') this.#watchPublish(journal);
@@ -103,7 +104,7 @@ export class Checks {
   /** Hosts may come: what the source holds now is the truth. */
   serving(site: Site): void {
     const { history, target, note, met, violation } = this.#world;
-    if (site.role !== 'primary') return;
+    if (site.role !== 'primary' || site.stray) return;
     if (site.promoting) this.#tookOver(site);
     const { appended } = site.journal.own;
     note(`source serves from ${appended}`);
@@ -128,7 +129,7 @@ export class Checks {
   /** The former target serves: what it had received is where its own stream begins. */
   #tookOver(site: Site): void {
     const { history, operator } = this.#world;
-    history.begin(history.imageAt(site.journal.peer.appended));
+    history.begin(history.imageAt(site.journal.peer.appended), site.journal.own.appended);
     this.promisedHere = 0;
     this.#promisedThere = 0;
     this.#lowered = 0;
@@ -210,7 +211,7 @@ export class Checks {
   #compare(site: Site): number {
     const { source, target, history, met, violation } = this.#world;
     const { group, life } = site;
-    if (group === null || site.state === 'closing') return 0;
+    if (group === null || site.state === 'closing' || site.stray) return 0;
     if (site === target && (site.orphan || !group.mirror.imageConsistent)) return 0;
     const sequence = site === source && !site.promoting ? group.journal.own.appended : group.journal.peerApplied;
     const expected = history.imageAt(sequence);

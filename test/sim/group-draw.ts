@@ -3,6 +3,7 @@ import type { KernelName } from '../../src/kernel/kernel.js';
 import type { RejectPolicy } from '../../src/mirror/wire.js';
 import type { AckName } from '../../src/volume/gate.js';
 import type { WhenPeerAway } from '../../src/volume/group.js';
+import { seededRandom } from './memory-store.js';
 
 export interface GroupWorldOptions {
   seed: number;
@@ -62,6 +63,12 @@ export interface GroupWorldOptions {
   rotMs: number;
   /** The target takes over from a source that crashed. */
   failOverMs: number;
+  /** The target takes over from a source that comes back with what it has, or that never went. */
+  splitMs: number;
+  /** A site is started with an older copy of its disks. */
+  restoreMs: number;
+  /** A new machine becomes the target, and in the middle of its first copy the one before takes over from the source. */
+  replaceMs: number;
   /** Share of a flat image that holds data before there is any group; the target's may hold rubbish. */
   prefilled: number;
   /** When the target's machine first appears, ms. */
@@ -115,6 +122,9 @@ export const QUIET: GroupWorldOptions = {
   viewMs: Number.POSITIVE_INFINITY,
   rotMs: Number.POSITIVE_INFINITY,
   failOverMs: Number.POSITIVE_INFINITY,
+  splitMs: Number.POSITIVE_INFINITY,
+  restoreMs: Number.POSITIVE_INFINITY,
+  replaceMs: Number.POSITIVE_INFINITY,
   prefilled: 0,
   kill: 0,
   downMs: 1,
@@ -188,7 +198,14 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
     depth: pick(1, 2, 4, 16),
+    ...drawAccidents(seededRandom(~seed)),
   };
+}
+
+/** Drawn with chances of their own: to take some of the world's would make another world of every seed. */
+function drawAccidents(random: () => number): Pick<GroupWorldOptions, 'splitMs' | 'restoreMs' | 'replaceMs'> {
+  const mean = (): number => (random() < 0.12 ? 300 + random() * 2700 : Number.POSITIVE_INFINITY);
+  return { splitMs: mean(), restoreMs: mean(), replaceMs: mean() };
 }
 
 /** Transactions come with scopes: drawn by themselves they would make another world of every seed. */

@@ -27,6 +27,10 @@ export const FAULTS: readonly string[] = [
   ...['alpha disk full', 'beta disk full', 'alpha bad disk', 'beta bad disk', 'alpha journal failed'],
   ...['beta journal failed', 'disk failed while opening', 'alpha rot', 'beta rot', 'rot was told'],
   ...['held at the target', 'long read lock at the target', 'evicted', 'view pinned', 'view dropped', 'prefilled'],
+  ...['promoted while apart', 'refused: both primary', 'refused: split brain', 'stray follows', 'refused: a copy'],
+  ...['source restored from an older copy', 'target restored from an older copy', 'source replaced in a first copy'],
+  // of the table in mirror/decide.ts; row 8 cannot happen, and fails a world in which it does
+  ...[1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14].map((row) => `row ${row}`),
 ];
 
 export class Faults {
@@ -42,7 +46,7 @@ export class Faults {
   }
 
   start(): void {
-    const { options, line, operator, random, after } = this.#world;
+    const { options, line, operator, accidents, random, after } = this.#world;
     this.#every(options.sourceCrashMs, () => this.#crash(this.#world.source));
     this.#every(options.targetCrashMs, () => this.#crash(this.#world.target));
     this.#every(options.bothCrashMs, () => {
@@ -62,6 +66,9 @@ export class Faults {
     this.#every(options.longHoldMs, () => this.#holdLong());
     this.#every(options.viewMs, () => this.views.open());
     this.#every(options.failOverMs, () => operator.failOver());
+    this.#every(options.splitMs, () => accidents.split());
+    this.#every(options.restoreMs, () => accidents.restore());
+    this.#every(options.replaceMs, () => accidents.replace());
   }
 
   #every(mean: number, task: () => void): void {
@@ -163,7 +170,7 @@ export class Faults {
    */
   #rot(): void {
     const { target, random, met, note } = this.#world;
-    if (target.state !== 'up' || target.group === null) return;
+    if (target.state !== 'up' || target.group === null || target.stray) return;
     const names = target.store.list().filter((name) => name.startsWith('segment'));
     const name = names[Math.floor(random() * (names.length - 1))];
     if (name === undefined || names.length < 2) return;

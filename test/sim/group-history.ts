@@ -37,6 +37,18 @@ interface HistoryRecord {
   tags: Uint32Array | null;
 }
 
+/** A record that the images have long since held. */
+const EARLIER: HistoryRecord = {
+  type: TYPE_FLUSH,
+  staged: false,
+  commits: 0,
+  volume: 0,
+  clock: 0,
+  unit: 0,
+  units: 0,
+  tags: null,
+};
+
 /** A volume's tags, by its number. */
 export type Images = Map<number, Uint32Array>;
 
@@ -99,10 +111,15 @@ export class History {
     return bytes;
   }
 
-  /** A stream begins anew, over these images. */
-  begin(images: Images): void {
-    this.#initial = images;
+  /** A stream begins anew, or goes on, over these images. @param length how many records it has, of an earlier time */
+  begin(images: Images, length = 0): void {
     this.cut(0);
+    this.#initial = images;
+    while (this.length < length) {
+      this.#records.push(EARLIER);
+      if (this.length % SNAPSHOT_EVERY === 0) this.#snapshots.push(images);
+    }
+    this.#now = copyOf(images);
   }
 
   /** The journal published a record of the source's stream. */

@@ -95,7 +95,7 @@ export class Hosts {
       if (this.stopped) return;
       const { source } = this.#world;
       const { group } = source;
-      if (group === null || source.state !== 'up' || !group.ready) {
+      if (group === null || source.state !== 'up' || !group.ready || source.stray) {
         after(RETRY_MS, next);
         return;
       }

@@ -12,6 +12,8 @@ const NOTICED_MS = 1000;
 export class Operator {
   /** The source gave up what the target still needs: it must be copied anew. */
   retentionGivenUp = false;
+  /** What becomes of the source that somebody takes over from: nothing of it, its disks as a standby, or as a primary. */
+  #old: 'gone' | 'comes back' | 'serves' = 'gone';
   readonly #world: GroupWorld;
 
   constructor(world: GroupWorld) {
@@ -19,19 +21,26 @@ export class Operator {
   }
 
   look(): void {
-    const { source, target, scheduler, line } = this.#world;
+    const { source, target, scheduler, line, accidents } = this.#world;
+    const { stray } = accidents;
     if (!line.isUp) line.connectSoon();
     // it waits for a host, or for a peer, before it goes on alone
     if (source.promoting && source.group?.ready === true) this.#replaceOld();
-    const refusal = source.pair?.refusal ?? target.pair?.refusal ?? null;
+    // what the source still says of a target that was emptied meanwhile is of no account
+    const refusal = (target.group !== null && source.pair?.refusal) || (target.pair?.refusal ?? null);
     if (refusal === null || source.state !== 'up' || target.state !== 'up') {
       target.refusedSince = -1;
+      if (refusal === null && stray !== null) accidents.look(stray);
       return;
     }
     if (target.refusedSince < 0) target.refusedSince = scheduler.now;
     if (scheduler.now - target.refusedSince < NOTICED_MS) return;
+    if (stray !== null) {
+      if (accidents.cure(stray, refusal)) target.refusedSince = -1;
+      return;
+    }
     if (!this.#hasReason(refusal)) throw new Error(`refused without a reason: ${refusal}: ${this.#world.describe()}`);
-    this.#empty(refusal);
+    this.empty(refusal);
   }
 
   #hasReason(refusal: string): boolean {
@@ -43,8 +52,9 @@ export class Operator {
     return this.retentionGivenUp || given || target.orphan || target.rotten || alone;
   }
 
-  #empty(why: string): void {
-    const { target, note, met } = this.#world;
+  empty(why: string): void {
+    const { target, accidents, note, met } = this.#world;
+    accidents.putBack(); // an empty site takes what it is given
     met('target emptied');
     note(`target emptied: ${why}`);
     target.crash(true);
@@ -53,9 +63,11 @@ export class Operator {
   }
 
   #newTarget(): void {
-    const { target, checks } = this.#world;
+    const { target, checks, accidents } = this.#world;
     this.retentionGivenUp = false;
     target.newDisks();
+    target.role = 'standby';
+    accidents.over(target);
     target.orphan = false;
     target.droppedTo = Number.POSITIVE_INFINITY;
     target.refusedSince = -1;
@@ -64,10 +76,11 @@ export class Operator {
 
   /** A gateway said at its start that it cannot: is that for a person to mend? */
   refusedToOpen(site: Site, error: Error & { code?: string }): boolean {
-    const { target, met } = this.#world;
+    const { target, met, accidents } = this.#world;
+    if (accidents.refusedToOpen(site, error)) return true;
     if (site === target && site.rotten && error.code === 'STATE_CORRUPT') {
       met('rot was told');
-      this.#empty(error.message);
+      this.empty(error.message);
       return true;
     }
     if (site.promoting && error.code === 'STATE_MISMATCH' && /first copy was never finished/.test(error.message)) {
@@ -79,17 +92,23 @@ export class Operator {
 
   /** What has rot is copied anew, before everything is to be equal. */
   mend(): void {
-    if (this.#world.target.rotten) this.#empty('rot');
+    if (this.#world.target.rotten) this.empty('rot');
   }
 
   // ---- the target takes over
 
-  /** The primary's machine is gone: the standby goes on in its place. */
-  failOver(): void {
-    const { source, target, random, note, met } = this.#world;
+  canFailOver(): boolean {
+    const { source, target, accidents } = this.#world;
     // rot at the only copy that is left is nobody's to mend
-    if (target.state !== 'up' || target.orphan || target.rotten || source.opens === 0 || source.promoting) return;
-    if (target.group?.receiver?.imageConsistent !== true) return;
+    if (target.state !== 'up' || target.orphan || target.rotten || source.opens === 0 || source.promoting) return false;
+    return target.group?.receiver?.imageConsistent === true && accidents.stray === null;
+  }
+
+  /** The primary's machine is gone, or taken for that: the standby goes on in its place. */
+  failOver(old: 'gone' | 'comes back' | 'serves' = 'gone'): void {
+    const { source, target, random, note, met } = this.#world;
+    if (!this.canFailOver()) return;
+    this.#old = old;
     met('fail over');
     note(`${target.name} is to take over`);
     source.crash(random() < 0.5);
@@ -111,20 +130,26 @@ export class Operator {
 
   /** The new source serves. */
   tookOver(): void {
-    const { source, met, note } = this.#world;
+    const { source, accidents, met, note } = this.#world;
     met('failed over');
     note(`${source.name} took over`);
     this.#replaceOld();
+    accidents.tookOver();
     source.promoting = false;
     this.retentionGivenUp = false;
   }
 
-  /** The old source's machine comes back, empty. */
+  /** The old source's machine comes back: empty, or as it was. */
   #replaceOld(): void {
-    const { target, faults, random, after } = this.#world;
+    const { target, faults, accidents, checks, random, after } = this.#world;
     if (!target.held) return;
     target.held = false;
-    this.#newTarget();
+    if (this.#old === 'gone') this.#newTarget();
+    else {
+      if (this.#old === 'serves') target.role = 'primary';
+      accidents.serve(target);
+      checks.targetEmptied();
+    }
     after(random() * 1000, () => {
       if (faults.active) target.open();
     });

@@ -20,6 +20,11 @@ import { MemoryStore } from './memory-store.js';
 /** The gateway's timer. */
 const TICK_MS = 50;
 
+export interface Disks {
+  store: MemoryStore;
+  images: MemoryStore;
+}
+
 export class Site {
   readonly name: string;
   role: Role;
@@ -49,6 +54,8 @@ export class Site {
   /** The source dropped what lies behind, while this site was down. */
   droppedTo = Number.POSITIVE_INFINITY;
   refusedSince = -1;
+  /** Its data is to go (group-accidents.ts). */
+  stray = false;
   /** This life ends, or ended, with a clean stop. */
   #stopping = false;
   readonly #world: GroupWorld;
@@ -58,6 +65,14 @@ export class Site {
     this.name = name;
     this.role = role;
     this.newDisks();
+  }
+
+  /** Other disks are put in. @returns those that were there */
+  changeDisks(disks: Disks): Disks {
+    const { store, images } = this;
+    this.store = disks.store;
+    this.images = disks.images;
+    return { store, images };
   }
 
   get journal(): Journal {
@@ -317,6 +332,7 @@ export class Site {
     met('rounds of writeback', this.group!.writeback.counters.rounds);
     if (this.group!.writeback.counters.errors > 0) met('writeback errors', this.group!.writeback.counters.errors);
     for (const [row, count] of this.pair?.counters.rows ?? []) met(`row ${row}`, count);
+    if (this.pair?.counters.rows.has(8)) world.fail(new Error(`row 8: ${this.pair.refusal}`));
     met('tail returned', this.pair?.counters.tailRecordsRecovered ?? 0);
     met('minted', this.pair?.counters.minted ?? 0);
   }

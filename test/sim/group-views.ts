@@ -17,7 +17,7 @@ export class Views {
   open(): void {
     const { target, history, scheduler, random, met } = this.#world;
     const { group } = target;
-    if (target.state !== 'up' || target.orphan || group?.receiver?.imageConsistent !== true) return;
+    if (target.state !== 'up' || target.orphan || target.stray || group?.receiver?.imageConsistent !== true) return;
     const volume = [...group.volumes.values()][Math.floor(random() * group.volumes.size)]!;
     if (volume.platter === 'flat') return; // cannot be pinned
     const device = new Catalog([group]).open(`${volume.name}@applied`);

@@ -6,12 +6,14 @@
  *     group-draw.ts      what a world is drawn of, and how a seed draws it
  *     group-faults.ts    which faults exist            group-operator.ts  what a person does about them
  *     group-checks.ts    what is checked, and when     group-history.ts   what was written: the truth
+ *     group-accidents.ts two that both serve, copies   group-strays.ts    hosts of whom nothing is kept
  *     group-hosts.ts     what hosts do                 group-site.ts      a machine and its gateway's lives
  *     group-line.ts      connecting, and sim-link.ts   group-rig.ts       time, worker threads, flat images
  *
  * This file is the order of events: a phase with faults (safety), then one without that must come to its end (liveness).
  */
 import type { XXHashAPI } from 'xxhash-wasm';
+import { Accidents } from './group-accidents.js';
 import { Checks } from './group-checks.js';
 import type { GroupWorldOptions } from './group-draw.js';
 import { Faults } from './group-faults.js';
@@ -41,6 +43,7 @@ export class GroupWorld {
   readonly line: Line;
   readonly faults: Faults;
   readonly operator: Operator;
+  readonly accidents: Accidents;
   /** They change places when the target takes over. */
   source: Site;
   target: Site;
@@ -56,6 +59,7 @@ export class GroupWorld {
     this.line = new Line(this);
     this.faults = new Faults(this);
     this.operator = new Operator(this);
+    this.accidents = new Accidents(this);
     this.source = new Site(this, 'alpha', 'primary');
     this.target = new Site(this, 'beta', 'standby');
     this.#prefill();

@@ -511,3 +511,72 @@ test('emptying segments does not fill the disk while they cannot be freed yet', 
   expect(world.source.group!.cleaner.counters.segmentsFreed).toBeGreaterThan(10);
   expect(most).toBeLessThan(limit + segmentSize);
 });
+
+test('a copy of a source, made when it was stopped, is not taken for the source', async () => {
+  // Somebody copied the state directory of a stopped source, went on with the original, and later started the copy. It
+  // had been opened as often as what the target remembered, so it was taken for the source. It had served hosts at once,
+  // for it had been stopped in order, and when it had written more than the original the target took what came behind:
+  // its image was one part of the one and one part of the other.
+  const world = makeWorld();
+  await bothUp(world);
+  const { source, target } = world;
+  const stop = async (): Promise<void> => {
+    await world.settle(world.stop(source));
+    await world.until(() => source.state === 'off', 100, 'it does not stop');
+  };
+  await world.settle(world.write(0, 8));
+  await stop();
+  const copy = { store: source.store.copy(), images: source.images.copy() };
+  world.open(source);
+  await atRest(world);
+  await world.settle(world.write(8, 8));
+  await atRest(world);
+  await stop();
+  const original = source.changeDisks(copy);
+  world.lineDownUntil = world.scheduler.now + 500;
+  source.stray = true;
+  world.open(source);
+  await world.until(() => source.group?.serving === true, 1000, 'the copy does not serve');
+  const [volume] = source.group!.volumes.values();
+  for (let unit = 16; unit < 64; unit += 8) {
+    const payload = [world.history.payload(4096)];
+    volume!.write(1, unit * 512, 4096, payload, false, { settle: (error) => error && world.fail(error) });
+  }
+  const has = target.journal.peer.appended;
+  await world.until(() => source.journal.own.appended > has, 1000, 'the copy does not write');
+  const sites = [source, target];
+  await world.until(() => sites.every(({ pair }) => pair!.refusal !== null), 1000, 'the copy is not refused');
+  for (const site of sites)
+    expect(site.pair!.refusal).toMatch(/the state of alpha is a clone or was restored: beta has met a newer one/);
+  expect(target.journal.peer.appended).toBe(has);
+  world.crash(source, true);
+  source.changeDisks(original);
+  source.stray = false;
+  world.open(source);
+  await atRest(world);
+});
+
+test('a target that was emptied is not taken for a copy of what it was', async () => {
+  // The source wrote down whom it had taken in while that went on to be filled, and lost power before it had: when it
+  // was back it remembered the target of before, which had been opened often, and refused the new one as a copy of that.
+  for (let seed = 1; seed <= 20; seed += 1) {
+    const world = makeWorld({ syncMs: 20 }, seed);
+    await bothUp(world);
+    const { source, target } = world;
+    for (let turn = 0; turn < 5; turn += 1) {
+      world.crash(target, true);
+      world.open(target);
+      await atRest(world);
+    }
+    world.crash(target, true);
+    target.newDisks();
+    world.checks.targetEmptied();
+    world.open(target);
+    await world.until(() => (world.counts.adopted ?? 0) === 2, 3000, 'it is not taken in');
+    await world.pass(2 * seed);
+    world.crash(source, true);
+    world.crash(target, true);
+    for (const site of [source, target]) world.open(site);
+    await atRest(world);
+  }
+});

@@ -302,6 +302,13 @@ export class MemoryStore implements Store {
     this.#durable.set(name, file);
   }
 
+  /** Another disk that holds, durably, what reads see of this one now. */
+  copy(): MemoryStore {
+    const copy = new MemoryStore(this.#options);
+    for (const [name, file] of this.#cached) copy.put(name, file.cached.slice(0, file.cachedSize));
+    return copy;
+  }
+
   /** The power goes: nothing that was asked is answered any more; the store may be opened again at once. */
   crash(): void {
     this.#life++;

@@ -973,8 +973,7 @@ const COMMON = {
   format: 1,
   group: 'g',
   whenSplit: 'freeze',
-  incarnation: 1,
-  remembered: {},
+  met: {},
   volumes: [{ number: 0, name: 'v', size: BLOCKS * 4096, blockSize: 4096 }],
   clean: false,
 };
