@@ -1,4 +1,4 @@
-/** A copy of the tree in which one place at a time is broken, built and run. */
+/** Copies of the tree: in some, one place at a time is broken, built and run; in another nothing ever is. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -18,8 +18,14 @@ export interface Finding {
   seconds: number;
 }
 
+export interface TestsFinding extends Finding {
+  /** Where the test stands. */
+  file: string;
+}
+
 export interface WorldsFinding extends Finding {
   simulator: Simulator;
+  /** That noticed; the last one that was run, if none did. */
   seed: number;
   /** Host operations answered until then; 0 where a simulator has none. */
   operations: number;
@@ -50,30 +56,37 @@ export class Bench {
     symlinkSync(join(PACKAGE_ROOT, 'node_modules'), join(this.#root, 'node_modules'));
   }
 
-  /** Runs `work` in a tree that has this mutant (null: as it is), and was built. */
-  async with(mutant: Mutant | null, work: () => Promise<void>): Promise<void> {
-    const path = mutant === null ? null : join(this.#root, 'src', mutant.file);
-    const text = path === null ? '' : readFileSync(path, 'utf8');
-    if (path !== null) writeFileSync(path, applyMutant(text, mutant!));
+  /** Runs `work` in a tree that has this mutant, and was built. */
+  async with(mutant: Mutant, work: () => Promise<void>): Promise<void> {
+    const path = join(this.#root, 'src', mutant.file);
+    const text = readFileSync(path, 'utf8');
+    writeFileSync(path, applyMutant(text, mutant));
     try {
-      const { code, output } = await this.#run('node_modules/typescript/bin/tsc', ['-p', 'test/mutants']);
-      if (code !== 0) throw new Error(`${mutant?.name ?? 'the tree'} does not pass the type check:\n${output}`);
+      await this.build(mutant.name);
       await work();
     } finally {
-      if (path !== null) writeFileSync(path, text);
+      writeFileSync(path, text);
     }
   }
 
-  async tests(files: readonly string[]): Promise<Finding> {
-    const there = files.filter((file) => existsSync(join(this.#root, file)));
-    if (there.length === 0) return { caught: false, by: '', seconds: 0 };
-    const { code, output, seconds } = await this.#run('node_modules/vitest/vitest.mjs', ['run', '--bail=1', ...there]);
-    const failed = /^ *FAIL +(.+)$/m.exec(output)?.[1] ?? `exit code ${code}`;
-    return { caught: code !== 0, by: code === 0 ? '' : failed, seconds };
+  /** @throws Error when it does not pass the type check */
+  async build(name = 'the tree'): Promise<void> {
+    const { code, output } = await this.#run('node_modules/typescript/bin/tsc', ['-p', 'test/mutants']);
+    if (code !== 0) throw new Error(`${name} does not pass the type check:\n${output}`);
   }
 
-  async worlds(simulator: Simulator, count: number): Promise<WorldsFinding> {
-    const { code, output, seconds } = await this.#run('dist/sim/test/mutants/worlds.js', [simulator, String(count)]);
+  async tests(files: readonly string[]): Promise<TestsFinding> {
+    const there = files.filter((file) => existsSync(join(this.#root, file)));
+    if (there.length === 0) return { caught: false, by: '', seconds: 0, file: '' };
+    const { code, output, seconds } = await this.#run('node_modules/vitest/vitest.mjs', ['run', '--bail=1', ...there]);
+    if (code === 0) return { caught: false, by: '', seconds, file: '' };
+    const failed = /^ *FAIL +((\S+).*)$/m.exec(output);
+    return { caught: true, by: failed?.[1] ?? `exit code ${code}`, seconds, file: failed?.[2] ?? there[0]! };
+  }
+
+  async worlds(simulator: Simulator, seeds: readonly number[]): Promise<WorldsFinding> {
+    const args = [simulator, JSON.stringify(seeds)];
+    const { code, output, seconds } = await this.#run('dist/sim/test/mutants/worlds.js', args);
     const found = { caught: true, by: `the process ended with ${code}`, seconds, simulator, seed: 0, operations: 0 };
     for (const text of output.split('\n')) {
       if (!text.startsWith('{')) continue;
@@ -124,5 +137,47 @@ export class Bench {
 
   #kill(): void {
     if (this.#running !== null) process.kill(-this.#running.pid!, 'SIGKILL');
+  }
+}
+
+/**
+ * A copy in which nothing is broken: a test or a world that fails in it as well has noticed nothing. Each is asked when it
+ * first counts for something, and only once.
+ */
+export class Control {
+  readonly #bench = new Bench();
+  readonly #fails = new Map<string, Promise<boolean>>();
+  #last: Promise<unknown>;
+
+  constructor() {
+    this.#last = this.#bench.build();
+  }
+
+  failsTest(file: string): Promise<boolean> {
+    return this.#ask(file, () => this.#bench.tests([file]));
+  }
+
+  failsWorld(simulator: Simulator, seed: number): Promise<boolean> {
+    return this.#ask(`${simulator}, seed ${seed}`, () => this.#bench.worlds(simulator, [seed]));
+  }
+
+  /** What failed with nothing broken. */
+  async failed(): Promise<string[]> {
+    const names: string[] = [];
+    for (const [name, fails] of this.#fails) if (await fails) names.push(name);
+    return names;
+  }
+
+  close(): void {
+    this.#bench.close();
+  }
+
+  #ask(name: string, run: () => Promise<Finding>): Promise<boolean> {
+    const known = this.#fails.get(name);
+    if (known !== undefined) return known;
+    const fails = this.#last.then(run).then(({ caught }) => caught);
+    this.#fails.set(name, fails);
+    this.#last = fails;
+    return fails;
   }
 }

@@ -1,29 +1,33 @@
 /** `npm run mutants`: breaks the production code, one place at a time, and counts who notices. `--help` says how. */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { Bench, type Finding, type WorldsFinding } from './bench.js';
-import { type Mutant, type Simulator, simulatorsOf, testsOf } from './mutant.js';
+import { Bench, Control, type Finding, type TestsFinding, type WorldsFinding } from './bench.js';
+import { type Mutant, SIMULATORS, type Simulator, simulatorsOf, testsOf } from './mutant.js';
 import { MUTANTS } from './table.js';
+import { isCaught, type Verdict, Verdicts } from './verdicts.js';
 
 const HELP = `Breaks the production code on purpose, one place at a time, in a copy of the tree. Each of these mutants is
 given to the ordinary tests about its file, and to the fastest simulator that runs its code, by seeds until a world
-fails; to a slower one if nobody noticed so far.
+fails; to a slower one if nobody noticed so far. What also fails with nothing broken does not count.
 
   npm run mutants                          all of them; most of an hour on two cores
+  npm run mutants -- --results FILE        keeps each verdict in FILE as it comes. A second run with the same FILE goes on
+                                           where the first was stopped: a mutant that was noticed is not run again until
+                                           its file has changed, and is then given first to who noticed it the last time
   npm run mutants -- --list                their names, and what each breaks
   npm run mutants -- --only NAME           one, with what noticed it; may be repeated; NAME* is all that begin so
-  npm run mutants -- --seeds 100           more worlds for those that nobody notices (20 of the group, 5 times as many
-                                           of the mirror's, 50 times as many of the dual model)
+  npm run mutants -- --seeds 100           more worlds for those that nobody notices (20 of the group and of both sites, 5
+                                           times as many of the mirror's, 50 times as many of the dual model)
   npm run mutants -- --jobs 1              so many at once (else one for each core)
 
 A row tells whether a test noticed, and which seed did, after how many answered host operations and seconds. A mutant
 that survives needs a test or a better simulator; or a reason why it is harmless, in test/mutants/table.ts, and then it
 has to survive. The exit code is 1 when one survived without a reason, was noticed in spite of one, or could not be
-made; 2 when the command is not understood.
+made, or something failed with nothing broken; 2 when the command is not understood.
 `;
 
 /** Worlds of each simulator for one of --seeds: they take about as long. */
-const WORLDS: Record<Simulator, number> = { 'dual model': 50, 'mirror world': 5, 'group worlds': 1 };
+const WORLDS: Record<Simulator, number> = { 'dual model': 50, 'mirror world': 5, 'group worlds': 1, 'dual worlds': 1 };
 
 const WIDTH = Math.max(...MUTANTS.map(({ name }) => name.length));
 
@@ -34,6 +38,7 @@ interface Command {
   seeds: number;
   jobs: number;
   list: boolean;
+  results: string | null;
 }
 
 /** @returns null: help was asked for */
@@ -45,6 +50,7 @@ function parse(argv: string[]): Command | null {
       seeds: { type: 'string', default: '20' },
       jobs: { type: 'string', default: String(availableParallelism()) },
       list: { type: 'boolean', default: false },
+      results: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
@@ -59,41 +65,78 @@ function parse(argv: string[]): Command | null {
     if (found.length === 0) throw new UsageError(`--only ${wanted}: there is none of this name`);
     return found;
   });
-  return { mutants: chosen ?? [...MUTANTS], seeds: count('seeds'), jobs: count('jobs'), list: values.list };
+  return {
+    mutants: chosen ?? [...MUTANTS],
+    seeds: count('seeds'),
+    jobs: count('jobs'),
+    list: values.list,
+    results: values.results ?? null,
+  };
 }
 
 const print = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
-interface Verdict {
-  tests: Finding;
-  /** Of the last simulator that was asked: the one that noticed, if any did. */
-  worlds: WorldsFinding;
-}
+class Examiner {
+  readonly #control: Control;
+  readonly #seeds: number;
 
-async function examine(bench: Bench, mutant: Mutant, seeds: number): Promise<Verdict> {
-  const tests = await bench.tests(testsOf(mutant.file));
-  const [first, ...slower] = simulatorsOf(mutant.file);
-  let worlds = await bench.worlds(first!, seeds * WORLDS[first!]);
-  for (const simulator of slower) {
-    if (worlds.caught || tests.caught) break;
-    worlds = await bench.worlds(simulator, seeds * WORLDS[simulator]);
+  constructor(control: Control, seeds: number) {
+    this.#control = control;
+    this.#seeds = seeds;
   }
-  return { tests, worlds };
+
+  /** @param last who noticed it then is asked first */
+  async examine(bench: Bench, mutant: Mutant, last: Verdict | null): Promise<Verdict> {
+    const tests = await this.#tests(bench, testsOf(mutant.file), last?.tests.file ?? '');
+    const [first, ...slower] = simulatorsOf(mutant.file).sort((a, b) => rank(a, last) - rank(b, last));
+    let worlds = await this.#worlds(bench, first!, last);
+    for (const simulator of slower) {
+      if (worlds.caught || tests.caught) break;
+      worlds = await this.#worlds(bench, simulator, last);
+    }
+    return { tests, worlds };
+  }
+
+  async #tests(bench: Bench, files: string[], first: string): Promise<TestsFinding> {
+    let seconds = 0;
+    const isFirst = (file: string): boolean => file === first;
+    for (let left of [files.filter(isFirst), files.filter((file) => !isFirst(file))]) {
+      for (;;) {
+        const found = await bench.tests(left);
+        seconds += found.seconds;
+        if (!found.caught) break;
+        if (!(await this.#control.failsTest(found.file))) return { ...found, seconds };
+        left = left.filter((file) => file !== found.file);
+      }
+    }
+    return { caught: false, by: '', seconds, file: '' };
+  }
+
+  async #worlds(bench: Bench, simulator: Simulator, last: Verdict | null): Promise<WorldsFinding> {
+    let left = Array.from({ length: this.#seeds * WORLDS[simulator] }, (_, index) => index + 1);
+    if (last?.worlds.caught && last.worlds.simulator === simulator) {
+      const { seed } = last.worlds;
+      left = [seed, ...left.filter((each) => each !== seed)];
+    }
+    let seconds = 0;
+    let operations = 0;
+    for (;;) {
+      const found = await bench.worlds(simulator, left);
+      seconds += found.seconds;
+      operations += found.operations;
+      if (!found.caught || !(await this.#control.failsWorld(simulator, found.seed))) {
+        return { ...found, seconds, operations };
+      }
+      left = left.slice(left.indexOf(found.seed) + 1);
+    }
+  }
 }
 
-/** What is noticed in a tree where nothing is broken says nothing about mutants. */
-async function checkTree(bench: Bench, mutants: readonly Mutant[]): Promise<void> {
-  const files = new Set(mutants.flatMap(({ file }) => testsOf(file)));
-  await bench.with(null, async () => {
-    const findings: Finding[] = [await bench.tests([...files])];
-    for (const simulator of new Set(mutants.flatMap(({ file }) => simulatorsOf(file)))) {
-      findings.push(await bench.worlds(simulator, WORLDS[simulator]));
-    }
-    for (const { caught, by } of findings) if (caught) throw new Error(`the tree fails as it is: ${by}`);
-  });
-}
+/** The simulator that noticed it the last time is the first, the others stay as they are. */
+const rank = (simulator: Simulator, last: Verdict | null): number =>
+  last?.worlds.caught && last.worlds.simulator === simulator ? -1 : SIMULATORS.indexOf(simulator);
 
 function writeRow({ name, harmless }: Mutant, { tests, worlds }: Verdict): string {
   const seconds = (finding: Finding): string => `${finding.seconds.toFixed(1)} s`;
@@ -113,56 +156,69 @@ async function main(argv: string[]): Promise<number> {
     print(HELP);
     return 0;
   }
-  const { mutants, seeds, jobs, list } = command;
+  const { mutants, seeds, jobs, list, results } = command;
   if (list) {
     for (const { name, file, breaks } of mutants) print(`${name.padEnd(WIDTH)} ${file.padEnd(26)} ${breaks}`);
     return 0;
   }
-  const benches = Array.from({ length: Math.min(jobs, mutants.length) }, () => new Bench());
-  const close = (): void => {
-    for (const bench of benches) bench.close();
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-    process.once(signal, () => {
-      close();
-      process.exit(130);
-    });
-  }
+  const known = new Verdicts(results);
   const verdicts = new Map<Mutant, Verdict>();
   const wrong: string[] = [];
-  try {
-    await checkTree(benches[0]!, mutants);
-    const left = [...mutants];
-    print(`${'mutant'.padEnd(WIDTH)} ${'tests'.padEnd(13)} simulator, the seed that noticed`);
-    await Promise.all(
-      benches.map(async (bench) => {
-        for (let mutant = left.shift(); mutant !== undefined; mutant = left.shift()) {
-          const each = mutant;
-          try {
-            await bench.with(each, async () => {
-              const verdict = await examine(bench, each, seeds);
-              verdicts.set(each, verdict);
-              print(writeRow(each, verdict));
-              if (mutants.length > 3) return;
-              for (const { caught, by } of [verdict.tests, verdict.worlds]) if (caught) print(`    ${by}`);
-            });
-          } catch (error) {
-            wrong.push((error as Error).message);
-          }
+  const left: Mutant[] = [];
+  for (const mutant of mutants) {
+    const verdict = known.of(mutant);
+    if (verdict === null) left.push(mutant);
+    else verdicts.set(mutant, verdict);
+  }
+  print(`${'mutant'.padEnd(WIDTH)} ${'tests'.padEnd(13)} simulator, the seed that noticed`);
+  for (const [mutant, verdict] of verdicts) print(writeRow(mutant, verdict));
+  const began = performance.now();
+  const count = left.length;
+  if (count > 0) {
+    const control = new Control();
+    const benches = Array.from({ length: Math.min(jobs, count) }, () => new Bench());
+    const close = (): void => {
+      for (const each of [control, ...benches]) each.close();
+    };
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      process.once(signal, () => {
+        close();
+        process.exit(130);
+      });
+    }
+    const examiner = new Examiner(control, seeds);
+    const work = async (bench: Bench): Promise<void> => {
+      for (let mutant = left.shift(); mutant !== undefined; mutant = left.shift()) {
+        const each = mutant;
+        try {
+          await bench.with(each, async () => {
+            const verdict = await examiner.examine(bench, each, known.last(each));
+            known.add(each, verdict);
+            verdicts.set(each, verdict);
+            print(writeRow(each, verdict));
+            if (mutants.length > 3) return;
+            for (const { caught, by } of [verdict.tests, verdict.worlds]) if (caught) print(`    ${by}`);
+          });
+        } catch (error) {
+          wrong.push((error as Error).message);
         }
-      }),
-    );
-  } finally {
-    close();
+      }
+    };
+    try {
+      await Promise.all(benches.map(work));
+      for (const name of await control.failed()) wrong.push(`${name} fails with nothing broken`);
+    } finally {
+      close();
+    }
   }
   const share = (of: (verdict: Verdict) => boolean): string => {
-    const count = [...verdicts.values()].filter(of).length;
-    return `${count} (${((100 * count) / verdicts.size).toFixed(0)} %)`;
+    const those = [...verdicts.values()].filter(of).length;
+    return `${those} (${((100 * those) / verdicts.size).toFixed(0)} %)`;
   };
-  const isCaught = ({ tests, worlds }: Verdict): boolean => tests.caught || worlds.caught;
   print(
     `\n${verdicts.size} mutants: tests noticed ${share(({ tests }) => tests.caught)}, ` +
-      `simulators ${share(({ worlds }) => worlds.caught)}, together ${share(isCaught)}`,
+      `simulators ${share(({ worlds }) => worlds.caught)}, together ${share(isCaught)}; ` +
+      `${count} of them were run now, in ${Math.round((performance.now() - began) / 1000)} s`,
   );
   for (const [{ name, breaks, harmless }, verdict] of verdicts) {
     if (harmless !== undefined && !isCaught(verdict)) print(`harmless: ${name}: ${harmless}`);

@@ -22,14 +22,14 @@ export function applyMutant(text: string, { name, file, find, replace }: Mutant)
   return text.slice(0, at) + replace + text.slice(at + find.length);
 }
 
-export const SIMULATORS = ['dual model', 'mirror world', 'group worlds'] as const;
+export const SIMULATORS = ['dual model', 'mirror world', 'group worlds', 'dual worlds'] as const;
 export type Simulator = (typeof SIMULATORS)[number];
 
 /** The simulators whose worlds run code of this file, the fastest first. */
 export function simulatorsOf(file: string): Simulator[] {
-  if (/^(mirror\/conflict|journal\/(versions|extents))\.ts$/.test(file)) return ['dual model', 'group worlds'];
-  if (/^(mirror\/|volume\/locks\.ts$)/.test(file)) return ['mirror world', 'group worlds'];
-  return ['group worlds'];
+  if (/^(mirror\/conflict|journal\/(versions|extents))\.ts$/.test(file)) return ['dual model', 'dual worlds'];
+  if (/^(mirror\/|volume\/locks\.ts$)/.test(file)) return ['mirror world', 'group worlds', 'dual worlds'];
+  return ['group worlds', 'dual worlds'];
 }
 
 /** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */

@@ -1,6 +1,6 @@
 /**
- * Worlds of one simulator, one after the other until one fails: `worlds.js group 20`. Standard output gets a line of
- * JSON before each world, so that a process which dies of it has said which one it was, and one at the end.
+ * Worlds of one simulator, one after the other until one fails: `worlds.js "group worlds" [1,2,3]`. Standard output gets a
+ * line of JSON before each world, so that a process which dies of it has said which one it was, and one at the end.
  */
 import { register } from 'node:module';
 import { seededRandom } from '../sim/memory-store.js';
@@ -14,11 +14,13 @@ interface World {
 }
 
 async function runner(simulator: Simulator): Promise<(seed: number) => World | Promise<World>> {
-  if (simulator === 'group worlds') {
+  if (simulator === 'group worlds' || simulator === 'dual worlds') {
     register('../sim/small-limits-hook.js', import.meta.url);
     const { runSeed } = await import('../sim/group-seed.js');
+    const { runDualSeed } = await import('../sim/dual-seed.js');
+    const run = simulator === 'group worlds' ? runSeed : runDualSeed;
     return async (seed) => {
-      const { failure, operations } = await runSeed(seed);
+      const { failure, operations } = await run(seed);
       return { failure: failure?.message ?? null, operations };
     };
   }
@@ -40,17 +42,18 @@ const say = (line: Line): void => {
   process.stdout.write(`${JSON.stringify(line)}\n`);
 };
 
-const [name, count] = process.argv.slice(2);
+const [name, seeds] = process.argv.slice(2);
 const simulator = SIMULATORS.find((each) => each === name);
 if (simulator !== undefined) {
   const run = await runner(simulator);
   let failure: string | null = null;
   let operations = 0;
-  for (let seed = 1; seed <= Number(count) && failure === null; seed += 1) {
+  for (const seed of JSON.parse(seeds!) as number[]) {
     say({ seed });
     const world = await run(seed);
     failure = world.failure;
     operations += world.operations;
+    if (failure !== null) break;
   }
   say({ failure, operations });
 }
