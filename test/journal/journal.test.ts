@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD } from '../../assembly/layout.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import type { StoreFile } from '../../src/journal/store.js';
-import { seededRandom } from '../sim/memory-store.js';
+import { Scheduler } from '../sim/group-rig.js';
+import { MemoryStore, seededRandom } from '../sim/memory-store.js';
 import { BLOCK_SIZE, BLOCKS, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
 
 describe('what is told to be durable', () => {
@@ -86,23 +87,41 @@ describe('what is told to be durable', () => {
   });
 
   test('a sync with nothing but the body of a PAD to cover ends', () => {
-    // A flush came when `written` stood behind a PAD and everything before it was synced: no file was left to sync, so
-    // nothing ever answered, and no later flush was answered either.
-    const rig = makeJournal();
+    // The disk had no room for one more name when the segment turned. `written` stood behind a PAD, and everything before
+    // it was synced: no file was left to sync, so nothing ever answered, and no later flush was answered either.
+    const scheduler = new Scheduler();
+    const random = seededRandom(1);
+    const defer = (task: () => void, delayMs: number): void => scheduler.schedule(task, delayMs);
+    const store = new MemoryStore({ random, defer, latencyMs: () => 5 });
+    const rig = makeJournal({ store, scheduler });
     const { journal } = rig;
-    const positions = new Set<number>();
-    for (let i = 0; i < 400; i += 1) {
-      rig.write(i, 31 + (i % 3), 1 + (i % 200));
-      if (i % 2 === 0) {
-        journal.sync();
-        rig.settle();
-        positions.add(journal.durable);
-      }
-    }
-    const last = rig.flush();
+    const until = (done: () => boolean): void => {
+      while (!done()) expect(scheduler.step()).toBe(true);
+    };
+    // an append is under way; behind it a record that a flush waits for, and the turn of the segment
+    for (let lba = 0; journal.head < SEGMENT_SIZE - 240_000; lba += 30) rig.write(lba, 30, 1);
+    until(() => journal.sealed === journal.head);
+    const first = rig.flush();
+    journal.sealNow();
+    const last = rig.write(0, 60, 2);
+    expect(journal.head).toBeGreaterThan(SEGMENT_SIZE);
+    until(() => journal.sealed >= SEGMENT_SIZE);
+    expect(journal.written).toBe(0);
+    until(() => journal.own.durable === first);
+    expect(journal.written).toBeLessThan(SEGMENT_SIZE);
+    const open = store.open.bind(store);
+    store.open = () => {
+      throw Object.assign(new Error('no room for a name'), { code: 'ENOSPC' });
+    };
+    journal.sync();
+    rig.settle();
+    expect(journal.diskFull).toBe(true);
+    journal.tick(scheduler.now);
+    rig.settle();
+    store.open = open;
+    journal.tick(scheduler.now + 1000);
     rig.settle();
     expect(journal.own.durable).toBe(last);
-    expect(journal.segments.count).toBeGreaterThan(3);
   });
 });
 

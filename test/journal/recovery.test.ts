@@ -202,6 +202,40 @@ describe('damage', () => {
     expect(reopenWith(1)).toThrow(/its end is missing/);
   });
 
+  test('of an old segment that is not there any more is refused while blocks stand in it', () => {
+    // The site opened, and served: whoever read these blocks, days later perhaps, was the first to hear that they are gone.
+    const rig = makeJournal();
+    fill(rig, 700, 8);
+    rig.flush();
+    rig.settle();
+    const position = rig.journal.head;
+    const from = { position, durable: position, own: rig.journal.own.appended };
+    const fillMap: RigOptions['fillMap'] = (map) => map.swing(0, 1, SEGMENT_SIZE + 592);
+    rig.store.remove(segmentName(1));
+    expect(opening(rig, { from, fillMap })).toThrow(/it is missing or cut off/);
+    expect(opening(rig, { from })().journal.head).toBe(position);
+  });
+
+  test('that left a record out is refused, though all that is there checks', () => {
+    // A disk that put a later write in the place of an earlier one: every record is whole, and one that hosts were
+    // answered for is not among them. The journal went on as if it had never been written.
+    const rig = makeJournal();
+    const ends: number[] = [];
+    for (let lba = 0; lba < 6; lba += 1) {
+      rig.write(lba, 1, 1 + lba);
+      ends.push(rig.journal.head);
+    }
+    rig.journal.sync();
+    rig.settle();
+    const bytes = rig.store.load(segmentName(0))!.slice();
+    const left = Uint8Array.of(...bytes.subarray(0, ends[2]), ...bytes.subarray(ends[3], ends[5]));
+    rig.store.open(segmentName(0), false).truncate(left.length);
+    for (const [at, byte] of left.entries()) {
+      if (byte !== bytes[at]) rig.store.rot(segmentName(0), at, byte ^ bytes[at]!);
+    }
+    expect(opening(rig, {})).toThrow(/jumps to sequence 5/);
+  });
+
   test('is not seen in a directory of another journal: nothing of it is cut off', () => {
     const rig = makeJournal();
     fill(rig, 8, 4);

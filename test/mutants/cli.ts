@@ -161,7 +161,7 @@ async function main(argv: string[]): Promise<number> {
     for (const { name, file, breaks } of mutants) print(`${name.padEnd(WIDTH)} ${file.padEnd(26)} ${breaks}`);
     return 0;
   }
-  const known = new Verdicts(results);
+  const known = new Verdicts(results, mutants);
   const verdicts = new Map<Mutant, Verdict>();
   const wrong: string[] = [];
   const left: Mutant[] = [];

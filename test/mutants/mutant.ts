@@ -39,7 +39,11 @@ const TESTS: Record<string, string[]> = {
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts'],
   'journal/cleaner.ts': [],
-  'journal/checkpointer.ts': ['journal/checkpointer.group.test.ts', 'sim/group.pair.test.ts'],
+  'journal/checkpointer.ts': [
+    'journal/checkpointer.group.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.first-copy.test.ts',
+  ],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/conflict.ts': [],
@@ -53,6 +57,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'volume/receiver.ts': [
+    'sim/group.first-copy.test.ts',
     'sim/group.pair.test.ts',
     'sim/group.receiver.test.ts',
     'sim/group.regressions.test.ts',

@@ -31,9 +31,12 @@ export class Verdicts {
   readonly #path: string | null;
   readonly #lines = new Map<string, Line>();
 
+  readonly #texts: ReadonlyMap<Mutant, string>;
+
   /** @param path null: they are not kept */
-  constructor(path: string | null) {
+  constructor(path: string | null, mutants: readonly Mutant[]) {
     this.#path = path;
+    this.#texts = new Map(mutants.map((each) => [each, textOf(each)])); // as they are now, not when a verdict comes
     if (path === null || !existsSync(path)) return;
     for (const text of readFileSync(path, 'utf8').split('\n')) {
       // the last line is half there if the process was killed as it wrote
@@ -46,7 +49,7 @@ export class Verdicts {
   /** @returns null: none of this text, or it survived and is not meant to, so that more may notice it by now */
   of(mutant: Mutant): Verdict | null {
     const line = this.#lines.get(mutant.name);
-    if (line === undefined || line.text !== textOf(mutant)) return null;
+    if (line === undefined || line.text !== this.#texts.get(mutant)) return null;
     return isCaught(line) || mutant.harmless !== undefined ? line : null;
   }
 
@@ -56,7 +59,7 @@ export class Verdicts {
   }
 
   add(mutant: Mutant, verdict: Verdict): void {
-    const line: Line = { name: mutant.name, text: textOf(mutant), ...verdict };
+    const line: Line = { name: mutant.name, text: this.#texts.get(mutant)!, ...verdict };
     this.#lines.set(mutant.name, line);
     if (this.#path !== null) appendFileSync(this.#path, `${JSON.stringify(line)}\n`);
   }

@@ -163,6 +163,9 @@ export class Checks {
     if (target.group === null || target.state !== 'up') return;
     const { durable } = target.journal.peer;
     if (durable < sequence) violation(`a flush of ${sequence} was answered, the target has ${durable} on disk`);
+    if (!target.group.mirror.imageConsistent) {
+      violation(`a flush of ${sequence} was answered, the target has no whole image to show for it`);
+    }
   }
 
   /** A write was answered under an ack that names the peer. */

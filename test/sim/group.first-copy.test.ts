@@ -1,0 +1,70 @@
+/** Stories of a first copy whose target crashes: it goes on where the disk says, and no sooner than that counts. */
+import { expect, test, vi } from 'vitest';
+import xxhash from 'xxhash-wasm';
+
+vi.mock('../../src/limits.js', async (original) => ({
+  ...(await original<typeof import('../../src/limits.js')>()),
+  ...(await import('./small-limits.js')).SMALL_LIMITS,
+}));
+
+import { GroupWorld, QUIET } from './group-world.js';
+import { seededRandom } from './memory-store.js';
+
+const hash = await xxhash();
+
+/** A source that holds 64 blocks, and a line that takes a while for them; the target has not come yet. */
+async function fullSource(): Promise<GroupWorld> {
+  const world = new GroupWorld({ ...QUIET, rate: 1000 }, seededRandom(1), hash);
+  world.open(world.source);
+  await world.until(() => world.source.group?.serving === true, 1000, 'it does not serve');
+  for (let unit = 0; unit < 512; unit += 64) await world.settle(world.write(unit, 64));
+  return world;
+}
+
+const copied = ({ target }: GroupWorld): number => target.group?.receiver?.target.base?.next.lba ?? 0;
+
+async function atRest(world: GroupWorld): Promise<void> {
+  await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  await world.compareAll();
+}
+
+test('it is taken up where the last checkpoint of its target had it', async () => {
+  // Were the checkpoint further than the copy, a target that crashed behind it would leave blocks out, and count as
+  // whole without them.
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => target.pair!.link === null, 1000, 'the target does not notice');
+  expect(copied(world)).toBeLessThan(64);
+  const { checkpointer } = target.group!;
+  checkpointer.request();
+  await world.until(() => checkpointer.counters.checkpoints === 1, 1000, 'no checkpoint');
+  world.crash(target, true);
+  world.open(target);
+  world.line.downUntil = 0;
+  await atRest(world);
+});
+
+test('its end is noted behind its blocks, not before', async () => {
+  // Were it noted while blocks of the copy are on no disk yet, a power cut would leave a standby whose copy is over and
+  // lacks a part: nobody sends that again, and once it has the stream behind it, it counts as whole.
+  const world = await fullSource();
+  const { target } = world;
+  const { store } = target;
+  const open = store.open.bind(store);
+  store.open = (name, create) => {
+    const file = open(name, create);
+    if (name.startsWith('segment-')) file.sync = () => {}; // it takes for ever
+    return file;
+  };
+  world.open(target);
+  await world.until(() => copied(world) === 64, 1000, 'the copy does not come to its end');
+  await world.pass(500);
+  world.crash(target, true);
+  store.open = open;
+  world.open(target);
+  await atRest(world);
+});
