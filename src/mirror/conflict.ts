@@ -635,20 +635,20 @@ export class Conflicts {
     while (this.#counted < confirms.count && confirms.at(this.#counted).behind <= this.#received) {
       this.#confirmedThrough = Math.max(this.#confirmedThrough, confirms.at(this.#counted++).through);
     }
-    let closed = this.#closedThrough;
-    const limit = this.#doomed.size === 0 ? Number.POSITIVE_INFINITY : Math.min(...this.#doomed) - 1;
-    while (confirms.count > 0 && confirms.peek()!.behind <= this.#applied) {
-      closed = Math.max(closed, Math.min(confirms.peek()!.through, limit));
-      if (confirms.peek()!.through > limit) break;
+    while (confirms.count > 0 && confirms.peek()!.behind <= this.#applied && this.#close(confirms.peek()!.through)) {
       confirms.shift();
       this.#counted--;
     }
-    if (closed > this.#closedThrough) this.#close(closed);
   }
 
-  #close(through: number): void {
-    this.#closedThrough = through;
+  /** @returns false: one of them is doomed, and it goes no further before its ABORT is there */
+  #close(through: number): boolean {
+    let closed = through;
     for (let scope = this.#own.peek(); scope !== null && scope.sequence <= through; scope = this.#own.peek()) {
+      if (this.#doomed.has(scope.sequence)) {
+        closed = scope.sequence - 1;
+        break;
+      }
       this.#own.shift();
       if (scope.read) this.#ownReads.remove(scope);
       else {
@@ -660,11 +660,13 @@ export class Conflicts {
       scope.closed = true;
       if (!scope.open) this.#give(scope);
     }
+    this.#closedThrough = Math.max(this.#closedThrough, closed);
     // whoever comes now has seen all of it
     for (const [session, below] of this.#cascades) {
-      if (below > through) break;
+      if (below > this.#closedThrough) break;
       this.#cascades.delete(session);
     }
+    return closed === through;
   }
 
   /**

@@ -1190,8 +1190,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: closes what has no ABORT yet',
     file: 'mirror/conflict.ts',
-    find: 'Math.min(...this.#doomed) - 1;',
-    replace: 'Number.POSITIVE_INFINITY;',
+    find: 'if (this.#doomed.has(scope.sequence)) {',
+    replace: 'if (this.#doomed.has(scope.sequence) && closed < 0) {',
     breaks: 'a scope whose ABORT waits for room is shown for ever',
   },
   {
