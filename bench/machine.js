@@ -1,16 +1,20 @@
 /** What a figure is worth nothing without: the machine, the versions, the commit. And which foreign programs are here. */
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
-import { cpus, release, totalmem, type } from 'node:os';
+import { cpus, loadavg, release, totalmem, type } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** Foreign programs, how each says its version, and what for. */
 const PROGRAMS = {
-  fio: { version: ['--version'], use: 'the load: without it volume and mirror are not measured' },
+  fio: { version: ['--version'], use: 'the load over NBD' },
+  gcc: { version: ['-dumpfullversion'], use: 'compiles the delay proxy' },
   nbdkit: { version: ['--version'], use: 'peer' },
-  'qemu-nbd': { version: ['--version'], use: 'peer' },
-  gcc: { version: ['-dumpfullversion'], use: 'compiles the delay proxy: without it mirror is not measured' },
+  'nbd-server': { version: ['--version'], use: 'peer' },
+  'qemu-nbd': { version: ['--version'], use: 'peer, and the other end of qemu’s mirrors' },
+  'qemu-storage-daemon': { version: ['--version'], use: 'peer: mirrors' },
+  xxhsum: { version: ['--version'], use: 'native XXH3' },
+  nbdcopy: { version: ['--version'], use: 'compares the images of two sites' },
 };
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -45,13 +49,20 @@ export function findPrograms() {
   return { found, missing };
 }
 
-export function describeMachine() {
+/** What a directory's file system is, as `df` tells. */
+function fileSystemOf(directory) {
+  return outputOf('df', ['--output=fstype', directory]).split('\n').at(-1)?.trim() || 'unknown';
+}
+
+export function describeMachine(scratch) {
   const [cpu] = cpus();
   return {
     cpu: cpu.model,
     cores: cpus().length,
     memoryGiB: Math.round(totalmem() / 2 ** 30),
     kernel: `${type()} ${release()}`,
+    fileSystem: fileSystemOf(scratch),
+    loadAverage: loadavg().map((value) => Math.round(value * 10) / 10),
     node: process.version,
     forelock: JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).version,
     commit: outputOf('git', ['describe', '--always', '--dirty']) || 'no repository',

@@ -1,35 +1,50 @@
 /**
  * Forelock and its peers, measured in one run, in turn.
  *
- *     npm run bench -- [--quick] [--only kernels,pool,volume,mirror,roundtrip] [--jobs rw1,rw32,…] [--peers nbdkit,…]
- *                      [--seconds 3] [--runs 3] [--size MIB] [--round-trips 0,100] [--json FILE] [--profile DIRECTORY]
+ *     npm run bench -- [--all] [--quick] [--only SUBJECTS] [--seconds 2] [--runs 3] [--baseline FILE]
+ *                      [--jobs rw1,rw32,…] [--size MIB] [--profile DIRECTORY]
  *
- * How to read what it prints: bench/NOTES.md.
+ * Without --all: what the table of goals needs (goals.js), in less than ten minutes. Writes JSON, one HTML page and plots to
+ * bench/results/DATE/. How to read them: bench/NOTES.md.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { PEER_NAMES } from './contenders.js';
-import { JOBS } from './load.js';
+import { compareRuns } from './baseline.js';
+import { JOBS } from './fio.js';
+import { judge } from './goals.js';
 import { describeMachine, findPrograms, ROOT } from './machine.js';
-import { formatRow, ratiosOf } from './report.js';
+import { PEER_NAMES } from './peers.js';
+import { figure, formatGoals, formatRow, goalsAsMarkdown } from './report-text.js';
 
-const SUBJECTS = ['kernels', 'pool', 'volume', 'mirror', 'roundtrip'];
+/** Subjects and their parts, each a file in subjects/; those of GOALS make the run without --all. */
+const SUBJECTS = {
+  kernels: ['kernels', 'locks'],
+  pool: ['pool'],
+  pipeline: ['pipeline'],
+  volume: ['volume', 'crowd', 'tail'],
+  mirror: ['mirror', 'link', 'acks', 'prefix', 'endurance'],
+  scopes: ['scopes', 'dual'],
+  cost: ['memory', 'recovery', 'growth'],
+};
+const GOALS = ['kernels', 'locks', 'volume', 'mirror', 'link', 'acks', 'scopes', 'memory', 'recovery'];
+const PARTS = Object.values(SUBJECTS).flat();
+
+const USAGE = 2;
 
 function fail(message) {
   process.stderr.write(`bench: ${message}\n`);
-  process.exit(2);
+  process.exit(USAGE);
 }
 
 function parse() {
   try {
-    const string = { type: 'string' };
+    const [string, boolean] = [{ type: 'string' }, { type: 'boolean' }];
     const { values } = parseArgs({
       options: {
-        quick: { type: 'boolean' },
-        ...{ only: string, jobs: string, peers: string, seconds: string, runs: string, size: string },
-        ...{ 'round-trips': string, json: string, profile: string },
+        ...{ all: boolean, quick: boolean, only: string, seconds: string, runs: string, baseline: string },
+        ...{ jobs: string, size: string, profile: string },
       },
     });
     return values;
@@ -46,84 +61,104 @@ function list(text, known, what) {
 
 function number(text, what) {
   const value = Number(text);
-  return Number.isFinite(value) && value >= 0 ? value : fail(`${what}: ${text} is not a number`);
+  return value > 0 && Number.isFinite(value) ? value : fail(`${what}: ${text} is not a number`);
+}
+
+function readBaseline(file) {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    return fail(`--baseline: ${error.message}`);
+  }
 }
 
 const options = parse();
-const quick = options.quick ?? false;
-const subjects = options.only === undefined ? SUBJECTS : list(options.only, SUBJECTS, 'subject');
-const programs = findPrograms();
-const peers = list(options.peers ?? 'nbdkit', PEER_NAMES, 'peer').filter((peer) => peer in programs.found);
+const { all = false, quick = false } = options;
+const names = [...new Set([...Object.keys(SUBJECTS), ...PARTS])];
+const only = options.only === undefined ? null : list(options.only, names, 'subject');
+const chosen = only?.flatMap((name) => SUBJECTS[name] ?? [name]) ?? (all ? PARTS : GOALS);
+const baseline = options.baseline === undefined ? null : readBaseline(options.baseline);
 const settings = {
+  all,
   quick,
-  subjects,
-  peers,
+  parts: PARTS.filter((part) => chosen.includes(part)),
   jobs: options.jobs === undefined ? null : list(options.jobs, Object.keys(JOBS), 'job'),
-  seconds: number(options.seconds ?? (quick ? 1 : 3), '--seconds'),
-  runs: Math.max(1, number(options.runs ?? (quick ? 1 : 3), '--runs')),
-  size: number(options.size ?? (quick ? 512 : 1024), '--size') * 2 ** 20,
-  roundTrips: (options['round-trips'] ?? '0,100').split(',').map((text) => number(text, '--round-trips')),
+  seconds: number(options.seconds ?? (quick ? 0.5 : 2), '--seconds'),
+  runs: Math.round(number(options.runs ?? (quick ? 1 : 3), '--runs')),
+  rounds: quick ? 3 : 7, // of functions in this process
+  size: number(options.size ?? (quick ? 128 : 1024), '--size') * 2 ** 20,
 };
 const scratch = mkdtempSync(join(tmpdir(), 'forelock-bench-'));
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
 
+const programs = findPrograms();
+const peers = PEER_NAMES.filter((peer) => peer in programs.found);
 const context = {
   ...settings,
   scratch,
-  profile: options.profile === undefined ? null : resolve(options.profile),
   programs: programs.found,
+  peers: all ? peers : peers.filter((peer) => peer === 'nbdkit'),
+  hasQemuMirror: 'qemu-storage-daemon' in programs.found && 'qemu-nbd' in programs.found,
+  profile: options.profile === undefined ? null : resolve(options.profile),
   say: (text) => process.stderr.isTTY && process.stderr.write(`\r\x1b[K${text}`),
 };
 
-const machine = describeMachine();
-console.log(`${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.kernel}`);
-console.log(`forelock ${machine.forelock} (${machine.commit}), node ${machine.node}`);
+const begun = performance.now();
+const machine = describeMachine(scratch);
 console.log(
-  `found: ${
-    Object.entries(programs.found)
-      .map((each) => each.join(' '))
-      .join(', ') || 'nothing'
-  }`,
+  `${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.kernel}, ${machine.fileSystem}`,
 );
+console.log(
+  `forelock ${machine.forelock} (${machine.commit}), node ${machine.node}, load average ${machine.loadAverage[0]}`,
+);
+const found = Object.entries(programs.found).map((each) => each.join(' '));
+console.log(`found: ${found.join(', ') || 'nothing'}`);
 for (const [name, use] of Object.entries(programs.missing)) console.log(`not installed: ${name} (${use})`);
 console.log(`rounds: ${settings.runs} of ${settings.seconds} s, volumes of ${settings.size / 2 ** 20} MiB\n`);
 
 const rows = [];
-const statuses = [];
 const skipped = {};
-for (const subject of subjects) {
-  const { run, needs } = await import(`./subjects/${subject}.js`);
-  const lacking = needs.filter((program) => !(program in programs.found));
-  if (lacking.length > 0) {
-    skipped[subject] = `${lacking.join(', ')} not installed`;
-    console.log(`${subject}: not measured, ${skipped[subject]}\n`);
-    continue;
-  }
-  for (const row of await run(context)) {
-    if (row.status !== undefined) {
-      statuses.push(row);
-      continue;
+for (const part of settings.parts) {
+  const subject = await import(`./subjects/${part}.js`);
+  const lacking = subject.needs.filter((program) => !(program in programs.found));
+  const partBegun = performance.now();
+  try {
+    if (lacking.length > 0) throw new Error(`${lacking.join(', ')} not installed`);
+    for await (const row of subject.run(context)) {
+      rows.push(row);
+      context.say('');
+      console.log(`${formatRow(row)}\n`);
     }
-    rows.push({ ...row, ratios: ratiosOf(row) });
     context.say('');
-    console.log(`${formatRow(row)}\n`);
+    console.log(`(${part}: ${figure((performance.now() - partBegun) / 1000)} s)\n`);
+  } catch (error) {
+    skipped[part] = error.message;
+    context.say('');
+    console.log(`${part}: not measured to its end: ${lacking.length > 0 ? error.message : error.stack}\n`);
   }
 }
 
-const missed = rows.flatMap(({ subject, name, ratios }) =>
-  ratios
-    .filter(({ atLeast, median }) => atLeast !== undefined && median < atLeast)
-    .map(({ of, to, atLeast, median }) => `${subject}: ${name}: ${of} / ${to} ${median.toFixed(2)} < ${atLeast}`),
-);
-console.log(
-  missed.length === 0 ? 'every goal that was measured is reached' : `goals missed:\n  ${missed.join('\n  ')}`,
-);
+const goals = judge(rows);
+const changes = baseline === null ? [] : compareRuns(rows, baseline.rows);
+const minutes = (performance.now() - begun) / 60_000;
+console.log(`goals\n${formatGoals(goals)}\n`);
+if (baseline !== null) {
+  const changed = changes.filter(({ isChanged }) => isChanged);
+  console.log(
+    `beside ${options.baseline} (${baseline.machine.commit}): ${changed.length} of ${changes.length} results changed`,
+  );
+  for (const { row, who, before, now, ratio, isBetter } of changed) {
+    const both = `${figure(before.median)} → ${figure(now.median)}`;
+    console.log(`  ${isBetter ? 'better' : 'WORSE '} ${figure(ratio)}×  ${row}: ${who}: ${both}`);
+  }
+  console.log('');
+}
 
-const file = resolve(
-  options.json ?? join(ROOT, 'bench/results', `${machine.date.slice(0, 19).replaceAll(/[:T]/g, '-')}.json`),
-);
-mkdirSync(dirname(file), { recursive: true });
-writeFileSync(file, `${JSON.stringify({ machine, programs, settings, skipped, rows, statuses }, null, 1)}\n`);
-console.log(`written to ${file}`);
-process.exit(0); // a measured pool may leave idle workers
+const directory = join(ROOT, 'bench/results', machine.date.slice(0, 19).replaceAll(/[:T]/g, '-'));
+mkdirSync(directory, { recursive: true });
+const report = { machine, programs, settings, minutes, skipped, goals, rows, baseline: changes };
+writeFileSync(join(directory, 'run.json'), `${JSON.stringify(report, null, 1)}\n`);
+writeFileSync(join(directory, 'goals.md'), goalsAsMarkdown(goals));
+console.log(`${minutes.toFixed(1)} minutes; written to ${directory}`);
+process.exit(Object.keys(skipped).length > 0 ? 1 : 0); // a measured pool may leave idle workers

@@ -1,15 +1,22 @@
 /**
  * One gateway as a process of its own, for measurements.
  *
- *     node bench/serve.js OPTIONS         what Gateway.open takes, as JSON
+ *     node bench/serve.js OPTIONS [STANDBY]       what Gateway.open takes, as JSON
  *
- * Prints one JSON line { ready, uris } when it listens, answers every line on stdin with its status as one JSON line,
- * and ends, cleanly, when stdin does or at SIGTERM.
+ * With STANDBY a second gateway in the same process is the first one's peer, without sockets in between.
+ * Prints one JSON line { uris } when it serves (or, to be adopted, listens), answers requests on stdin, { id, do, … }, with
+ * JSON lines { id, … }, and ends, cleanly, when stdin does or at SIGTERM. `do` is `status`, or a load of host.js.
  */
 import { createInterface } from 'node:readline';
 import { Gateway } from '../dist/src/index.js';
+import * as host from './host.js';
+import { join } from './memory-link.js';
 
-const gateway = await Gateway.open(JSON.parse(process.argv[2]));
+const [options, standbyOptions] = process.argv.slice(2).map((text) => JSON.parse(text));
+const gateway = await Gateway.open(options);
+const standby = standbyOptions === undefined ? null : await Gateway.open(standbyOptions);
+if (standby !== null) join(gateway, standby);
+if (options.groups.every(({ role }) => role === 'primary')) await gateway.ready();
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
 let stopping = false;
@@ -17,10 +24,21 @@ async function stop() {
   if (stopping) return;
   stopping = true;
   await gateway.close();
+  await standby?.close();
   process.exit(0); // idle workers of the pool would be waited for
 }
+
+const answers = { status: () => gateway.status(), ...host };
+async function answer({ id, do: name, ...request }) {
+  try {
+    say({ ...(await answers[name](gateway, request)), id });
+  } catch (error) {
+    say({ error: error.stack, id });
+  }
+}
+
 process.on('SIGTERM', stop);
 const lines = createInterface({ input: process.stdin });
-lines.on('line', () => say({ ...gateway.status(), memory: process.memoryUsage() }));
+lines.on('line', (line) => answer(JSON.parse(line)));
 lines.on('close', stop);
-say({ ready: true, uris: gateway.nbdUris() });
+say({ uris: gateway.nbdUris() });

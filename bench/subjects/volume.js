@@ -1,21 +1,70 @@
 /** An unmirrored volume over NBD beside file servers of the same machine. */
-import { startPeer, startVolume } from '../contenders.js';
-import { compare, fill } from '../load.js';
+import { fill, JOBS } from '../fio.js';
+import { startAlone } from '../gateways.js';
+import { compare } from '../measure.js';
+import { startPeer } from '../peers.js';
 
 export const needs = ['fio'];
 
-export async function run(context) {
+const GOAL_JOBS = ['rw32', 'rr32', 'rw1', 'rw1f1', 'rw32f1', 'sw128', 'sr128'];
+/** In an order in which reads at random come before what is written in sequence, and reads in sequence after it. */
+const ALL_JOBS = [
+  ...['rw32', 'rr32', 'rr1', 'mix32', 'rw8c4', 'rr8c4', 'rw32c4', 'rw1', 'rw1f1', 'rw1f32', 'rw32f1', 'rw32f32'],
+  ...['sw128', 'sr128', 'sw1m', 'sr1m'],
+];
+const UNIX_JOBS = ['rw1', 'rw32', 'rr32', 'sw128'];
+
+export async function* run(context) {
+  const jobs = context.jobs ?? (context.all ? ALL_JOBS : GOAL_JOBS);
+  yield* overTransport(context, 'tcp', jobs);
+  if (context.all) yield* overTransport(context, 'unix', UNIX_JOBS);
+}
+
+async function* overTransport(context, transport, jobs) {
   const contenders = [];
   try {
-    contenders.push(await startVolume(context));
-    for (const peer of context.peers) contenders.push(await startPeer(context, peer));
+    const alone = await startAlone(context);
+    contenders.push(transport === 'tcp' ? alone : alone.unix);
+    for (const peer of context.peers) {
+      context.say(`volume: filling an image for ${peer}`);
+      contenders.push(await startPeer(context, peer, transport));
+    }
     context.say('volume: filling');
-    await fill(contenders[0], context.size);
-    const jobs = context.jobs ?? ['rw1', 'rw32', 'rw32f', 'rr32', 'sw128', 'sr128'];
-    const rows = await compare(context, 'volume', contenders, jobs, {});
-    rows.push({ subject: 'volume', status: await contenders[0].status() });
-    return rows;
+    const before = await written(alone);
+    await fill(alone, context.size);
+    for (const key of jobs) {
+      const place = transport === 'tcp' ? {} : { key: `${key}-unix`, name: `${JOBS[key].name}, unix socket` };
+      yield { ...(await compare(context, 'volume', contenders, key)), ...place };
+      if (key === 'rw32' && transport === 'tcp') yield bytesRow(before, await written(alone));
+    }
   } finally {
     for (const contender of contenders.reverse()) await contender.stop();
   }
+}
+
+async function written({ gateway, counted }) {
+  const { counters } = await gateway.group();
+  return {
+    host: counters.volumeBytesWritten,
+    files: (await counted()).disk.gateway,
+    checkpoints: counters.checkpointCheckpoints,
+  };
+}
+
+/** Over everything that was written since the volume was made. */
+function bytesRow(before, after) {
+  return {
+    subject: 'volume',
+    key: 'bytes',
+    name: 'bytes written to state files for each of the host’s, 4 KiB random, checkpoints included, cleaning not',
+    unit: '',
+    better: 'less',
+    results: [
+      {
+        who: 'forelock',
+        rounds: [{ value: (after.files - before.files) / (after.host - before.host) }],
+        note: `${((after.host - before.host) / 2 ** 30).toFixed(1)} GiB, ${after.checkpoints - before.checkpoints} checkpoints`,
+      },
+    ],
+  };
 }

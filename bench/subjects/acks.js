@@ -1,0 +1,50 @@
+/** What a write waits for: 4 KiB writes at depth 1, by the level of acknowledgement and the round trip. */
+import { JOBS } from '../fio.js';
+import { startPair } from '../gateways.js';
+import { compare } from '../measure.js';
+
+export const needs = ['fio', 'gcc'];
+
+const LEVELS = ['local', 'received', 'applied'];
+
+export async function* run(context) {
+  const pairs = [];
+  try {
+    for (const ack of context.all ? LEVELS : ['applied']) {
+      const pair = await startPair(context, { name: `ack ${ack}`, ack });
+      pairs.push({ ack, pair });
+    }
+    const roundTrips = context.all ? [0, 10, 50, 100] : [10, 100];
+    const contenders = pairs.flatMap(({ ack, pair }) => roundTrips.map((ms) => ({ ...pair.at(ms), ack })));
+    const row = await compare(context, 'acks', contenders, { ...JOBS.rw1, key: 'rate' });
+    yield row;
+    const latencies = row.results.map(({ rounds, ...result }, i) => ({
+      ...result,
+      ack: contenders[i].ack,
+      rounds: rounds.map(({ p50, p99 }) => ({ value: p50 / 1000, p99 })),
+    }));
+    const place = { family: 'p50 of a 4 KiB write', axis: 'round trip' };
+    yield {
+      ...row,
+      key: 'p50',
+      name: 'p50 of a 4 KiB write, depth 1',
+      unit: 'ms',
+      better: 'less',
+      results: latencies,
+      ...place,
+    };
+    const above = latencies
+      .filter(({ ack }) => ack === 'applied')
+      .map(({ rounds, x, ...result }) => ({ ...result, rounds: rounds.map(({ value }) => ({ value: value - x })) }));
+    yield {
+      ...row,
+      key: 'above',
+      name: 'p50 of a 4 KiB write, less the round trip',
+      unit: 'ms',
+      better: 'less',
+      results: above,
+    };
+  } finally {
+    for (const { pair } of pairs) await pair.stop();
+  }
+}
