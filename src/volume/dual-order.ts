@@ -62,6 +62,8 @@ export class DualOrder implements RecordOrder {
   readonly #places: Place[];
   /** Blocks of a first copy stand in the journal behind the last place. */
   #behindBase = false;
+  /** The peer's records that had been applied when the checkpoint was made, and are told again up to here. */
+  readonly #retoldThrough: number;
   /** Received in recovery and not applied yet. */
   readonly #unapplied: { header: RecordHeader; position: number }[] = [];
 
@@ -72,6 +74,7 @@ export class DualOrder implements RecordOrder {
     this.#ownStaged = options.ownStaged;
     this.#peerStaged = options.peerStaged;
     this.#places = [from];
+    this.#retoldThrough = state.settled.applied;
   }
 
   /** A group that one site wrote, or a new one: all that is there is settled. */
@@ -97,7 +100,7 @@ export class DualOrder implements RecordOrder {
     for (const write of committed) this.#ownWrite(write.header, write.position);
     if (isWrite(type) && !isStaged(header)) this.#ownWrite(header, position);
     else if (type === TYPE_ABORT) this.versions.abort(header.scope);
-    this.versions.close(this.conflicts.closedThrough);
+    this.#close();
     return committed;
   }
 
@@ -109,7 +112,7 @@ export class DualOrder implements RecordOrder {
   received(header: RecordHeader, position: number): void {
     this.#place(position, this.conflicts.appended, header.sequence - 1);
     this.conflicts.receive(header);
-    this.versions.close(this.conflicts.closedThrough);
+    this.#close();
   }
 
   // ---- the peer's records, as they are applied
@@ -140,14 +143,22 @@ export class DualOrder implements RecordOrder {
         this.peerScopes.delete(header.scope);
       }
     }
-    this.versions.close(this.conflicts.closedThrough);
+    this.#close();
     return committed;
   }
 
   /** The peer has our stream to `through`, and had its own to `horizon` then. */
   confirmed(through: number, horizon: number): void {
     this.conflicts.confirmed(through, horizon);
-    this.versions.close(this.conflicts.closedThrough);
+    this.#close();
+  }
+
+  /**
+   * Own writes that are closed are forgotten. In a replay only once the peer's scopes are open again that were open at
+   * the checkpoint: a write may have to be held for one of them.
+   */
+  #close(): void {
+    if (this.conflicts.applied >= this.#retoldThrough) this.versions.close(this.conflicts.closedThrough);
   }
 
   /** An own scope is dead, and its ABORT does not stand in the journal yet: no checkpoint may be taken now. */
@@ -167,7 +178,7 @@ export class DualOrder implements RecordOrder {
   minted(position: number): void {
     const { conflicts } = this;
     conflicts.minted();
-    this.versions.close(conflicts.closedThrough);
+    this.#close();
     this.versions.minted();
     this.peerScopes.clear();
     this.#peerStaged.truncate(0);

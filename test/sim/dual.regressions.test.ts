@@ -300,3 +300,42 @@ test('a stream goes on although all that stood where it stopped was freed', asyn
   await writeMuch(world, second);
   await world.checks.compareAll();
 });
+
+/**
+ * A write went on top of a scope that the other site had open, and both were settled but for the scope's end. After a
+ * restart of its site it was told again before the scope's LOCK, so it was not held for it: what the scope wrote next
+ * covered it, at this site alone.
+ */
+test('a write on top of a scope that is still open stays on top after a restart', async () => {
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  first.open();
+  second.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  const [volume] = first.group!.volumes.values();
+  const { blockSize } = volume!;
+  second.skew += 1000; // the later stamp goes on top
+  let scope: Scope | null = null;
+  void openScope(volume!, { offset: 0, size: blockSize }).then((opened) => {
+    scope = opened;
+  });
+  write(world, second, 0, 1);
+  const isClosed = (): boolean => {
+    const { closedThrough, appended } = second.group!.order!.conflicts;
+    return scope !== null && closedThrough === appended && second.group!.order!.peerScopes.has(scope.sequence);
+  };
+  await world.until(isClosed, 5000, 'the write is not closed beside the open scope');
+  void second.stop();
+  await world.until(() => second.state === 'off', 5000, 'the site does not stop');
+  second.open();
+  await world.until(() => !first.group!.frozen && second.group?.serving === true, 5000, 'the site does not come back');
+  let ended = false;
+  void scope!
+    .write(0, world.truth.history.payload(blockSize))
+    .then(() => scope!.unlock())
+    .then(() => {
+      ended = true;
+    });
+  await world.until(() => ended && world.settled(), 5000, 'the scope does not end');
+  await world.checks.compareAll();
+});
