@@ -5,6 +5,7 @@
  * A *stray* is the site whose data somebody will give up. What it holds is compared with nothing; it is a stray until
  * it has nothing of its own left: emptied, or, where nothing is lost by that, as a follower of the other.
  */
+import type { Met } from '../../src/mirror/decide.js';
 import { type Disks, Site } from './group-site.js';
 import { Strays } from './group-strays.js';
 import type { GroupWorld } from './group-world.js';
@@ -30,8 +31,8 @@ export class Accidents {
   /** How many machines have come; and the source that another one takes over from, until that serves. */
   #machines = 0;
   #former: Site | null = null;
-  /** An older copy of a site's disks, how often that had been opened; and what is put aside while it is in use. */
-  #copy: { site: Site; opens: number; disks: Disks } | null = null;
+  /** An older copy of a site's disks, the last meeting that it may know of; and what is put aside while it is in use. */
+  #copy: { site: Site; met: number; disks: Disks } | null = null;
   #aside: Disks | null = null;
   readonly #world: GroupWorld;
 
@@ -145,16 +146,22 @@ export class Accidents {
   restore(): void {
     const { source, target, random, met, note } = this.#world;
     if (this.stray !== null || source.promoting) return;
-    const site = random() < 0.5 ? source : target;
     if (this.#copy === null) {
+      const site = random() < 0.5 ? source : target;
+      const peer = site === source ? target : source;
       if (site.state !== 'up' || site.group === null || site.orphan || site.rotten || site.suspect) return;
-      if (!site.group.mirror.imageConsistent) return;
-      this.#copy = { site, opens: site.opens, disks: { store: site.store.copy(), images: site.images.copy() } };
+      if (!site.group.mirror.imageConsistent || peer.group === null) return;
+      const { last, offered } = lastMeeting(site, peer);
+      const disks = { store: site.store.copy(), images: site.images.copy() };
+      this.#copy = { site, met: offered?.count ?? last?.count ?? 0, disks };
       return;
     }
     const copied = this.#copy.site;
-    // what nobody has met since may as well have crashed
-    if (copied.pair?.state !== 'streaming' || copied.opens === this.#copy.opens || copied.suspect) return;
+    const peer = copied === source ? target : source;
+    if (copied.pair?.state !== 'streaming' || peer.pair?.state !== 'streaming' || copied.suspect) return;
+    // a source has written down only the meeting before: what nobody has met since may as well have crashed
+    const since = (lastMeeting(peer, copied).last?.count ?? 0) - this.#copy.met;
+    if (since < (peer === target ? 1 : 2)) return;
     met(`${copied === source ? 'source' : 'target'} restored from an older copy`);
     note(`${copied.name} goes on with an older copy of its disks`);
     copied.crash(random() < 0.5);
@@ -269,4 +276,8 @@ export class Accidents {
   tookOver(): void {
     this.#former = null;
   }
+}
+
+function lastMeeting(site: Site, peer: Site): Met {
+  return site.group!.state.superblock.met[peer.journal.own.site] ?? { last: null, offered: null };
 }
