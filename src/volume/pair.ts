@@ -202,7 +202,7 @@ export class Pair {
         ...(peer.site === 0 ? {} : { [peer.site]: this.#journalFrom(peer.site) }),
       },
       // an image may hold what no stream wrote
-      imported: superblock.streamStart > 0 || superblock.volumes.some((volume) => volume.platter === 'flat'),
+      imported: superblock.imported || superblock.volumes.some((volume) => volume.platter === 'flat'),
       base:
         inconsistent === null
           ? null
@@ -605,6 +605,7 @@ export class Pair {
     }
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
+      superblock.imported = true;
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
     const theirs = this.#peer!;

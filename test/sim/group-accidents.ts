@@ -265,6 +265,8 @@ export class Accidents {
     const { note, target } = this.#world;
     note(`${site.name} cannot take over`);
     site.crash(true);
+    site.held = true;
+    site.promoting = false;
     this.#former = null;
     this.over(target);
     former.held = false;

@@ -580,3 +580,18 @@ test('a target that was emptied is not taken for a copy of what it was', async (
     await atRest(world);
   }
 });
+
+test('a first copy of a source that has written nothing itself is copied on', async () => {
+  // The standby took over and was not written to; the former primary's machine came back empty, got a first copy, and
+  // took over in turn. Its image had come before the first record of any stream, which was not to be told from an empty
+  // one: the next standby was given the stream alone, and showed zeroes where there was data, in sync.
+  const world = makeWorld();
+  await bothUp(world);
+  for (let unit = 0; unit < 80; unit += 8) await world.settle(world.write(unit, 8));
+  await atRest(world);
+  for (const name of ['beta', 'alpha']) {
+    world.operator.failOver();
+    await world.until(() => world.source.name === name && world.settled(), 5000, 'the standby does not take over');
+    await atRest(world);
+  }
+});
