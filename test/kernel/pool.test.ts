@@ -120,6 +120,13 @@ describe.each(KERNELS)('pool, %s', (name) => {
     });
   });
 
+  test('answers the same when the file turns out to be in the page cache', async () => {
+    const runs = [run(0, 0, 1), run(1, 2, 1, { at: arena + 65536 }), run(0, 0, 1, { lba: 101, at: arena + 2 * 65536 })];
+    const first = await read(runs);
+    expect(first[2]).toBe(-1);
+    for (let i = 0; i < 100; i += 1) expect(await read(runs)).toEqual(first); // soon on this thread
+  });
+
   // A pointer that leads to the wrong place must never give data: stale or misdirected, it looks whole.
   test('a record that is not what the pointer says is a mismatch', async () => {
     expect(
