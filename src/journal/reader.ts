@@ -209,20 +209,21 @@ export class BlockReader {
         } else if (at === -1) this.counters.checksumErrors += 1;
         else this.counters.readErrors += 1;
         this.#journal.segments.release(job.segments[i]!);
-        const where = `volume ${run.volume}, block ${run.lba}: segment ${job.segments[i]!.number} at ${run.offset}`;
-        job.owner[i]!.partDone(
-          at >= 0
-            ? null
-            : new ForelockError(
-                'EIO',
-                at === -1
-                  ? `${where} does not match its checksum`
-                  : `${where} could not be read${error ? ` (${error.message})` : ''}`,
-              ),
-        );
+        job.owner[i]!.partDone(at >= 0 ? null : unreadable(run, job.segments[i]!.number, at, error));
       }
       this.#slices.push(slice);
       while (this.#waitingRuns.length > 0 && this.#slices.length > 0) this.#waitingRuns.shift()!();
     });
   }
+}
+
+/** @param at what the offload answered instead of an address */
+function unreadable(run: ReadRun, segment: number, at: number, error: Error | null): ForelockError {
+  const where = `volume ${run.volume}, block ${run.lba}: segment ${segment} at ${run.offset}`;
+  return new ForelockError(
+    'EIO',
+    at === -1
+      ? `${where} does not match its checksum`
+      : `${where} could not be read${error ? ` (${error.message})` : ''}`,
+  );
 }

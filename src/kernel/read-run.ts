@@ -36,7 +36,7 @@ export class RunReader {
   read(run: ReadRun): number {
     const { fd, offset, index, count, blockShift, at } = run;
     const { view } = this.#memory;
-    const payloadSize = count * 2 ** blockShift;
+    const payloadSize = count << blockShift;
     checkStretch(this.#memory, at, READ_RUN_OVERHEAD + payloadSize);
     try {
       // A run from the first block on is most often the whole record: then header and blocks come in one read.
@@ -52,7 +52,7 @@ export class RunReader {
       const available = this.readFully(fd, offset, HEADER_MAX, at);
       if (!this.#isWanted(run, available)) return READ_MISMATCH;
       const blockCount = view.getUint32(at + AT_BLOCK_COUNT, true);
-      const payloadOffset = offset + HEADER_SIZE + 8 * blockCount + index * 2 ** blockShift;
+      const payloadOffset = offset + HEADER_SIZE + 8 * blockCount + (index << blockShift);
       const payloadAt = at + READ_RUN_OVERHEAD;
       if (this.readFully(fd, payloadOffset, payloadSize, payloadAt) < payloadSize) return READ_MISMATCH;
       return this.#checked(run, payloadAt);
@@ -81,7 +81,7 @@ export class RunReader {
     return (
       (type === TYPE_WRITE || type === TYPE_BASE || type === TYPE_RELOCATED) &&
       view.getUint16(at + AT_VOLUME, true) === volume &&
-      view.getUint32(at + AT_LBA, true) + view.getUint32(at + AT_LBA + 4, true) * 2 ** 32 + index === lba &&
+      view.getUint32(at + AT_LBA, true) + view.getUint32(at + AT_LBA + 4, true) * 0x1_0000_0000 + index === lba &&
       view.getUint8(at + AT_BLOCK_SHIFT) === blockShift &&
       index + count <= view.getUint32(at + AT_BLOCK_COUNT, true)
     );

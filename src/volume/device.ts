@@ -12,6 +12,8 @@ export interface Completion {
 }
 
 export interface ReadCompletion {
+  /** Memory of the receiver for `size` bytes of data; without this it is new memory. Blocks of which a part is asked need more. */
+  buffer?(size: number): Uint8Array;
   /** `data`: pieces that add up to the size asked for, now owned by the receiver; empty on error. */
   settleRead(error: ForelockError | null, data: readonly Uint8Array[]): void;
 }

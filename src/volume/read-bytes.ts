@@ -14,7 +14,7 @@ export function readBytes(
   const { blockSize } = volume;
   const lba = Math.floor(offset / blockSize);
   const blockCount = Math.ceil((offset + size) / blockSize) - lba;
-  const bytes = Buffer.allocUnsafe(blockCount * blockSize);
+  const bytes = completion.buffer?.(blockCount * blockSize) ?? Buffer.allocUnsafe(blockCount * blockSize);
   group.reader.read(
     map,
     volume.number,

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { Negotiation } from '../../src/frontend/nbd/negotiation.js';
+import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
 import { FaultyDevice, MemoryCatalog, MemoryDevice } from './memory-device.js';
 import {
@@ -167,8 +168,9 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
   const sent: Buffer[] = [];
   const counters = new NbdCounters();
   const port: ReplyPort = {
-    send: (pieces) => {
+    send: (pieces, done) => {
       for (const piece of pieces) sent.push(Buffer.from(piece));
+      done?.();
       return true;
     },
     scheduleFlush: () => process.nextTick(() => transmission.flush()),
@@ -178,6 +180,6 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
     abort: () => undefined,
   };
   const session = { device, structuredReplies, allocationContext: structuredReplies };
-  const transmission = new Transmission(session, port, counters, requestsMax);
+  const transmission = new Transmission(session, port, counters, requestsMax, new ReadMemory());
   return { transmission, sent, counters };
 }

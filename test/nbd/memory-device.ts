@@ -57,7 +57,9 @@ export class MemoryDevice implements BlockDevice {
   read(offset: number, size: number, completion: ReadCompletion): void {
     this.log?.push(`read ${offset}+${size}`);
     this.check(offset, size);
-    this.wait(null, completion, Buffer.from(this.bytes.subarray(offset, offset + size)));
+    const data = completion.buffer?.(size) ?? new Uint8Array(size);
+    data.set(this.bytes.subarray(offset, offset + size));
+    this.wait(null, completion, data);
   }
 
   write(offset: number, size: number, payload: readonly Uint8Array[], fua: boolean, completion: Completion): void {

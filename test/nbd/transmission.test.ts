@@ -1,6 +1,7 @@
 /** The transmission phase on its own: every row of the error table, odd deliveries, ends. No socket in here. */
 import { describe, expect, test } from 'vitest';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
+import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
 import { NBD_PAYLOAD_MAX, NBD_REQUESTS_MAX } from '../../src/limits.js';
 import type { BlockDevice } from '../../src/volume/device.js';
@@ -34,8 +35,14 @@ class TestPort implements ReplyPort {
   paused = false;
   ended: string | null = null;
   readerSlow = false;
-  send(pieces: readonly Uint8Array[]): boolean {
+  /** What the sender may write again once it is told so. */
+  lent: Uint8Array[] | null = null;
+  readonly done: (() => void)[] = [];
+  send(pieces: readonly Uint8Array[], sent: (() => void) | null): boolean {
+    this.lent?.push(...pieces);
     for (const piece of pieces) this.sent.push(Buffer.from(piece));
+    if (this.lent === null) sent?.();
+    else if (sent !== null) this.done.push(sent);
     return !this.readerSlow;
   }
   scheduleFlush(): void {
@@ -71,7 +78,13 @@ function start(setup: Setup = {}) {
   const counters = new NbdCounters();
   const structuredReplies = setup.structuredReplies ?? true;
   const session = { device, structuredReplies, allocationContext: setup.allocationContext ?? structuredReplies };
-  const transmission = new Transmission(session, port, counters, setup.requestsMax ?? NBD_REQUESTS_MAX);
+  const transmission = new Transmission(
+    session,
+    port,
+    counters,
+    setup.requestsMax ?? NBD_REQUESTS_MAX,
+    new ReadMemory(),
+  );
   port.transmission = transmission;
   return { device, port, counters, transmission };
 }
@@ -349,9 +362,35 @@ describe('limits', () => {
       new TestPort(),
       Object.assign(new NbdCounters(), { bytesPending: 2 ** 40 }),
       NBD_REQUESTS_MAX,
+      new ReadMemory(),
     );
     second.receive(join(...reads));
     expect(held.heldCount).toBe(3);
+  });
+
+  // What the socket has not taken yet must not be overwritten by a later read: the host would get other blocks' bytes.
+  test('the memory of a read is used again only when it is sent', async () => {
+    const device = new MemoryDevice({ size: 4 * 1024 * 1024 });
+    const { port, transmission } = start({ device });
+    device.bytes.forEach((_, at) => {
+      device.bytes[at] = (at >>> 12) + 1;
+    });
+    port.lent = [];
+    const ask = async (block: number) => {
+      transmission.receive(request(READ, { offset: BigInt(block * 4096), size: 4096 }));
+      await turn();
+      await turn();
+    };
+    for (let block = 0; block < 200; block += 1) await ask(block);
+    const data = port.lent.filter((piece) => piece.length === 4096);
+    expect(data).toHaveLength(200);
+    data.forEach((piece, block) => expect(piece.every((byte) => byte === ((block + 1) & 0xff))).toBe(true));
+    for (const done of port.done.splice(0)) done();
+    const before = new Set(data.map((piece) => piece.buffer));
+    port.lent.length = 0;
+    for (let block = 0; block < 100; block += 1) await ask(block);
+    const again = port.lent.filter((piece) => piece.length === 4096);
+    expect(again.every((piece) => before.has(piece.buffer))).toBe(true);
   });
 
   test('a slow reader is not served further until it has caught up', async () => {

@@ -11,6 +11,7 @@ import type { NbdCounters } from './counters.js';
 import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BACKLOG_MAX } from './limits.js';
 import { Negotiation } from './negotiation.js';
 import { encodeGreeting } from './protocol.js';
+import type { ReadMemory } from './read-memory.js';
 import { type ReplyPort, Transmission } from './transmission.js';
 
 /** Timers, as a test replaces them. */
@@ -27,6 +28,7 @@ export interface NbdConnectionContext {
   readonly handshakeMsMax: number;
   /** Where all connections read to: what is in it is done with, or copied, before the next read. */
   readonly readBuffer: Uint8Array;
+  readonly readMemory: ReadMemory;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
 }
@@ -97,7 +99,13 @@ export class NbdConnection implements ReplyPort {
       return;
     }
     this.cancelTimer();
-    this.transmission = new Transmission(outcome.session, this, this.context.counters, this.context.requestsMax);
+    this.transmission = new Transmission(
+      outcome.session,
+      this,
+      this.context.counters,
+      this.context.requestsMax,
+      this.context.readMemory,
+    );
     if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
   }
 
@@ -110,14 +118,17 @@ export class NbdConnection implements ReplyPort {
 
   // ---- ReplyPort
 
-  send(pieces: readonly Uint8Array[]): boolean {
+  send(pieces: readonly Uint8Array[], sent: (() => void) | null): boolean {
     const socket = this.socket;
+    const last = pieces.length - 1;
+    const done = sent ?? undefined; // called, too, when the connection is lost
     let flowing: boolean;
-    if (pieces.length === 1) {
-      flowing = socket.write(pieces[0]!);
+    if (last === 0) {
+      flowing = socket.write(pieces[0]!, done);
     } else {
       socket.cork();
-      for (const piece of pieces) socket.write(piece);
+      for (let i = 0; i < last; i += 1) socket.write(pieces[i]!);
+      socket.write(pieces[last]!, done);
       socket.uncork();
       flowing = !socket.writableNeedDrain;
     }

@@ -16,6 +16,10 @@ export const REPLY_SLAB_SIZE = 16 * KIB;
 export const READ_SIZE = 256 * KIB;
 /** A buffer in which a connection's payloads are put together is kept for the next one up to this size. */
 export const GATHERED_KEPT_MAX = 1 * MIB;
+/** What reads return stands in slabs of this size until it is sent; a larger read has memory of its own. */
+export const READ_SLAB_SIZE = 256 * KIB;
+/** Free slabs that a server keeps: what two dozen reads of 128 KiB take. */
+export const READ_SLABS_KEPT_MAX = 12;
 /** After the last reply, how long a client may take to hang up before it is cut off. */
 export const LINGER_MS_MAX = 1000;
 /** How long `close` and a revocation wait for requests in flight. */

@@ -14,6 +14,7 @@ import { formatAddress, type NbdAddress, removeStaleSocket } from './address.js'
 import { NbdConnection, type NbdConnectionContext, type NbdTimers } from './connection.js';
 import { NbdCounters } from './counters.js';
 import { DRAIN_MS_MAX, READ_SIZE } from './limits.js';
+import { ReadMemory } from './read-memory.js';
 
 export interface NbdServerOptions {
   readonly catalog: DeviceCatalog;
@@ -51,6 +52,7 @@ export class NbdServer {
       requestsMax: options.requestsMax ?? NBD_REQUESTS_MAX,
       handshakeMsMax: options.handshakeMsMax ?? NBD_HANDSHAKE_MS_MAX,
       readBuffer: new Uint8Array(READ_SIZE),
+      readMemory: new ReadMemory(),
       onClosed: (connection) => this.forget(connection),
     };
     options.catalog.onRevoked(() => this.revoke());

@@ -23,6 +23,7 @@ import type { NbdCounters } from './counters.js';
 import {
   CONNECTION_PENDING_MAX,
   GATHERED_KEPT_MAX,
+  READ_SLAB_SIZE,
   REPLY_BACKLOG_MAX,
   REPLY_SLAB_SIZE,
   SERVER_PENDING_MAX,
@@ -48,15 +49,17 @@ import {
   uint64At,
   utf8Within,
 } from './protocol.js';
+import type { ReadMemory, ReadSlab } from './read-memory.js';
 import { type NegotiatedExport, type Refusal, refusal, SHUTTING_DOWN } from './refusal.js';
 
 /** The connection as the transmission phase needs it. */
 export interface ReplyPort {
   /**
-   * Sends the pieces in order; they are never written again by the sender. The list is the caller's after the call.
+   * Sends the pieces in order; they are not written again before `sent`, if there is one, is called. The list is the
+   * caller's after the call.
    * @returns false when the reader is slow: `Transmission.drained` is called when it has caught up
    */
-  send(pieces: readonly Uint8Array[]): boolean;
+  send(pieces: readonly Uint8Array[], sent: (() => void) | null): boolean;
   /** Calls `Transmission.flush` at the end of this turn of the event loop. */
   scheduleFlush(): void;
   /** No more `receive` until `resume`. */
@@ -82,6 +85,8 @@ class Request implements Completion, ReadCompletion {
   /** Why its payload is thrown away. */
   refused: Refusal | null = null;
   inFlight = false;
+  /** Where what it reads is put. */
+  slab: ReadSlab | null = null;
 
   constructor(owner: Transmission) {
     this.owner = owner;
@@ -92,6 +97,9 @@ class Request implements Completion, ReadCompletion {
   settleRead(error: ForelockError | null, data: readonly Uint8Array[]): void {
     this.owner.settled(this, error, data);
   }
+  buffer(size: number): Uint8Array {
+    return this.owner.readBuffer(this, size);
+  }
 }
 
 export class Transmission {
@@ -100,6 +108,7 @@ export class Transmission {
   private readonly port: ReplyPort;
   private readonly counters: NbdCounters;
   private readonly requestsMax: number;
+  private readonly memory: ReadMemory;
 
   // ---- requests
   private readonly pool: Request[] = [];
@@ -120,6 +129,9 @@ export class Transmission {
   // ---- replies
   private readonly out: Uint8Array[] = [];
   private outSize = 0;
+  /** The slab that reads are put into now, and those of which bytes are in `out`, once for each read. */
+  private readSlab: ReadSlab | null = null;
+  private outSlabs: ReadSlab[] = [];
   private slab: Uint8Array = Buffer.allocUnsafeSlow(REPLY_SLAB_SIZE);
   /** slab[0, sealed) is sent or in `out`; [sealed, filled) is the piece being made. */
   private slabSealed = 0;
@@ -135,12 +147,19 @@ export class Transmission {
   private lost = false;
   private finished = false;
 
-  constructor(session: NegotiatedExport, port: ReplyPort, counters: NbdCounters, requestsMax: number) {
+  constructor(
+    session: NegotiatedExport,
+    port: ReplyPort,
+    counters: NbdCounters,
+    requestsMax: number,
+    memory: ReadMemory,
+  ) {
     this.session = session;
     this.device = session.device;
     this.port = port;
     this.counters = counters;
     this.requestsMax = requestsMax;
+    this.memory = memory;
   }
 
   /** Bytes from the client, in any portions; lent for the call. */
@@ -164,7 +183,10 @@ export class Transmission {
     if (this.lost) return;
     this.seal();
     if (this.out.length > 0) {
-      if (!this.port.send(this.out)) this.readerSlow = true;
+      const slabs = this.outSlabs;
+      const sent = slabs.length === 0 ? null : () => slabs.forEach((slab) => this.releaseSlab(slab));
+      if (slabs.length > 0) this.outSlabs = [];
+      if (!this.port.send(this.out, sent)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
     }
@@ -199,6 +221,7 @@ export class Transmission {
     this.ended = true;
     this.unparsed = [];
     this.out.length = 0;
+    for (const slab of this.outSlabs.splice(0)) this.releaseSlab(slab);
     this.dropCollecting();
     if (this.inFlight === 0) this.finish();
   }
@@ -462,7 +485,40 @@ export class Transmission {
   private release(request: Request): void {
     request.payload.length = 0;
     request.refused = null;
+    if (request.slab !== null) this.releaseSlab(request.slab);
+    request.slab = null;
     this.pool.push(request);
+  }
+
+  // ---- memory for reads
+
+  readBuffer(request: Request, size: number): Uint8Array {
+    if (size > READ_SLAB_SIZE / 2) return Buffer.allocUnsafeSlow(size);
+    let slab = this.readSlab;
+    if (slab === null || slab.filled + size > READ_SLAB_SIZE) {
+      this.leaveSlab();
+      slab = this.memory.take();
+      this.readSlab = slab;
+    }
+    const at = slab.filled;
+    slab.filled += size;
+    slab.users += 1;
+    request.slab = slab;
+    return slab.bytes.subarray(at, at + size);
+  }
+
+  /** No more reads are put into the present slab. */
+  private leaveSlab(): void {
+    const slab = this.readSlab;
+    this.readSlab = null;
+    if (slab !== null && slab.users === 0) this.memory.give(slab);
+  }
+
+  private releaseSlab(slab: ReadSlab): void {
+    slab.users -= 1;
+    if (slab.users > 0) return;
+    if (slab === this.readSlab) slab.filled = 0;
+    else this.memory.give(slab);
   }
 
   // ---- replies
@@ -491,6 +547,8 @@ export class Transmission {
       this.putPiece(piece);
     }
     assert(size === request.size, 'a read returned another size than was asked for');
+    if (request.slab !== null) this.outSlabs.push(request.slab);
+    request.slab = null; // until it is sent
     this.release(request);
   }
 
@@ -584,6 +642,7 @@ export class Transmission {
     this.finished = true;
     this.ended = true;
     this.dropCollecting();
+    this.leaveSlab();
     this.slab = NO_BYTES;
     this.device.close();
   }
