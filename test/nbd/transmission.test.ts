@@ -384,7 +384,8 @@ describe('limits', () => {
     for (let block = 0; block < 200; block += 1) await ask(block);
     const data = port.lent.filter((piece) => piece.length === 4096);
     expect(data).toHaveLength(200);
-    data.forEach((piece, block) => expect(piece.every((byte) => byte === ((block + 1) & 0xff))).toBe(true));
+    for (const [block, piece] of data.entries())
+      expect(piece.every((byte) => byte === ((block + 1) & 0xff))).toBe(true);
     for (const done of port.done.splice(0)) done();
     const before = new Set(data.map((piece) => piece.buffer));
     port.lent.length = 0;

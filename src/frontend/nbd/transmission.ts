@@ -184,9 +184,11 @@ export class Transmission {
     this.seal();
     if (this.out.length > 0) {
       const slabs = this.outSlabs;
-      const sent = slabs.length === 0 ? null : () => slabs.forEach((slab) => this.releaseSlab(slab));
+      const release = (): void => {
+        for (const slab of slabs) this.releaseSlab(slab);
+      };
       if (slabs.length > 0) this.outSlabs = [];
-      if (!this.port.send(this.out, sent)) this.readerSlow = true;
+      if (!this.port.send(this.out, slabs.length === 0 ? null : release)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
     }
