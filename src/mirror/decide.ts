@@ -12,7 +12,8 @@
  *          older than the one that the peer has met
  *     2    no common generation                                 both empty: adopt (dual: one of them founds the group
  *                                                               first); only the standby empty: its tail is the whole
- *                                                               journal, or a base copy; else refuse
+ *                                                               journal, or a base copy (dual, and it was there before:
+ *                                                               the other mints a generation first); else refuse
  *     3    base copy unfinished, its source's history the same  resume it
  *          or gone on by minting alone
  *     4    base copy unfinished, its source another             refuse
@@ -33,6 +34,9 @@
  *
  * Where both sites write (dual) there is a stream each way, and a decision is about both: "primary" below is then the
  * site that a first copy comes from, or the first by name. Rows 7 and 9 hold for each author alike.
+ *
+ * A dual site that was emptied goes on with its stream behind what the other one has of it, under a generation that the
+ * other mints for that: what was lost with its disk had the same sequences, and was of the generation before.
  *
  * Refusals name both sites and say what a person can do. Rows 4, 11, 12 and 13 refuse where a pinned base image, named
  * points and change rings are needed.
@@ -109,6 +113,10 @@ export interface SiteState {
   whenSplit: string;
   /** By site number of a peer. */
   met: Record<string, Met>;
+  /** The sites of the group, as far as they are known here. */
+  sites: { name: string; number: number }[];
+  /** Dual: numbers of the sites that may have state of the group as it is since the newest generation. */
+  peers: number[];
   volumes: VolumeState[];
   generations: Generation[];
   /** By site number of the author: last sequence here; durable, or synced before this is said. */
@@ -137,9 +145,10 @@ export interface Decision {
    * base        base copy from `base` on, then the stream behind `from`
    * returnTail  `source` gives back (from, through] of the target's own stream; then both say HELLO again
    * found       `source` founds the group, and both say HELLO again (dual, both empty)
+   * renew       `source` settles what it has and mints a generation, and both say HELLO again (dual, the target emptied)
    * refuse      both say REFUSE with `code` and `reason`
    */
-  action: 'replay' | 'base' | 'returnTail' | 'found' | 'refuse';
+  action: 'replay' | 'base' | 'returnTail' | 'found' | 'renew' | 'refuse';
   epoch: number;
   /** Site numbers: whose stream, who sends, who receives. */
   stream: number;
@@ -183,6 +192,15 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
   const dual = p.role === 'dual';
   if (pEmpty && sEmpty && dual) return found(p, s);
   if (pEmpty && sEmpty) return replay(p, s, 2, sn);
+  if (sEmpty && p.base !== null) {
+    return refuse(
+      p,
+      s,
+      2,
+      `${a} holds a copy that was never finished and no consistent image, and ${b}, where it came from, is empty: start ${b} with the state directory that it had, or empty that of ${a}, too`,
+    );
+  }
+  if (sEmpty && dual && p.peers.includes(sn)) return { ...outline(p, s, 2), action: 'renew' };
   if (sEmpty) {
     const whole = Object.keys(p.streams).every((author) => Number(author) === pn || end(p, Number(author)) === 0);
     if (whole && !p.imported && journalFrom(p, pn) <= 1) return replay(p, s, 2, sn);
@@ -323,6 +341,12 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
     12,
     `${yName} holds records ${(cut[author] ?? 0) + 1} to ${end(y, author)} of its own, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it ${dual ? 'again' : 'as standby'}; to stay with ${yName}'s, do so with ${xName}`,
   );
+}
+
+/** A dual site that is empty does not know any more what number it had; the other one remembers it by its name. */
+export function recognise(site: SiteState, by: SiteState): SiteState {
+  const known = by.sites.find(({ name }) => name === site.site.name);
+  return known === undefined || site.role !== 'dual' || site.generations.length > 0 ? site : { ...site, site: known };
 }
 
 /** Row 1: why the two cannot be a pair, or null. */

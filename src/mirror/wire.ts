@@ -271,6 +271,8 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
   role: z.enum(['primary', 'standby', 'dual']),
   whenSplit: z.string().max(TEXT_MAX),
   met: recordBySite(z.strictObject({ last: meeting.nullable(), offered: meeting.nullable() })),
+  sites: z.array(z.strictObject({ name, number: siteNumber })).max(SITES_MAX),
+  peers: z.array(siteNumber).max(SITES_MAX),
   volumes: z
     .array(
       z.strictObject({

@@ -129,6 +129,8 @@ export function newSuperblock(
   config: GroupConfig,
   volumes: { number: number; name: string; size: number; blockSize: number }[],
   adopt: {
+    number: number;
+    ownThrough: number;
     groupId: string;
     generations: Superblock['generations'];
     peer: { number: number; name: string };
@@ -140,7 +142,7 @@ export function newSuperblock(
     const wrong = findMisshape(volume, volumes);
     if (wrong !== null) throw new ForelockError(adopt === null ? 'CONFIG' : 'PEER_REFUSED', wrong);
   }
-  const number = adopt === null ? 1 : siteNumberOf(config.site);
+  const number = adopt === null ? 1 : adopt.number;
   const size = volumes.reduce((sum, volume) => sum + volume.size, 0);
   const ringSize = config.ringSize ?? RING_SIZE_DEFAULT;
   const segmentSize = chooseSegmentSize(config.journalSize ?? journalDefault(size), ringSize);
@@ -177,7 +179,7 @@ export function newSuperblock(
       mapEnd: 0,
       position: 0,
       durable: 0,
-      own: 0,
+      own: adopt?.ownThrough ?? 0,
       peer: { site: 0, received: 0, applied: 0 },
       openScopes: [],
       ownScopes: [],
@@ -377,9 +379,12 @@ export async function openState(
     const settled = config.role === 'dual' ? DualOrder.settled(own.appended, peer.appended) : null;
     order = settled === null ? null : orderOf({ position: head, own: own.appended, peer: peer.appended }, settled);
     journal.order = order;
-    const { mapFile, mapEnd } = await new Promise<CheckpointPlace>((resolve, reject) =>
-      mapLog.checkpoint(head, maps, (error, place) => (place === null ? reject(error) : resolve(place))),
-    );
+    // of a new state nothing is on the disk before the superblock: a first save that a crash tears is then known as such
+    const { mapFile, mapEnd } = created
+      ? checkpoint
+      : await new Promise<CheckpointPlace>((resolve, reject) =>
+          mapLog.checkpoint(head, maps, (error, place) => (place === null ? reject(error) : resolve(place))),
+        );
     superblock.checkpoint = {
       mapFile,
       mapEnd,

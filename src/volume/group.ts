@@ -361,13 +361,14 @@ export class Group {
    * Everything that is here is the truth from now on, under a generation of its own. It counts once the next checkpoint
    * is on the disk: that names it, and begins behind it.
    *
+   * @param why scopes that are open end
    * @returns false: not yet; something is to be applied, ended or synced first
    */
-  mint(): boolean {
+  mint(why: string): boolean {
     const { journal, order, checkpointer } = this;
     if (journal.failed !== null || journal.diskFull) return false;
     this.receiver!.applyReceived();
-    if (!this.endScopesNow('the link to the other site is down, and this site goes on alone')) return false;
+    if (!this.endScopesNow(why)) return false;
     if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;
     if (journal.durable < journal.head) {
       journal.sync();
@@ -377,6 +378,7 @@ export class Group {
     order!.minted(journal.head);
     this.receiver!.target.closeScopes();
     mintGeneration(this.state.superblock, journal);
+    this.locksMoved(); // who gets a lock that the other site had waits for the thaw; but nobody else is to get it first
     return true;
   }
 

@@ -7,6 +7,8 @@
  *       base        the same, with the first copy in front
  *       returnTail  the peer sends back what the author lost; the author syncs it, and both begin again
  *       found       two empty sites, both to write: one founds the group, and both begin again
+ *       renew       one of two that both write was emptied: the other settles what it has, mints a generation, and both
+ *                   begin again, with a first copy
  *
  * Where both sites write (dual) each of them says START for its own stream and READY for the other's, in any order, and
  * hosts are served while both streams run.
@@ -39,7 +41,7 @@ import { StreamReader } from '../journal/stream-reader.js';
 import type { Superblock } from '../journal/superblock.js';
 import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS, SPLIT_WAIT_MS } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
-import { type Decision, decide, type Meeting, type SiteState } from '../mirror/decide.js';
+import { type Decision, decide, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
   type Ask,
@@ -58,8 +60,12 @@ import {
 import type { Group, Platform, WhenSplit } from './group.js';
 import { type GroupConfig, mintGeneration, offerMeeting, siteNumberOf } from './group-state.js';
 
-/** What an empty standby takes over from the source it meets. */
+/** What an empty site takes over from the source it meets. */
 export interface Adoption {
+  /** Site number. */
+  number: number;
+  /** Its own stream goes on behind this sequence: the source has so much of it, of the time before it was emptied. */
+  ownThrough: number;
   groupId: string;
   generations: SiteState['generations'];
   peer: { number: number; name: string };
@@ -73,7 +79,7 @@ export interface PairOptions {
   config: GroupConfig;
   platform: Platform;
   whenSplit: WhenSplit;
-  /** Creates the group's state when an empty standby is adopted. */
+  /** Creates the group's state when an empty site is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
   /** Creates the group's state where both sites are empty and this one goes first. */
   found(): Promise<Group>;
@@ -110,6 +116,8 @@ export class Pair {
   #splitAt = 0;
   /** The checkpoint that names the generation being minted, where both write. */
   #mintedBy = 0;
+  /** It is minted because the other site was emptied, not to go on alone. */
+  #renewing = false;
   #mustEndWith = 0;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
@@ -167,6 +175,8 @@ export class Pair {
         role: config.role,
         whenSplit,
         met: {},
+        sites: [],
+        peers: [],
         volumes: config.volumes.map((volume, index) => ({
           number: index + 1,
           name: volume.name,
@@ -194,6 +204,8 @@ export class Pair {
       role: group.role,
       whenSplit,
       met: superblock.met,
+      sites: superblock.sites,
+      peers: Object.keys(superblock.peers).map(Number),
       volumes: superblock.volumes.map(({ number, name, size, blockSize }) => ({ number, name, size, blockSize })),
       generations: superblock.generations,
       streams: { [own.site]: own.appended, ...(peer.site === 0 ? {} : { [peer.site]: peer.appended }) },
@@ -204,7 +216,7 @@ export class Pair {
       // an image may hold what no stream wrote
       imported: superblock.imported || superblock.volumes.some((volume) => volume.platter === 'flat'),
       base:
-        inconsistent === null
+        inconsistent === null || group.receiver?.imageConsistent
           ? null
           : {
               source: inconsistent.source,
@@ -230,9 +242,10 @@ export class Pair {
     this.#guard(link, () => {
       if (this.#minting)
         return link.close(CLOSE_PROTOCOL, 'a generation is being minted: both ends must decide the same');
-      const theirs = parseSiteState(hello);
+      const said = parseSiteState(hello);
+      const mine = recognise(this.hello(), said);
+      const theirs = recognise(said, mine);
       this.#peer = theirs;
-      const mine = this.hello();
       const decision = decide(mine, theirs);
       this.#decision = decision;
       this.#epoch = decision.epoch;
@@ -243,6 +256,8 @@ export class Pair {
       this.#refusal = null;
       if (decision.action === 'found') {
         if (decision.source === mine.site.number) this.#found(link);
+      } else if (decision.action === 'renew') {
+        if (decision.source === mine.site.number) this.#renew();
       } else if (decision.source === mine.site.number) this.#start(link, decision, theirs);
       else if (decision.back !== null && this.group !== null) this.#startBack(link, decision, theirs);
     });
@@ -315,12 +330,22 @@ export class Pair {
   #lookAtSplit(group: Group, nowMs: number): void {
     const { whenSplit } = this.#options;
     if (this.#minting) return this.#lookAtMint(group);
+    if (this.#renewing) return this.#mint(group);
     if (this.#link !== null) return;
     if (group.alone) return group.closeAlone();
     if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
     if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
     group.setReadyAlone(group.journal.failed === null);
-    if (!group.isAsked || !group.mint()) return;
+    if (group.isAsked) this.#mint(group);
+  }
+
+  #mint(group: Group): void {
+    const why = this.#renewing
+      ? 'the other site is empty, and gets a first copy'
+      : 'the link to the other site is down, and this site goes on alone';
+    if (!group.mint(why)) return;
+    // who has state of the group under the new generation is to be known: an emptied site has none
+    if (this.#renewing) group.state.superblock.peers = {};
     this.#minting = true;
     this.counters.minted += 1;
     this.#mintedBy = group.checkpointer.number.next;
@@ -329,11 +354,18 @@ export class Pair {
 
   #lookAtMint(group: Group): void {
     const { checkpointer } = group;
-    if (checkpointer.number.done >= this.#mintedBy) {
-      this.#minting = false;
+    if (checkpointer.number.done < this.#mintedBy) {
+      if (!checkpointer.running) checkpointer.request(); // again, for it failed
+      return;
+    }
+    this.#minting = false;
+    if (this.#renewing) {
+      this.#renewing = false;
+      this.#link?.close(CLOSE_NORMAL, 'a generation is minted: begin again');
+    } else {
       this.#serve(group);
       group.serveAlone();
-    } else if (!checkpointer.running) checkpointer.request(); // again, for it failed
+    }
   }
 
   #serve(group: Group): void {
@@ -386,6 +418,19 @@ export class Pair {
     );
   }
 
+  /**
+   * The other site was emptied. What this one has of its stream is all that there is: it is settled here, and the new
+   * generation begins behind it. Until it does nobody writes, and scopes that are open end.
+   */
+  #renew(): void {
+    const group = this.group!;
+    const { alone } = group;
+    group.freeze();
+    if (alone) group.endAlone();
+    this.#renewing = true;
+    group.tell('the other site is empty: its first copy begins under a new generation');
+  }
+
   /** The other site's stream, where both write. */
   #startBack(link: Link, decision: Decision, theirs: SiteState): void {
     const group = this.group!;
@@ -417,9 +462,13 @@ export class Pair {
     }
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
-    const from = begins ? group.journal.own.sealed : decision.from;
+    // where both write no scope goes on over a beginning that the other site does not know of
+    if (begins && group.order !== null && !group.endScopesNow('the other site needs a first copy'))
+      return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
+    const { own } = group.journal;
+    const from = !begins ? decision.from : group.order === null ? own.sealed : own.appended;
     const sender = group.sender!;
-    if (!sender.keepFrom(from + 1)) {
+    if (!sender.keepFrom(from + 1, begins)) {
       const { damage } = sender;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       // freed since HELLO said that it is here; the next one says what there is
@@ -441,7 +490,9 @@ export class Pair {
   #sendStart(link: Link, decision: Decision, theirs: SiteState, from: number): void {
     const group = this.group!;
     const { state } = group;
-    this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
+    // where both write, an empty site is remembered once it has state of the group: when its own stream begins
+    if (group.order === null || theirs.generations.length > 0)
+      this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
     const meeting = offerMeeting(state.superblock, theirs);
     state.save((error) => {
       if (this.#link !== link) return;
@@ -463,7 +514,8 @@ export class Pair {
     const { onReject } = group.policy;
     const { epoch, row } = decision;
     // who comes back from a split, and has not served since, decides on what is written from now on
-    if (row === 10 && group.order !== null && decision.adopter !== group.journal.own.site) group.endAlone();
+    const split = row === 10 || group.alone;
+    if (split && group.order !== null && decision.adopter !== group.journal.own.site) group.endAlone();
     const action = base === null ? 'replay' : 'base';
     const confirmed = group.order === null ? 0 : group.mayBeConfirmed;
     const granted = group.order === null ? 0 : row === 10 ? confirmed : group.sender!.grantedThrough;
@@ -545,7 +597,9 @@ export class Pair {
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
       );
     }
-    if (start.generations.at(-1)?.id !== this.#peer?.generations.at(-1)?.id) {
+    // who was empty when it said HELLO has adopted this site's history since
+    const adopted = this.#peer?.generations.length === 0 ? this.group?.state.superblock.generations : undefined;
+    if (start.generations.at(-1)?.id !== (adopted ?? this.#peer?.generations)?.at(-1)?.id) {
       // it may have minted while its HELLO was under way: what was decided here was about the older history
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
@@ -560,6 +614,8 @@ export class Pair {
     if (this.group === null) {
       const theirs = this.#peer!;
       const adoption = {
+        number: decision.target,
+        ownThrough: decision.back ?? 0,
         groupId: start.groupId,
         generations: start.generations,
         peer: theirs.site,
@@ -819,6 +875,7 @@ export class Pair {
   #closed(link: Link, reason: string): void {
     if (this.#link !== link) return;
     this.#link = null;
+    if (!this.#minting) this.#renewing = false;
     const { group } = this;
     if (group?.role === 'dual' && this.#running) {
       this.#splitAt = group.nowMs();

@@ -228,7 +228,8 @@ export class Sender implements MirrorEnd {
       this.#group.nowMs(),
     );
     // not where it had stopped: behind that may be nothing of this stream, in segments that are free to go from here on
-    if (this.#reader.seek(this.#source.trimmed + 1)) this.#retainFrom = this.#reader.position;
+    const { trimmed, received } = this.#source;
+    if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
     this.#unproved.length = 0;
     this.#keepProved();
     this.#said(ready.horizon);
@@ -348,10 +349,15 @@ export class Sender implements MirrorEnd {
     return this.#reader.damage;
   }
 
-  /** The peer will ask for the stream from this sequence on: it stays from now on. @returns false: it is gone, or for `damage` */
-  keepFrom(sequence: number): boolean {
+  /**
+   * The peer will ask for the stream from this sequence on: it stays from now on.
+   *
+   * @param only nothing in front of it will be asked for: a first copy begins there
+   * @returns false: it is gone, or for `damage`
+   */
+  keepFrom(sequence: number, only = false): boolean {
     const position = this.#reader.find(sequence);
-    if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);
+    if (position >= 0) this.#retainFrom = only ? position : Math.min(this.#retainFrom, position);
     return position >= 0;
   }
 

@@ -1,5 +1,12 @@
 import { expect, test } from 'vitest';
-import { type Decision, decide, type Generation, ROW_COUNT, type SiteState } from '../../src/mirror/decide.js';
+import {
+  type Decision,
+  decide,
+  type Generation,
+  ROW_COUNT,
+  recognise,
+  type SiteState,
+} from '../../src/mirror/decide.js';
 
 const G1: Generation = { ordinal: 1, id: 'g1', parent: null, minter: 1, ends: {} };
 function next(parent: Generation, id: string, minter: number, ends: Record<string, number>): Generation {
@@ -16,6 +23,8 @@ function site(name: string, changes: Partial<SiteState> = {}): SiteState {
     role: number === 1 ? 'primary' : 'standby',
     whenSplit: 'freeze',
     met: { [3 - number]: { last: { count: 5, id: 15 }, offered: null } },
+    sites: [],
+    peers: [3 - number],
     volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
     generations: [G1],
     streams: { 1: 100 },
@@ -28,7 +37,7 @@ function site(name: string, changes: Partial<SiteState> = {}): SiteState {
     ...changes,
   };
 }
-const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {}, journalFrom: {}, met: {} };
+const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {}, journalFrom: {}, met: {}, peers: [] };
 
 const A2 = next(G1, 'a2', 1, { 1: 100 });
 const B2 = next(G1, 'b2', 2, { 1: 100, 2: 0 });
@@ -61,14 +70,33 @@ const DUAL_CASES: Case[] = [
   {
     finding: 'dual, one empty: it adopts, and its own stream runs back',
     a: { ...EMPTY, role: 'dual' },
-    b: { ...DUAL, streams: { 2: 30 } },
+    b: { ...DUAL, peers: [], streams: { 2: 30 } },
     expected: { row: 2, action: 'replay', stream: 2, source: 2, target: 1, from: 0, through: 30, back: 0, adopter: 1 },
   },
   {
     finding: 'dual, one empty, the other’s journal does not begin at the beginning',
-    a: { ...DUAL, journalFrom: { 1: 50 } },
+    a: { ...DUAL, peers: [], journalFrom: { 1: 50 } },
     b: { ...EMPTY, role: 'dual' },
     expected: { row: 2, action: 'base', stream: 1, from: 100, back: 0, adopter: 2 },
+  },
+  {
+    finding: 'dual, one was emptied: the other mints a generation first',
+    a: { ...EMPTY, role: 'dual' },
+    b: { ...DUAL, streams: { 1: 100, 2: 30 } },
+    expected: { row: 2, action: 'renew', source: 2, target: 1 },
+  },
+  {
+    finding: 'dual, one was emptied, and the generation is minted: its stream goes on behind what there is of it',
+    a: { ...EMPTY, role: 'dual' },
+    b: { ...DUAL, peers: [], generations: [G1, next(G1, 'b2', 2, { 1: 100, 2: 30 })], streams: { 1: 100, 2: 30 } },
+    expected: { row: 2, action: 'base', stream: 2, from: 30, back: 100, adopter: 1 },
+  },
+  {
+    finding: 'dual, one was emptied before the other had its first copy whole',
+    a: { ...EMPTY, role: 'dual' },
+    b: { ...DUAL, base: BASE },
+    expected: refuse(2),
+    says: /b holds a copy that was never finished.*a, where it came from, is empty: start a with the state directory/,
   },
   {
     finding: 'dual, one would go on alone and the other does not know',
@@ -413,6 +441,15 @@ test.each(CASES)('row $expected.row: $finding', ({ a, b, expected, says }) => {
   if (says !== undefined) expect(decision.reason).toMatch(says);
   if (decision.action === 'refuse') expect(decision.reason.length).toBeGreaterThan(20);
   else expect(decision.code).toBeNull();
+});
+
+test('a dual site that was emptied is who the other one knows by its name', () => {
+  const empty = site('a', { ...EMPTY, role: 'dual', site: { name: 'a', number: 77 } });
+  const other = site('b', { ...DUAL, sites: [{ name: 'a', number: 1 }] });
+  expect(recognise(empty, other).site.number).toBe(1);
+  expect(recognise(other, empty)).toBe(other);
+  expect(recognise(empty, site('b', DUAL)).site.number).toBe(77);
+  expect(recognise(site('a', { ...EMPTY, site: { name: 'a', number: 77 } }), other).site.number).toBe(77);
 });
 
 test('every row of the table is reached', () => {

@@ -88,6 +88,11 @@ const HELLO: SiteState = {
   role: 'primary',
   whenSplit: 'freeze',
   met: { 2: { last: { count: 4, id: 41 }, offered: null } },
+  sites: [
+    { name: 'a', number: 1 },
+    { name: 'b', number: 2 },
+  ],
+  peers: [2],
   volumes: [{ number: 0, name: 'v', size: 1 << 20, blockSize: 4096 }],
   generations: [{ ordinal: 1, id: 'g1', parent: null, minter: 1, ends: { 1: 0, 255: 9 } }],
   streams: { 1: 100 },

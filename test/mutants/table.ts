@@ -826,7 +826,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'sender: keep from START',
     file: 'volume/sender.ts',
-    find: 'if (position >= 0) this.#retainFrom = Math.min(this.#retainFrom, position);',
+    find: 'if (position >= 0) this.#retainFrom = only ? position : Math.min(this.#retainFrom, position);',
     replace: '',
     breaks: 'what START promises is freed before READY',
   },
@@ -876,7 +876,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'pair: START under another generation',
     file: 'volume/pair.ts',
-    find: 'if (start.generations.at(-1)?.id !== this.#peer?.generations.at(-1)?.id) {',
+    find: 'if (start.generations.at(-1)?.id !== (adopted ?? this.#peer?.generations)?.at(-1)?.id) {',
     replace: 'if (start.generations.length === 0) {',
     breaks: 'a target follows a history that it did not decide about',
   },

@@ -228,6 +228,71 @@ test('prefer: what the other site had written and not sent is not given up in si
   await a.write(BLOCK, block(3));
 });
 
+/** A gateway is stopped, and started again at its old address with an empty state directory. */
+async function startEmpty(
+  gone: Gateway,
+  pair: [Gateway, Gateway],
+  options: Partial<GroupOptions> = {},
+): Promise<Gateway> {
+  const site = gone === pair[0] ? 'a' : 'b';
+  const { port } = pair[0].members[0]!.endpoint!.address!;
+  await gone.close();
+  rmSync(join(state, site), { recursive: true });
+  const line = site === 'a' ? { listen: { host: '127.0.0.1', port } } : { peer: `ws://127.0.0.1:${port}` };
+  const gateway = await start(site, { ...options, ...line });
+  await gateway.ready();
+  return gateway;
+}
+
+// The link was closed, again and again, and nobody served: the stream of who was emptied began at its beginning again.
+test.each(['a', 'b'] as const)(
+  'site %s, whose disk was replaced, gets all of it from the other, and both write',
+  async (site) => {
+    const pair = await startPair();
+    const disks = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+    await Promise.all(disks.map((disk, index) => disk.write(index * BLOCK, block(1 + index))));
+    const [gone, left] = site === 'a' ? [0, 1] : [1, 0];
+    await disks[gone].lock({ offset: 4 * BLOCK, size: BLOCK });
+    const scope = await disks[left].lock({ offset: 6 * BLOCK, size: BLOCK });
+    await scope.write(6 * BLOCK, block(6));
+    await Promise.all(disks.map((disk) => disk.flush()));
+    const { appended } = groupOf(pair[gone]).journal.own;
+    const started = await startEmpty(pair[gone], pair);
+    const again = diskOf(started);
+    await disks[left].write(4 * BLOCK, block(4));
+    await again.write(5 * BLOCK, block(5));
+    expect(scope.ended).toMatchObject({ code: 'ESHUTDOWN' });
+    await Promise.all([again.flush(), disks[left].flush()]);
+    for (const disk of [again, disks[left]]) {
+      expect(await Promise.all([0, 1, 4, 5, 6].map((lba) => first(disk, lba)))).toEqual([1, 2, 4, 5, 6]);
+    }
+    expect(groupOf(started).journal.own.appended).toBeGreaterThan(appended);
+    for (const gateway of [started, pair[left]]) expect(groupOf(gateway).journal.generation).toBe(2);
+  },
+);
+
+test('prefer: who has to give up what it had written is emptied, and gets a copy while the other serves', async () => {
+  const pair = await startPair(prefersA);
+  const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];
+  await Promise.all([a.flush(), b.flush()]);
+  const back = cut(pair);
+  void b.write(0, block(1));
+  await until(() => groupOf(pair[0]).frozen && groupOf(pair[1]).frozen);
+  await goAlone(pair[0], a);
+  await a.write(BLOCK, block(2));
+  back();
+  await until(() => pair[1].members[0]!.pair.refusal !== null);
+  const open = await a.lock({ offset: 2 * BLOCK, size: BLOCK });
+  const b2 = diskOf(await startEmpty(pair[1], pair, prefersA));
+  expect(open.ended).toMatchObject({ code: 'ESHUTDOWN' });
+  await Promise.all([a.write(2 * BLOCK, block(3)), b2.write(3 * BLOCK, block(4))]);
+  await Promise.all([a.flush(), b2.flush()]);
+  expect(groupOf(pair[0]).alone).toBe(false);
+  for (const disk of [a, b2]) {
+    expect(await Promise.all([0, 1, 2, 3].map((lba) => first(disk, lba)))).toEqual([0, 2, 3, 4]);
+  }
+});
+
 test('verify compares one moment, from either site and while both write; and finds a block that differs', async () => {
   const pair = await startPair();
   const [a, b] = pair.map(diskOf) as [LibraryVolume, LibraryVolume];

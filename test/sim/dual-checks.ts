@@ -35,6 +35,7 @@ export class DualChecks {
     );
     const counts = superblock.inconsistent === null && !created;
     this.#dropLost(site, journal);
+    if (created) truth.copied[index] = own.appended;
     if (own.appended > truth.streams[index].length) violation(`${site.name} has ${own.appended} own records`);
     if (received > truth.streams[peer].length && order !== null) violation(`${site.name} has ${received} of its peer`);
     if (counts && own.appended < truth.promised[index])
@@ -58,10 +59,11 @@ export class DualChecks {
   #dropLost(site: DualSite, journal: Journal): void {
     const { truth, met } = this.#world;
     const { index, other } = site;
-    if (other.group === null) return;
+    if (other.group === null && !other.isEmpty) return;
+    const there = other.group?.journal;
     const held = [
-      [index, Math.max(journal.own.appended, other.journal.peer.appended)],
-      [other.index, Math.max(other.journal.own.appended, journal.peer.appended)],
+      [index, Math.max(journal.own.appended, there?.peer.appended ?? 0)],
+      [other.index, Math.max(there?.own.appended ?? 0, journal.peer.appended)],
     ] as const;
     for (const [from, end] of held) {
       if (end >= truth.streams[from].length) continue;

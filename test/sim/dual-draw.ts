@@ -156,7 +156,7 @@ export function drawDual(seed: number, random: () => number): DualWorldOptions {
     holdMs: mean(0.4, 20, 500),
     longHoldMs: mean(0.2, 500, 8000),
     clockJumpMs: mean(0.4, 100, 3000),
-    emptyMs: mean(0, 500, 4000),
+    emptyMs: mean(0.08, 500, 4000),
     kill: pick(0, 0.5, 1),
     downMs: pick(100, 1000, 5000),
     lateFrames: pick(0, 0.5, 1),

@@ -148,8 +148,8 @@ export class DualFaults {
   #empty(): void {
     const { met, note } = this.#world;
     const site = this.#either();
-    if (site.state === 'off' || site.role !== 'dual') return;
-    if (site.other.group?.mirror.imageConsistent !== true || !site.other.group.serving) return;
+    const { other } = site;
+    if (site.group?.role !== 'dual' || other.group?.role !== 'dual' || !other.group.mirror.imageConsistent) return;
     met('emptied');
     note(`${site.name} emptied`);
     site.crash(true);

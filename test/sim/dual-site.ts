@@ -62,6 +62,11 @@ export class DualSite {
     return this.#world.sites[1 - this.index]!;
   }
 
+  /** Nothing is on its disk that says what it was. */
+  get isEmpty(): boolean {
+    return this.group === null && loadSuperblock(this.store, this.#world.hash).superblock === null;
+  }
+
   newDisk(): void {
     const { random, options, after } = this.#world;
     this.store = new MemoryStore({
@@ -185,6 +190,11 @@ export class DualSite {
       own: order.own.bind(order),
       received: order.received.bind(order),
       applied: order.applied.bind(order),
+      beginPeer: order.beginPeer.bind(order),
+    };
+    order.beginPeer = (through) => {
+      this.shown = null; // until the copy is whole
+      told.beginPeer(through);
     };
     order.own = (read, position) => {
       const staged = told.own(read, position);

@@ -73,6 +73,8 @@ export class Truth {
   readonly #sessions: readonly [Map<number, TruthRecord[]>, Map<number, TruthRecord[]>] = [new Map(), new Map()];
   /** Of each stream, the sequences of dead scopes that have their ABORT. */
   readonly aborts: readonly [Map<number, TruthRecord>, Map<number, TruthRecord>] = [new Map(), new Map()];
+  /** Of each stream, what its author has only from the other site's image: the ABORT of a scope in it may be lost. */
+  readonly copied: [number, number] = [0, 0];
 
   constructor(volumes: Volumes, violation: (what: string) => never, met: (what: string) => void) {
     this.volumes = volumes;
@@ -174,7 +176,8 @@ export class Truth {
   flush(from: SiteIndex, through: number, doomed: ReadonlySet<number>): void {
     for (let sequence = this.promised[from] + 1; sequence <= through; sequence += 1) {
       const record = this.streams[from][sequence - 1]!;
-      if (beginsScope(record) && !this.aborts[from].has(sequence) && !doomed.has(sequence)) this.flushed.add(record);
+      if (!beginsScope(record) || this.aborts[from].has(sequence) || doomed.has(sequence)) continue;
+      if (sequence > this.copied[from] || !this.isDead(record)) this.flushed.add(record);
     }
     this.promised[from] = Math.max(this.promised[from], through);
   }
@@ -272,7 +275,8 @@ export class Truth {
       for (const record of this.streams[from]) {
         if (!beginsScope(record)) continue;
         const dead = this.isDead(record);
-        if (dead !== this.aborts[from].has(record.sequence))
+        const isLost = dead && record.sequence <= this.copied[from];
+        if (dead !== this.aborts[from].has(record.sequence) && !isLost)
           this.#violation(
             `scope ${record.sequence} of site ${from} is ${dead ? 'dead and has no ABORT' : 'alive and has one'}`,
           );
@@ -327,7 +331,11 @@ export class Shown {
     );
     const own = truth.streams[self];
     const aborted = new Set<number>();
-    for (let at = 0; at < ownThrough; at += 1) if (own[at]!.type === TYPE_ABORT) aborted.add(own[at]!.scope);
+    for (let at = 0; at < ownThrough; at += 1) {
+      const record = own[at]!;
+      if (record.type === TYPE_ABORT) aborted.add(record.scope);
+      if (at < truth.copied[self] && beginsScope(record) && truth.isDead(record)) aborted.add(record.sequence);
+    }
     for (let at = 0; at < ownThrough; at += 1) {
       const record = own[at]!;
       if (isWrite(record) && !aborted.has(record.scope)) this.#lay(record);

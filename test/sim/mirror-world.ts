@@ -974,6 +974,8 @@ const COMMON = {
   group: 'g',
   whenSplit: 'freeze',
   met: {},
+  sites: [],
+  peers: [],
   volumes: [{ number: 0, name: 'v', size: BLOCKS * 4096, blockSize: 4096 }],
   clean: false,
 };
