@@ -68,8 +68,8 @@ export class Cleaner {
   #busy = false;
   /** Segments that could not be read back in full: never chosen again. */
   readonly #damaged = new Set<number>();
-  /** Segments left with blocks that may not be moved yet, and the head then: looked at again a segment later. */
-  readonly #passedOver = new Map<number, number>();
+  /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when hosts wait and some may. */
+  readonly #passedOver = new Map<number, { head: number; listsEnded: number }>();
   readonly #header = new RecordHeader();
   readonly counters = {
     segmentsFreed: 0,
@@ -117,7 +117,8 @@ export class Cleaner {
 
   /** Cleaning starts here: enough below the limit that hosts do not have to wait for it. */
   get softLimit(): number {
-    return this.#journal.limit - 6 * this.#journal.segmentSize;
+    const { size, hostLimit, segmentSize } = this.#journal;
+    return Math.max(size / 4, hostLimit - 4 * segmentSize);
   }
 
   /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */
@@ -125,15 +126,15 @@ export class Cleaner {
     const coming = this.#freeDead();
     if (this.#busy || this.#journal.failed !== null) return;
     if (this.#victim === null) {
+      const { hostLimit, segmentSize } = this.#journal;
       const { used } = this.#journal.segments;
       if (used <= this.softLimit) return;
-      if (
-        coming > 0 &&
-        (used - coming <= this.softLimit || coming >= COMING_SEGMENTS_MAX * this.#journal.segmentSize)
-      ) {
+      const comingMax = used > hostLimit ? 1 : COMING_SEGMENTS_MAX;
+      if (coming > 0 && (used - coming <= this.softLimit || coming >= comingMax * segmentSize)) {
         this.#journal.sync();
         return;
       }
+      if (this.#journal.diskFull) return; // nothing can be copied
       const segment = this.#pickVictim();
       if (segment === null) {
         this.#underPressure();
@@ -146,9 +147,11 @@ export class Cleaner {
     this.#copyNext();
   }
 
-  /** Whole segments are kept for nobody but the peer. */
+  /** Whole segments are kept for nobody but the peer: it has not confirmed them, or has yet to say what becomes of them. */
   get #retains(): boolean {
-    return this.#owner.retainFrom() < this.#journal.written - 2 * this.#journal.segmentSize;
+    const { order, written, segmentSize } = this.#journal;
+    const kept = Math.min(this.#owner.retainFrom(), order === null ? Infinity : this.#owner.replayFrom());
+    return kept < written - 2 * segmentSize;
   }
 
   /** @returns bytes of segments that are emptied, and wait only for a sync or a checkpoint to be freed */
@@ -216,7 +219,7 @@ export class Cleaner {
       if (segment.number >= current) break;
       if ((segment.number + 1) * journal.segmentSize > retain) break;
       if (this.#damaged.has(segment.number) || this.#isPinned(segment.number)) continue;
-      if (journal.head - (this.#passedOver.get(segment.number) ?? -Infinity) < journal.segmentSize) continue;
+      if (this.#passesOver(segment.number)) continue;
       const live = this.#liveness.liveBlocks(segment.number);
       if (live === 0) continue;
       // moving a (nearly) full segment gains nothing
@@ -229,6 +232,13 @@ export class Cleaner {
     return best;
   }
 
+  #passesOver(number: number): boolean {
+    const { head, segmentSize, segments, hostLimit, order } = this.#journal;
+    const then = this.#passedOver.get(number);
+    if (then === undefined || head - then.head >= segmentSize) return false;
+    return segments.used <= hostLimit || order!.listsEnded === then.listsEnded;
+  }
+
   #smallestBlock(): number {
     let shift = 16;
     for (const volume of this.#journal.volumes.values()) shift = Math.min(shift, volume.blockShift);
@@ -238,14 +248,16 @@ export class Cleaner {
   /** Nothing can be cleaned although the journal is over its soft limit. */
   #underPressure(): void {
     const journal = this.#journal;
-    if (journal.segments.used <= journal.limit - journal.hostReserve - journal.segmentSize) return;
+    const { used } = journal.segments;
+    if (used <= journal.hostLimit - journal.segmentSize) return;
     const checkpoint = this.#owner.checkpointPosition();
     if (checkpoint < journal.written - journal.limit / 4 && checkpoint < this.#owner.replayFrom())
       this.#owner.wantCheckpoint();
     if (this.#pinned.size > 0) {
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
-    } else if (this.#retains && !this.#owner.peerIsComing()) {
+    } else if (this.#retains && !this.#owner.peerIsComing() && journal.size === journal.limit) {
+      // not for a full disk, which may have room again
       this.counters.retentionGivenUp += 1;
       this.#owner.giveUpRetention();
     }
@@ -321,7 +333,8 @@ export class Cleaner {
   #shows(map: BlockMap, volume: number, lba: number, position: number, index: number): boolean {
     if (!map.lookup(lba) || map.zero || map.position !== position || map.index !== index) return false;
     if (this.#journal.order === null || !this.#journal.order.isListed(volume, lba)) return true;
-    this.#passedOver.set(this.#victim!.segment.number, this.#journal.head);
+    const { head, order } = this.#journal;
+    this.#passedOver.set(this.#victim!.segment.number, { head, listsEnded: order.listsEnded });
     return false;
   }
 

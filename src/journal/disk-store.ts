@@ -112,6 +112,15 @@ export class DiskStore implements Store {
     fs.unlinkSync(join(this.directory, name));
   }
 
+  free(): number {
+    try {
+      const { bavail, bsize } = fs.statfsSync(this.directory);
+      return bavail * bsize;
+    } catch {
+      return Number.POSITIVE_INFINITY;
+    }
+  }
+
   syncDirectory(done: (error: Error | null) => void): void {
     fs.open(this.directory, 'r', (error, fd) => {
       if (error) return done(error);

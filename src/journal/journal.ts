@@ -20,6 +20,7 @@ import {
   AT_TYPE,
   FLAG_STAGED,
   RECORD_SIZE_MIN,
+  TYPE_ABORT,
   TYPE_BASE,
   TYPE_BASE_ZERO,
   TYPE_COMMIT,
@@ -30,6 +31,7 @@ import {
   TYPE_SEGMENT,
   TYPE_TRIM,
   TYPE_TRUNCATED,
+  TYPE_UNLOCK,
   TYPE_WRITE,
   TYPE_ZERO,
 } from '../../assembly/layout.js';
@@ -38,7 +40,7 @@ import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import type { GroupMemory, Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import { APPEND_SIZE_MAX, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
+import { APPEND_SIZE_MAX, CREDIT_BYTES, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
 import { type Segment, Segments } from './segments.js';
@@ -95,6 +97,8 @@ export interface RecordOrder {
   baseApplied(): void;
   /** Must the block stay where it is? */
   isListed(volume: number, lba: number): boolean;
+  /** How often that has ended for blocks. */
+  readonly listsEnded: number;
 }
 
 export interface JournalOptions {
@@ -153,10 +157,10 @@ export class Journal {
   stamp = 0;
   /** Applied cursor of the peer's stream, recorded in MARKs. */
   peerApplied = 0;
-  /** Host writes must leave this much room for the cleaner. */
-  hostReserve: number;
   /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
   canClean: () => boolean = () => false;
+  /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
+  peerTakes: () => number = () => Number.POSITIVE_INFINITY;
 
   readonly counters = {
     sealedInline: 0,
@@ -203,6 +207,8 @@ export class Journal {
   #directoryDirty = false;
   #roomWanted = false;
   #diskFull = false;
+  /** All that the disk has room for, where both sites write: as of the last tick. */
+  #diskSize = Number.POSITIVE_INFINITY;
   #retryAt = 0;
   #failed: ForelockError | null = null;
   #closed = false;
@@ -217,7 +223,6 @@ export class Journal {
     this.#ringAt = options.ring.at;
     this.#headerRead = options.memory.take(READ_RUN_OVERHEAD);
     this.limit = options.limit;
-    this.hostReserve = 2 * options.segmentSize;
     this.generation = options.generation;
     assert(this.ringSize % this.segmentSize === 0, 'the ring holds whole segments');
     this.segments = new Segments(options.store, options.segmentSize);
@@ -234,6 +239,41 @@ export class Journal {
 
   get diskFull(): boolean {
     return this.#diskFull;
+  }
+
+  // ---- room
+
+  /** Bytes of segment files that there may be: what was configured, or, where both sites write, what the disk has room for. */
+  get size(): number {
+    return Math.min(this.limit, this.#diskSize);
+  }
+
+  /** Hosts leave this much to the cleaner: what it has copied is there twice until it could free a segment. */
+  get cleanerReserve(): number {
+    return Math.min(2 * this.segmentSize, Math.floor(this.size / 4));
+  }
+
+  /**
+   * And this much to the peer's stream, where both sites write: a site that cannot take what the other has for it, because
+   * it keeps its own for the other, would wait for ever if the other did the same.
+   */
+  get peerReserve(): number {
+    return this.order === null ? 0 : Math.floor(Math.min(CREDIT_BYTES, this.size / PEER_ROOM_SHARE));
+  }
+
+  /** Beyond this hosts append nothing. */
+  get hostLimit(): number {
+    return this.size - this.cleanerReserve - this.peerReserve;
+  }
+
+  /** Bytes of the peer's stream that may be promised to be taken: what was promised is taken, whatever the limit. */
+  get peerRoom(): number {
+    const room = Math.max(0, this.size - this.cleanerReserve - this.#used);
+    return this.order === null ? room : Math.min(room, this.peerReserve);
+  }
+
+  get #used(): number {
+    return this.segments.used + (this.head - this.written);
   }
 
   // ---- places
@@ -314,7 +354,9 @@ export class Journal {
   ): number {
     assert(this.#pending === null, 'one reservation at a time');
     const size = recordSize(type, blockCount, blockShift);
-    const room = this.#admit(size, type < TYPE_LOCAL && blockShift > 0);
+    // what ends a scope finds room at both sites whatever happens: others wait for it
+    const begins = type < TYPE_LOCAL && type !== TYPE_UNLOCK && type !== TYPE_ABORT && type !== TYPE_COMMIT;
+    const room = begins ? this.#admitHost(size, blockShift > 0) : this.#admit(size);
     if (room < 0) return room;
     this.#turnSegment(size);
     const local = type >= TYPE_LOCAL;
@@ -418,14 +460,14 @@ export class Journal {
    * @param onRecord called for every good record, in order, with its address and position; false: it is not kept,
    *                 nor is anything behind it
    * @returns bytes kept; less than stretch.length means that the record there is bad. RING_FULL: nothing was taken,
-   *          wait for `room`. NO_SPACE: the disk is full.
+   *          wait for `room`.
    */
   accept(stretch: Uint8Array, onRecord: (at: number, position: number) => boolean): number {
     if (this.#sealing) {
       this.#roomWanted = true; // a batch of the cleaner's is with the pool: a source may get its lost tail meanwhile
       return RING_FULL;
     }
-    const room = this.#admit(stretch.length + RECORD_SIZE_MIN, true);
+    const room = this.#admit(stretch.length + RECORD_SIZE_MIN);
     if (room < 0) return room;
     this.#sealInline(this.head);
     let taken = 0;
@@ -467,7 +509,7 @@ export class Journal {
 
   /** Whether `truncatePeer` would find room now. */
   get canTruncate(): boolean {
-    return this.#admit(RECORD_SIZE_MIN, false) === 0;
+    return this.#admit(RECORD_SIZE_MIN) === 0;
   }
 
   /**
@@ -475,7 +517,7 @@ export class Journal {
    * recovery neither, once this is durable. It must not reach back further than DROP_BYTES_MAX.
    */
   truncatePeer(through: number): void {
-    const room = this.#admit(RECORD_SIZE_MIN, false);
+    const room = this.#admit(RECORD_SIZE_MIN);
     assert(room === 0 && through <= this.peer.appended, `the peer's stream cannot end at ${through}`);
     this.#sealInline(this.head);
     this.peer.appended = through;
@@ -495,9 +537,9 @@ export class Journal {
     for (const segment of this.segments.all()) segment.peerBefore = Math.min(segment.peerBefore, through);
   }
 
-  /** 0 when records of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
+  /** 0 when records of hosts of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
   room(size: number): number {
-    return this.#admit(size, true);
+    return this.#admitHost(size, true);
   }
 
   /** Asks that everything appended so far becomes durable soon. */
@@ -523,6 +565,7 @@ export class Journal {
 
   /** Timed work: periodic sync, retry after a full disk. */
   tick(nowMs: number): void {
+    if (this.order !== null) this.#diskSize = this.segments.used + this.#options.store.free();
     if (this.#diskFull && nowMs >= this.#retryAt) {
       this.#retryAt = nowMs + 250;
       this.#queuePump();
@@ -562,15 +605,16 @@ export class Journal {
     return volume;
   }
 
-  /** 0 when `size` more bytes may be appended now. */
-  #admit(size: number, host: boolean): number {
-    // a turn of segment may add a PAD (up to a record) and a SEGMENT record
-    const end = this.head + size + Math.min(size + RECORD_SIZE_MIN, this.#segmentRest()) + 1024;
-    const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
-    if (
-      host &&
-      (this.#diskFull || this.segments.used + (this.head - this.written) + size > this.limit - this.hostReserve)
-    ) {
+  /**
+   * 0 when hosts may append `size` more bytes now: there is room at both sites that is not for others.
+   * @param payload records without it (LOCK, TRIM, FLUSH) are small, and may be what makes room
+   */
+  #admitHost(size: number, payload: boolean): number {
+    if (size > this.peerTakes()) {
+      this.#roomWanted = true;
+      return RING_FULL;
+    }
+    if (payload && (this.#diskFull || this.#used + size > this.hostLimit)) {
       this.#roomWanted = true;
       if (!this.#diskFull && this.canClean()) {
         this.sync(); // segments are freed only once what took their place is durable
@@ -579,6 +623,14 @@ export class Journal {
       this.counters.spaceRefused += 1;
       return NO_SPACE;
     }
+    return this.#admit(size);
+  }
+
+  /** 0 when the ring has room for `size` more bytes now. */
+  #admit(size: number): number {
+    // a turn of segment may add a PAD (up to a record) and a SEGMENT record
+    const end = this.head + size + Math.min(size + RECORD_SIZE_MIN, this.#segmentRest()) + 1024;
+    const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
     if (end - this.ringSize > Math.min(this.written, oldestPin)) {
       this.#roomWanted = true;
       this.#appendWanted = this.sealed;
@@ -716,7 +768,7 @@ export class Journal {
   #pumpWrite(): void {
     if (this.#writing || this.#failed) return;
     if (this.written === this.sealed || this.#gathers) return;
-    if (this.durable > this.#markedDurable && this.sealed === this.head && this.#admit(RECORD_SIZE_MIN, false) === 0) {
+    if (this.durable > this.#markedDurable && this.sealed === this.head && this.#admit(RECORD_SIZE_MIN) === 0) {
       // what later bears witness that all before it was durable, should it be found damaged
       this.#markedDurable = this.durable;
       this.#turnSegment(RECORD_SIZE_MIN);

@@ -11,6 +11,8 @@ export interface Store {
   save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void;
   open(name: string, create: boolean): StoreFile;
   remove(name: string): void;
+  /** Bytes that may still be written, as far as the disk says; Infinity where it does not. */
+  free(): number;
   /** Makes creations and removals durable. */
   syncDirectory(done: (error: Error | null) => void): void;
 }

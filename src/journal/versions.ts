@@ -162,6 +162,8 @@ export class Versions {
   /** By volume and block. */
   readonly #lists = new Map<number, Map<number, List>>();
   #listedBlocks = 0;
+  /** How many lists have ended: the cleaner may look at their blocks again. */
+  listsEnded = 0;
 
   readonly #spare: Write[] = [];
 
@@ -462,6 +464,7 @@ export class Versions {
     for (const write of writes) this.#letGo(write.type, write.position);
     lists.delete(block);
     this.#listedBlocks--;
+    this.listsEnded++;
   }
 
   /** A pointer in a list keeps its segment. */

@@ -172,6 +172,7 @@ export class Conflicts {
   /** The same by place, without read locks. */
   readonly #ownOpenIndex = new ExtentIndex<Scope>();
   readonly #doomed = new Set<number>();
+  #mayDieCount = 0;
 
   /** Scopes of the peer that are received and not applied; by place without the dead: those that write, read locks. */
   readonly #pending = new Queue<Scope>();
@@ -251,6 +252,10 @@ export class Conflicts {
   /** Own scopes that are not closed. */
   get openCount(): number {
     return this.#own.count;
+  }
+  /** And of these, how many may still need an ABORT. */
+  get mayDieCount(): number {
+    return this.#mayDieCount;
   }
   /** Scopes of the peer that are not applied; the driver gives no credit beyond what it is ready to keep. */
   get backlog(): number {
@@ -347,6 +352,7 @@ export class Conflicts {
     if (scope.abort) this.#ownAborts.add(scope);
     const last = this.#ownSessions.get(session);
     scope.mayDie = scope.abort || (last !== undefined && last.abortThrough > this.#closedThrough);
+    if (scope.mayDie) this.#mayDieCount += 1;
     if (last === undefined) {
       this.#ownSessions.set(session, { last: scope, abortThrough: scope.abort ? sequence : 0 });
     } else {
@@ -654,6 +660,7 @@ export class Conflicts {
       else {
         this.#ownIndex.remove(scope);
         if (scope.abort && !scope.dead) this.#ownAborts.remove(scope);
+        if (scope.mayDie) this.#mayDieCount -= 1;
         if (this.#ownSessions.get(scope.session)!.last === scope) this.#ownSessions.delete(scope.session);
         scope.next = null;
       }

@@ -108,8 +108,10 @@ export type TargetEvent =
   | { kind: 'baseDurable'; next: BasePosition }
   /** `count` more verified base records are applied. */
   | { kind: 'baseApplied'; count: number }
-  /** Accepted bytes left the ring: written to a segment, or thrown away after a NAK. */
+  /** Accepted bytes are in the journal, or were thrown away after a NAK. */
   | { kind: 'consumed'; bytes: number }
+  /** So much more than was consumed can be taken for certain: no more is promised. Told before `consumed`. */
+  | { kind: 'room'; bytes: number }
   | { kind: 'applied'; through: number }
   /** Away: records that came with the lost tail of this site's own stream, and are in the journal. */
   | { kind: 'returned'; through: number }
@@ -209,6 +211,8 @@ export class TargetStream {
   #awaited = -1;
   #arrivedBytes = 0;
   #consumedBytes = 0;
+  #room = Number.POSITIVE_INFINITY;
+  #creditBytes = 0;
   #base: TargetBase | null;
   #start: number;
   /** A base copy was begun or resumed in this epoch. */
@@ -311,7 +315,7 @@ export class TargetStream {
   }
   /** Cumulative bytes that the source may have sent in this epoch. */
   get creditBytes(): number {
-    return this.#consumedBytes + this.#creditMax;
+    return this.#creditBytes;
   }
   /** Null when there is no base copy, or it is caught up with. */
   get base(): TargetBase | null {
@@ -378,6 +382,10 @@ export class TargetStream {
         break;
       case 'consumed':
         this.#consumed(event.bytes);
+        break;
+      case 'room':
+        this.#room = event.bytes;
+        this.#giveCredit();
         break;
       case 'returned':
         assert(this.#phase === 'away', `records returned while ${this.#phase}`);
@@ -666,6 +674,8 @@ export class TargetStream {
     this.#awaited = -1;
     this.#arrivedBytes = 0;
     this.#consumedBytes = 0;
+    this.#creditBytes = 0;
+    this.#giveCredit();
     this.#baseInEpoch = base !== null;
     this.#onReject = onReject;
     if (this.#dropped !== null) this.#endWait();
@@ -854,6 +864,15 @@ export class TargetStream {
     this.#consumedBytes += bytes;
     assert(this.#consumedBytes <= this.#arrivedBytes, `consumed ${this.#consumedBytes} of ${this.#arrivedBytes} bytes`);
     if (bytes > 0) this.#dirty = true;
+    this.#giveCredit();
+  }
+
+  /** What was given once is not taken back. */
+  #giveCredit(): void {
+    const credit = this.#consumedBytes + Math.min(this.#creditMax, this.#room);
+    if (credit <= this.#creditBytes) return;
+    this.#creditBytes = credit;
+    this.#dirty = true;
   }
 
   #appliedThrough(through: number): void {

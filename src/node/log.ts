@@ -161,6 +161,7 @@ export function readOnlyStore(directory: string): Store {
     save: refuse,
     open: refuse,
     remove: refuse,
+    free: refuse,
     syncDirectory: refuse,
   };
 }

@@ -32,6 +32,7 @@ import { Versions } from '../journal/versions.js';
 import { PENDING_SCOPES_MAX } from '../limits.js';
 import { Conflicts, type Verdict } from '../mirror/conflict.js';
 import type { OpenScope } from '../mirror/target.js';
+import { Backlog } from './backlog.js';
 
 const PLACE_BYTES = 65536;
 
@@ -55,6 +56,8 @@ export interface DualOrderOptions {
 export class DualOrder implements RecordOrder {
   readonly conflicts: Conflicts;
   readonly versions: Versions;
+  /** Of the own stream. */
+  readonly backlog: Backlog;
   /** The peer's scopes that are applied, alive and not unlocked. */
   readonly peerScopes = new Map<number, OpenScope>();
   readonly #ownStaged: StagedRun;
@@ -70,6 +73,7 @@ export class DualOrder implements RecordOrder {
   constructor(options: DualOrderOptions) {
     const { volumes, liveness, from, state } = options;
     this.conflicts = new Conflicts({ ownBefore: from.own, peerBefore: from.peer, state: state.conflicts });
+    this.backlog = new Backlog(from.own);
     this.versions = new Versions({ volumes, liveness, settled: state.settled });
     this.#ownStaged = options.ownStaged;
     this.#peerStaged = options.peerStaged;
@@ -95,6 +99,7 @@ export class DualOrder implements RecordOrder {
   own(header: RecordHeader, position: number): readonly StagedWrite[] {
     this.#place(position, header.sequence - 1, this.conflicts.received);
     this.conflicts.own(header);
+    this.backlog.add(header.size);
     const { type } = header;
     const committed = this.#ownStaged.next(header, position);
     for (const write of committed) this.#ownWrite(write.header, write.position);
@@ -187,6 +192,10 @@ export class DualOrder implements RecordOrder {
 
   isListed(volume: number, lba: number): boolean {
     return this.versions.isListed(volume, lba);
+  }
+
+  get listsEnded(): number {
+    return this.versions.listsEnded;
   }
 
   // ---- recovery

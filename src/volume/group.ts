@@ -105,6 +105,8 @@ export class Group {
   readonly #platform: Platform;
   readonly #gate = new AckGate();
   readonly #roomQueue: (() => boolean)[] = [];
+  /** What makes room, or lets others go on: tried in front of the queue. */
+  #beforeHosts: (() => boolean)[] = [];
   #roomPumping = false;
   #waking = false;
   #advanceQueued = false;
@@ -125,9 +127,13 @@ export class Group {
   /** Requests that wait for the group to serve (again). */
   readonly #asked: (() => void)[] = [];
   #abortsWait = false;
+  /** LOCK sequences of scopes that are ended as soon as there is room for it. */
+  readonly #ending = new Set<number>();
   /** Dead scopes whose ABORT is not durable yet, and how to tell who waits for their grant. */
   readonly #aborting = new Map<number, (error: ForelockError) => void>();
   #stopping = false;
+  /** Hosts are gone, and the link goes for a stop. */
+  #leaving = false;
   #closed = false;
   #degrading = false;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
@@ -169,8 +175,8 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
-        // who is frozen writes nothing: there is nothing to make room for before the peer comes
-        peerIsComing: () => this.frozen || (this.sender?.linked ?? false),
+        // who is frozen, or stops, writes nothing: there is nothing to make room for before the peer comes
+        peerIsComing: () => this.frozen || this.#leaving || (this.sender?.linked ?? false),
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -185,6 +191,8 @@ export class Group {
       defer,
     );
     this.writeback = new Writeback(this, state);
+    const { sender } = this;
+    if (this.order !== null && sender !== null) this.journal.peerTakes = () => sender.hostRoom;
     this.journal.listen({
       sealed: () => this.mirror.ownMoved(),
       durable: () => {
@@ -292,6 +300,14 @@ export class Group {
     if (this.#roomQueue.length === 0 && attempt()) return;
     this.counters.roomWaits += 1;
     this.#roomQueue.push(attempt);
+  }
+
+  /**
+   * The same for what must not wait behind hosts, because they may wait for it: records of the peer, and the ends of
+   * scopes. None of these waits for another.
+   */
+  beforeHosts(attempt: () => boolean): void {
+    if (!attempt()) this.#beforeHosts.push(attempt);
   }
 
   /** Whether an answer to a host waits for what the peer says. */
@@ -467,12 +483,14 @@ export class Group {
 
   /** Ends a scope in its holder's place, as soon as there is room for its UNLOCK. */
   endScope(lock: number, reason: ForelockError): void {
-    this.whenRoom(() => {
+    if (this.#ending.has(lock)) return;
+    this.#ending.add(lock);
+    this.beforeHosts(() => {
       // its holder may have ended it while this waited
-      if (this.ended !== null || !this.ownScopes.has(lock)) return true;
-      if (this.frozen) return false;
-      const end = this.#appendEnd(lock, reason);
-      return end > 0 || end === NO_SPACE;
+      const over = this.ended !== null || !this.ownScopes.has(lock);
+      if (!over && (this.frozen || this.#appendEnd(lock, reason) < 0)) return false;
+      this.#ending.delete(lock);
+      return true;
     });
   }
 
@@ -514,6 +532,11 @@ export class Group {
     if (order === null) return true;
     if (this.#frozenAt !== null) return false;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
+    for (const lock of this.#ending) {
+      // its lock here is gone, or of an earlier life; in the stream it is open
+      const scope = this.openScopes.get(lock);
+      if (scope === undefined || scope.overlaps(volume, lba, blockCount)) return false;
+    }
     if (kind === 'abort' && order.versions.isFull) return false;
     return !order.conflicts.mustWait(session, volume.number, lba, blockCount, kind);
   }
@@ -561,10 +584,10 @@ export class Group {
     if (order!.conflicts.doomed.size === 0) return;
     if (!this.#abortsWait) {
       this.#abortsWait = true;
-      this.#roomQueue.unshift(() => {
+      this.#beforeHosts.push(() => {
         this.#abortsWait = false;
         if (this.ended === null) this.#abortDoomed();
-        return !this.#abortsWait;
+        return true;
       });
     }
   }
@@ -806,6 +829,12 @@ export class Group {
     this.cleaner.poke();
   }
 
+  /** The gateway is about to stop: nothing is given up because the peer is not linked from now on. */
+  leavePeer(): void {
+    this.#leaving = true;
+    this.mirror.detach();
+  }
+
   /**
    * A clean stop: refuses new requests, makes everything durable, checkpoints, marks the state clean.
    * What hosts still wait for is settled first (or failed, if the disk cannot take it).
@@ -813,6 +842,7 @@ export class Group {
   async close(): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
+    this.#leaving = true;
     this.#askAgain();
     for (const view of [...this.#views]) view.drop();
     for (const site of [...this.#points.keys()]) this.#dropPoint(site);
@@ -879,6 +909,8 @@ export class Group {
   #pumpRoom(): void {
     if (this.#roomPumping) return;
     this.#roomPumping = true;
+    const waiting = this.#beforeHosts.splice(0).filter((attempt) => !attempt());
+    this.#beforeHosts.unshift(...waiting);
     while (this.#roomQueue.length > 0 && this.#roomQueue[0]!()) this.#roomQueue.shift();
     this.#roomPumping = false;
   }

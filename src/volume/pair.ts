@@ -299,7 +299,7 @@ export class Pair {
 
   close(): void {
     this.#lostTail = null;
-    this.group?.mirror.detach();
+    this.group?.leavePeer();
     this.#failAsks('the gateway is stopping');
   }
 
@@ -678,7 +678,7 @@ export class Pair {
         }
         this.#running = true;
         this.#receiving = true;
-        receiver.attach(link, start);
+        receiver.attach(link, start, theirs.streams[start.stream] ?? 0);
         const { target } = receiver;
         const ready = {
           epoch: start.epoch,
@@ -794,7 +794,7 @@ export class Pair {
     if (this.#takeReturned(link, group, stretch)) return;
     const kept = stretch.slice(); // it was lent to us for this call
     link.pauseReceiving();
-    group.whenRoom(() => {
+    group.beforeHosts(() => {
       if (this.#link !== link) return true;
       let taken = true;
       this.#guard(link, () => {

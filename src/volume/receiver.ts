@@ -18,7 +18,7 @@ import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { RecordHeader } from '../journal/record.js';
 import { segmentName } from '../journal/segments.js';
-import { DROP_BYTES_MAX, KIB } from '../limits.js';
+import { DROP_BYTES_MAX, FRAME_SIZE_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type BasePosition, positionBefore } from '../mirror/base.js';
 import { APPLY, TargetStream } from '../mirror/target.js';
@@ -41,6 +41,8 @@ export class Receiver implements MirrorEnd {
   #link: Link | null = null;
   readonly #frames: PendingFrame[] = [];
   #waitingForRoom = false;
+  /** What the source had when the link came up was promised to be taken before. */
+  #owed = 0;
   /** Position of the first record of the commit log. */
   #applyAt: number;
   /** Why nothing more is applied, until this site is restored: the commit log is damaged. */
@@ -168,11 +170,16 @@ export class Receiver implements MirrorEnd {
     this.#group.journal.peer.site = stream;
   }
 
-  /** The source said START, and what it needs is durable here. @returns what to answer READY with */
-  attach(link: Link, start: Start): void {
+  /**
+   * The source said START, and what it needs is durable here.
+   * @param owed the end of its stream as its HELLO said
+   */
+  attach(link: Link, start: Start, owed: number): void {
     this.#link = link;
+    this.#owed = owed;
     this.follow(start.stream);
     this.#frames.length = 0;
+    this.#tellRoom();
     this.#target.step({
       kind: 'connected',
       epoch: start.epoch,
@@ -239,6 +246,21 @@ export class Receiver implements MirrorEnd {
 
   // ---- into the journal
 
+  /**
+   * What may be promised to be taken. What the source had when the link came up is taken in any case: an earlier promise
+   * covers it, but for what comes with records that are small (MARKs). And a site whose own stream is further ahead than
+   * the peer has promised to take (it was alone, or the peer had a first copy) lets the peer append nothing new before that
+   * is mended: the peer may be unable to free what it keeps for this one before it has all of it.
+   */
+  #tellRoom(): void {
+    const { journal, sender } = this.#group;
+    const { received } = this.#target;
+    let bytes = journal.peerRoom;
+    if (received < this.#owed && journal.segments.used < journal.size) bytes = Math.max(bytes, FRAME_SIZE_MAX);
+    if (sender?.isOverdrawn === true && this.announced.appended <= received) bytes = 0;
+    this.#target.step({ kind: 'room', bytes });
+  }
+
   /** @returns false when the ring has no room for the next frame, or too much waits to be applied */
   #take(): boolean {
     const { journal } = this.#group;
@@ -285,6 +307,7 @@ export class Receiver implements MirrorEnd {
         this.#target.step({ kind: 'verified', epoch, attempt, through: sequence });
         this.#tailMarks.push({ through: sequence, position: journal.head });
       }
+      this.#tellRoom();
       this.#target.step({ kind: 'consumed', bytes: data.size });
       if (wrong !== null) {
         this.counters.protocolErrors += 1;
@@ -314,13 +337,17 @@ export class Receiver implements MirrorEnd {
     return null;
   }
 
-  /** The ring is full: no more from the link until the disk has taken some of it. */
+  /**
+   * The ring is full: no more from the link until the disk has taken some of it. Where both sites write the link goes on,
+   * and what it brings is held, which is no more than was promised to be taken: behind it come the confirmations that
+   * free this site's journal, and as long as the peer cannot send, its ring keeps what is under way.
+   */
   #stall(): void {
     this.#waitingForRoom = true;
     this.counters.stalls += 1;
-    const link = this.#link;
+    const link = this.#group.order === null ? this.#link : null;
     link?.pauseReceiving();
-    this.#group.whenRoom(() => {
+    this.#group.beforeHosts(() => {
       if (!this.#take()) return false;
       this.#waitingForRoom = false;
       link?.resumeReceiving();
@@ -459,6 +486,7 @@ export class Receiver implements MirrorEnd {
     while (this.#baseMarks.length > 0 && this.#baseMarks[0]!.position <= journal.durable)
       mark = this.#baseMarks.shift()!.next;
     if (mark !== null) this.#target.step({ kind: 'baseDurable', next: mark });
+    this.#tellRoom();
     this.#act();
     this.#queueConfirm();
   }
@@ -472,6 +500,7 @@ export class Receiver implements MirrorEnd {
     if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
+    this.#tellRoom();
     this.#queueConfirm();
   }
 

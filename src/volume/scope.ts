@@ -179,6 +179,8 @@ export class Scope {
   /** Of the LOCK's stamp: all the scope's writes have it. */
   readonly #clock: number;
   #open = true;
+  /** Writes that are not in the journal yet. */
+  #waiting = 0;
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
   /** Of the transaction that it belongs to: told when somebody else ends it. */
@@ -251,6 +253,7 @@ export class Scope {
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
       const last = at + piece.length === bytes.length;
+      this.#waiting += 1;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
         const late = this.#ended ?? group.refuseWrite();
@@ -269,6 +272,8 @@ export class Scope {
         // in the same turn: promises are made in the order of the stream
         if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);
         return sequence;
+      }).finally(() => {
+        this.#waiting -= 1;
       });
     }
     await promised;
@@ -302,14 +307,16 @@ export class Scope {
     this.#open = false;
     const { volume } = this;
     const { group } = volume;
-    await append(volume, () => {
+    const attempt = (): number | ForelockError => {
       if (this.#ended !== null || group.ended !== null) return 0;
       // in order with writes of the scope that are held
       if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopeClosed(this.sequence, sequence);
       return sequence;
-    }).catch((error) => {
+    };
+    // behind writes of the scope that wait for room, and not behind others, who may wait for it
+    await append<number>(volume, attempt, this.#waiting === 0).catch((error) => {
       this.#open = true;
       throw error;
     });
@@ -393,22 +400,27 @@ export function promise(volume: Volume, sequence: number): Promise<void> {
 
 /**
  * Appends as soon as there is room.
- * @param attempt what was appended (0: nothing any more), RING_FULL, NO_SPACE or a refusal
+ * @param attempt     what was appended (0: nothing any more), RING_FULL, NO_SPACE or a refusal
+ * @param beforeHosts it ends what others may wait for
  */
 export function append<T extends number | Scope>(
   volume: Volume,
   attempt: () => T | number | ForelockError,
+  beforeHosts = false,
 ): Promise<T> {
+  const { group } = volume;
   return new Promise((resolve, reject) => {
-    volume.group.whenRoom(() => {
+    const tried = (): boolean => {
       const result = attempt();
       if (result === RING_FULL) return false;
       if (result instanceof ForelockError) {
-        const again = (): void => void append(volume, attempt).then(resolve, reject);
-        if (!volume.group.hold(again)) reject(result);
+        const again = (): void => void append(volume, attempt, beforeHosts).then(resolve, reject);
+        if (!group.hold(again)) reject(result);
       } else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
       else resolve(result as T);
       return true;
-    });
+    };
+    if (beforeHosts) group.beforeHosts(tried);
+    else group.whenRoom(tried);
   });
 }

@@ -6,7 +6,7 @@
  * A target without history first gets the live blocks, as BASE records in map order (a fuzzy copy: what changes
  * meanwhile comes again in the stream).
  */
-import { HEADER_SIZE, RECORD_BLOCKS_MAX, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
+import { HEADER_SIZE, RECORD_BLOCKS_MAX, RECORD_SIZE_MIN, TYPE_BASE, TYPE_BASE_ZERO } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { recordSize } from '../journal/record.js';
@@ -78,6 +78,10 @@ export class Sender implements MirrorEnd {
   #sentTo = 0;
   #sentAtMs = 0;
   #gathering = false;
+  /** More may be here than the peer has promised to take: it has a first copy, or this site was alone. */
+  #isAhead = false;
+  /** Then hosts may append up to here, in bytes of the stream. */
+  #pacedTo = 0;
   #retainFrom: number;
   #basePreparing = false;
   #baseFailed: string | null = null;
@@ -162,6 +166,38 @@ export class Sender implements MirrorEnd {
     }
     return this.#retainFrom;
   }
+
+  /**
+   * Bytes that hosts may append now, where both sites write: the peer has promised to take them, and with them the ends
+   * of all scopes, so it can always take all that is here. While there is more than that, hosts may append half of what
+   * is sent: it becomes less, and they do not have to wait for that.
+   */
+  get hostRoom(): number {
+    if (this.#link === null || !this.#source.consistent) return Number.POSITIVE_INFINITY;
+    const { ownScopes, order } = this.#group;
+    const ends = RECORD_SIZE_MIN * (1 + ownScopes.size + order!.conflicts.mayDieCount);
+    const left = this.#creditLeft - ends;
+    return this.#isAhead ? Math.max(left, this.#pacedTo - order!.backlog.total) : left;
+  }
+
+  /** A frame of so many bytes was sent. */
+  #pace(sent: number): void {
+    const { order } = this.#group;
+    if (order === null || !this.#isAhead || !this.#source.consistent) return;
+    this.#isAhead = this.#creditLeft < 0;
+    this.#pacedTo = Math.max(this.#pacedTo, order.backlog.total) + Math.floor(sent / 2);
+  }
+
+  /** The peer has not promised to take all that is here for it. */
+  get isOverdrawn(): boolean {
+    return this.#link !== null && this.#source.consistent && this.#creditLeft < 0;
+  }
+
+  get #creditLeft(): number {
+    const { order } = this.#group;
+    return this.#source.credit - (order === null ? 0 : order.backlog.behind(this.#source.sent));
+  }
+
   readonly imageConsistent = true;
   get readerCounters(): { fromRing: number; fromSegments: number; damaged: number } {
     return this.#reader.counters;
@@ -230,6 +266,7 @@ export class Sender implements MirrorEnd {
     // not where it had stopped: behind that may be nothing of this stream, in segments that are free to go from here on
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
+    this.#isAhead ||= !this.#source.consistent;
     this.#unproved.length = 0;
     this.#keepProved();
     this.#said(ready.horizon);
@@ -260,6 +297,7 @@ export class Sender implements MirrorEnd {
     this.#act();
     this.#lookAtRejection();
     this.pump();
+    this.#group.journal.offerRoom();
     return true;
   }
 
@@ -337,6 +375,7 @@ export class Sender implements MirrorEnd {
 
   /** This site goes on alone: nothing is left that could take a scope back. */
   grantAll(): void {
+    this.#isAhead = true;
     for (const waiter of this.#grantWaiters.splice(0)) waiter.resolve();
   }
 
@@ -451,6 +490,7 @@ export class Sender implements MirrorEnd {
       this.counters.bytesSent += stretch.size;
       this.counters.recordsSent += stretch.count;
       this.#source.step({ kind: 'sent', through, bytes: stretch.size }, 0);
+      this.#pace(stretch.size);
       link.send(header, journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size), stretch.release);
     }
   }
@@ -539,6 +579,7 @@ export class Sender implements MirrorEnd {
       this.#frames.splice(0, this.#frameHead);
       this.#frameHead = 0;
     }
+    this.#group.order?.backlog.keepBehind(trimmed);
     this.#endDegraded();
     this.#group.peerMoved();
   }

@@ -21,6 +21,7 @@ import { ForelockError } from '../errors.js';
 import { recordSize } from '../journal/record.js';
 import {
   KIB,
+  PEER_ROOM_SHARE,
   TRANSACTION_BYTES_MAX,
   TRANSACTION_LOCKS_MAX,
   TRANSACTION_WRITES_MAX,
@@ -268,7 +269,11 @@ export class Transaction {
   }
 }
 
-/** Bytes of journal records. An eighth of the ring: the run, and what #admit adds to it, must find room in it at once. */
-function transactionBytesMax(group: Group): number {
-  return Math.min(TRANSACTION_BYTES_MAX, group.journal.ringSize / 8);
+/**
+ * Bytes of journal records. An eighth of the ring: the run, and what #admit adds to it, must find room in it at once. Where
+ * both sites write, it must at the peer as well.
+ */
+function transactionBytesMax({ journal, order }: Group): number {
+  const atPeer = order === null ? Number.POSITIVE_INFINITY : journal.limit / PEER_ROOM_SHARE / 2;
+  return Math.min(TRANSACTION_BYTES_MAX, journal.ringSize / 8, atPeer);
 }

@@ -555,9 +555,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'journal: hosts leave no room',
     file: 'journal/journal.ts',
-    find: '> this.limit - this.hostReserve)',
-    replace: '> this.limit)',
+    find: 'size > this.hostLimit)',
+    replace: 'size > this.limit)',
     breaks: 'the cleaner has no room to make room',
+  },
+  {
+    name: 'journal: hosts do not ask for room at the peer',
+    file: 'journal/journal.ts',
+    find: 'if (size > this.peerTakes()) {',
+    replace: 'if (size < 0) {',
+    breaks: 'dual: each site may have more for the other than that can take before it is rid of its own',
   },
   {
     name: 'journal: an append forgets what came meanwhile',

@@ -7,7 +7,10 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
-import { RING_FULL } from '../../src/journal/journal.js';
+import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { ForelockError } from '../../src/errors.js';
+import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
+import type { Group } from '../../src/volume/group.js';
 import { openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -412,3 +415,130 @@ test.each([1, 2, 3, 4, 5, 6])(
     await world.checks.compareAll();
   },
 );
+
+/** Eight writes at once, again and again. What is refused for want of room is asked again. */
+function keepWriting(world: DualWorld, site: DualSite, count: number): { left: number; refused: number } {
+  const load = { left: count, refused: 0 };
+  const [volume] = site.group!.volumes.values();
+  const { blockSize } = volume!;
+  const one = (block: number): void => {
+    const bytes = world.truth.history.payload(8 * blockSize);
+    volume!.write(1, block * blockSize, bytes.length, [bytes], false, {
+      settle: (error) => {
+        if (error !== null && error.code !== 'ENOSPC') return world.fail(error);
+        if (error !== null) load.refused += 1;
+        else if (--load.left < 8) return;
+        world.after(1, () => one(block));
+      },
+    });
+  };
+  for (let i = 0; i < 8; i += 1) one(7 * i);
+  return load;
+}
+
+/** Both sites write much over a line that is slow at first, and all of it arrives. */
+async function writeMuchAtBoth(world: DualWorld): Promise<void> {
+  const { line, options, scheduler, sites } = world;
+  line.rate = 20;
+  const loads = sites.map((site) => keepWriting(world, site, 300));
+  const began = scheduler.now;
+  await world.until(() => scheduler.now > began + 3000, 5000, 'time stands still');
+  line.rate = options.rate;
+  await world.until(() => loads.every(({ left }) => left === 0), 60_000, 'hosts are not answered');
+  await world.until(() => world.settled(), 5000, 'the writes do not arrive');
+  await world.checks.compareAll();
+}
+
+/**
+ * Both sites' rings were full, and kept what was on its way to the other one. So neither took anything, nor read what
+ * came: what was on its way did not leave, and hosts waited for ever.
+ */
+test('two rings that are full empty each other', async () => {
+  await writeMuchAtBoth(await startBoth({ ringSegments: 1 }, 1));
+});
+
+/**
+ * Both sites wrote as much as their journals could hold, and all of it was still to be taken by the other one. Neither
+ * had room for that: each kept what it had for the other, and hosts waited for ever.
+ */
+test('two journals that are full empty each other', async () => {
+  await writeMuchAtBoth(await startBoth({ journalSegments: 9, ringSegments: 16 }, 1));
+});
+
+/** The same on disks that had no room for what --journal allows: nothing could be taken, nor freed. */
+test('two sites whose disks are full empty each other', async () => {
+  const world = await startBoth({ journalSegments: 40, ringSegments: 16 }, 1);
+  for (const { store } of world.sites) store.capacity = store.used + 9 * world.options.segmentSize;
+  await writeMuchAtBoth(world);
+});
+
+/** A scope over a block, known at both sites. */
+async function settledScope(world: DualWorld, site: DualSite, block: number): Promise<Scope> {
+  const [volume] = site.group!.volumes.values();
+  const scope = await openScope(volume!, { offset: block * volume!.blockSize, size: volume!.blockSize });
+  const { receiver } = site.other.group!;
+  const isKnown = () => receiver!.target.openScopes().some(({ sequence }) => sequence === scope.sequence);
+  await world.until(isKnown, 5000, 'the scope does not arrive');
+  return scope;
+}
+
+/** Hosts of a site wait for room in its journal from now on. */
+function fill(world: DualWorld, site: DualSite): void {
+  site.journal.limit = 0;
+  site.journal.canClean = () => true;
+  write(world, site, 9, 1);
+  expect(site.group!.roomIsWaitedFor).toBe(true);
+}
+
+/**
+ * A site's journal was full, and what would have made room was the end of a scope of the other site. It found no room
+ * itself, behind hosts that waited for it.
+ */
+test('a site whose hosts wait for room takes what the other one was promised', async () => {
+  const world = await startBoth({}, 1);
+  const [first, second] = world.sites;
+  const scope = await settledScope(world, second, 0);
+  fill(world, first);
+  await scope.unlock();
+  await world.until(() => first.journal.peerApplied === 2, 5000, 'the UNLOCK is not applied');
+});
+
+/**
+ * A host wanted to end its scope, which kept both journals full, and its UNLOCK waited behind hosts that waited for room:
+ * there was none until the scope was ended, nor did it end by its age.
+ */
+test('a scope ends although hosts in front of it wait for room', async () => {
+  const world = await startBoth({}, 1);
+  const [first] = world.sites;
+  const scope = await settledScope(world, first, 0);
+  fill(world, first);
+  let ended = false;
+  scope.unlock().then(() => {
+    ended = true;
+  }, world.fail);
+  await world.until(() => ended && first.group!.ownScopes.size === 0, 5000, 'the scope does not end');
+});
+
+/**
+ * A scope was to be ended while the ring had no room for its UNLOCK and the disk was full. Nobody tried again: the other
+ * site waited for its blocks for ever, and so did whoever wanted them here.
+ */
+test('a scope is ended as soon as there is room, however full ring and disk were', async () => {
+  const world = await startBoth({}, 1);
+  const [first] = world.sites;
+  const { group, journal, store } = first as { group: Group } & DualSite;
+  const [volume] = group.volumes.values();
+  const scope = await settledScope(world, first, 0);
+  store.capacity = store.used;
+  const at = (): number => journal.reserve(TYPE_MARK, 0, 0, 0, 0, 0, 0, 0, 0);
+  for (let room = at(); room >= 0 || !journal.diskFull; room = at()) {
+    if (room >= 0) journal.publish();
+    else await world.until(() => true, 1, null);
+    journal.tick(world.scheduler.now);
+    world.scheduler.step();
+  }
+  expect(volume!.appendScoped(TYPE_UNLOCK, 0, 0, scope.sequence, 0, 0, null)).toBe(NO_SPACE);
+  group.endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
+  store.capacity = Number.POSITIVE_INFINITY;
+  await world.until(() => world.settled(), 20_000, 'the scope does not end');
+});

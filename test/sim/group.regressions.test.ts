@@ -595,3 +595,20 @@ test('a first copy of a source that has written nothing itself is copied on', as
     await atRest(world);
   }
 });
+
+test('a stop gives up nothing that the peer needs', async () => {
+  // A source was stopped while its journal was full of what the peer had not taken yet. By then the peer was not linked any
+  // more, so what it needed was given up: it had to be copied anew.
+  const world = makeWorld({ journalSegments: 9, ringSegments: 16 });
+  await bothUp(world);
+  const { journal, cleaner } = world.source.group!;
+  world.line.rate = 20;
+  for (let unit = 0; unit < 256; unit += 2) world.write(unit, 64).catch(() => {});
+  const { limit, segmentSize, segments } = journal;
+  await world.until(() => segments.used > limit - 3 * segmentSize, 5000, 'the journal is not full');
+  const { trimmed } = world.source.group!.sender!.source;
+  expect(trimmed).toBeLessThan(journal.own.appended);
+  await world.settle(world.stop(world.source));
+  await world.until(() => world.source.state === 'off', 1000, 'it does not stop');
+  expect(cleaner.counters.retentionGivenUp).toBe(0);
+});

@@ -256,6 +256,10 @@ export class MemoryStore implements Store {
     this.#directory.push({ name, file: null });
   }
 
+  free(): number {
+    return Math.max(0, this.capacity - this.used);
+  }
+
   syncDirectory(done: (error: Error | null) => void): void {
     const covered = this.#directory.slice();
     this.#answer('syncDirectory', done, null, () => this.#settleChanges(covered));
