@@ -16,7 +16,6 @@ import { ROOT } from './machine.js';
 import { converse, freePort, kill, residentMiB, start, stop, until, untilIdle } from './processes.js';
 
 const STREAMING_MS_MAX = 30_000;
-const DRAIN_MS_MAX = 30_000;
 const CATCH_UP_MS_MAX = 300_000;
 const ROUND_TRIP_KNOWN_MS_MAX = 4000;
 const BLOCK = 4096;
@@ -74,7 +73,7 @@ export async function startAlone(context, { size = context.size, name = 'foreloc
     prepare: async () => {},
     memory: () => memoryOf(processes),
     counted: async () => ({ disk: { gateway: diskBytesOf(await gateway.group()) } }),
-    drained: (msMax = DRAIN_MS_MAX) =>
+    drained: (msMax = CATCH_UP_MS_MAX) =>
       until(async () => {
         const { own } = (await gateway.group()).cursors;
         return own.durable >= own.appended;
@@ -122,7 +121,7 @@ export async function startPair(
     { name: 'target', pid: target.pid },
     { name: 'proxy', pid: line.pid },
   ];
-  const drained = (msMax = DRAIN_MS_MAX) =>
+  const drained = (msMax = CATCH_UP_MS_MAX) =>
     until(async () => {
       const { own } = (await source.group()).cursors;
       return Math.min(own.durable, own.applied, own.peerDurable) >= own.appended;
@@ -143,7 +142,7 @@ export async function startPair(
     drained,
     rest: async () => {
       await line.set({ roundTripMs: 0 }); // what is left need not take long
-      if (!(await drained(CATCH_UP_MS_MAX))) throw new Error('the target does not catch up');
+      if (!(await drained())) throw new Error('the target does not catch up');
       await untilIdle(processes);
     },
   };

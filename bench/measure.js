@@ -15,7 +15,7 @@ const scaled = (counts, divisor) =>
  * One measurement: throughput, latency, and what was used by every process until all that it left behind is done, too.
  * @returns { value, p50, p99, p999, maxMs, latency, operations, cpuUs: by process, cpuSecondsPerGb, …: of the report }
  */
-async function once(contender, job, { size, seconds }, limits = lasting(seconds)) {
+async function once(contender, job, { size, seconds, drainSeconds: drainSecondsMax }, limits = lasting(seconds)) {
   if (!job.warm) await contender.prepare();
   const { processes } = contender;
   const before = {
@@ -28,7 +28,7 @@ async function once(contender, job, { size, seconds }, limits = lasting(seconds)
   const elapsed = (performance.now() - begun) / 1000;
   const behindMiB = (await contender.behind?.()) / 2 ** 20;
   const drainedAt = performance.now();
-  const isDrained = await contender.drained();
+  const isDrained = await contender.drained(1000 * drainSecondsMax);
   const drainSeconds = (performance.now() - drainedAt) / 1000;
   const memoryMiB = contender.memory?.();
   await contender.rest();

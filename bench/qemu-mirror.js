@@ -18,7 +18,6 @@ import { freePort, run, start, stop, until, untilConnectable, untilIdle } from '
 export const MIRROR_MODES = ['background', 'write-blocking', 'quorum'];
 
 const READY_MS_MAX = 300_000;
-const DRAIN_MS_MAX = 30_000;
 const CATCH_UP_MS_MAX = 300_000;
 /** Of `query-block-jobs`: the copy is complete. */
 const inSync = ({ len, offset }) => len === offset;
@@ -108,8 +107,8 @@ export async function startQemuMirror({ scratch, size }, mode, { isEmpty = false
         const { len, offset } = await job();
         return len - offset;
       },
-      drained: async (msMax = DRAIN_MS_MAX) => {
-        const isDrained = await until(isInSync, Math.min(msMax, DRAIN_MS_MAX));
+      drained: async (msMax = CATCH_UP_MS_MAX) => {
+        const isDrained = await until(isInSync, msMax);
         for (const each of [image, copy]) await writeBack(each);
         return isDrained;
       },

@@ -1,7 +1,7 @@
 /**
  * Forelock and its peers, measured in one run, in turn.
  *
- *     npm run bench -- [--all] [--quick] [--only SUBJECTS] [--seconds 2] [--runs 3] [--baseline FILE]
+ *     npm run bench -- [--all] [--quick] [--only SUBJECTS] [--seconds 1.5] [--runs 3] [--baseline FILE]
  *                      [--jobs rw1,rw32,…] [--size MIB] [--profile DIRECTORY]
  *
  * Without --all: what the table of goals needs (goals.js), in less than ten minutes. Writes JSON, one HTML page and plots to
@@ -11,12 +11,15 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { compareRuns } from './baseline.js';
 import { JOBS } from './fio.js';
 import { judge } from './goals.js';
 import { describeMachine, findPrograms, ROOT } from './machine.js';
 import { PEER_NAMES } from './peers.js';
-import { figure, formatGoals, formatRow, goalsAsMarkdown } from './report-text.js';
+import { compareRuns } from './report/baseline.js';
+import { formatPage } from './report/page.js';
+import { standalone } from './report/plot.js';
+import { goalsPicture, latencyPicture, throughputPicture } from './report/plots.js';
+import { figure, formatGoals, formatRow, goalsAsMarkdown } from './report/text.js';
 
 /** Subjects and their parts, each a file in subjects/; those of GOALS make the run without --all. */
 const SUBJECTS = {
@@ -83,9 +86,10 @@ const settings = {
   quick,
   parts: PARTS.filter((part) => chosen.includes(part)),
   jobs: options.jobs === undefined ? null : list(options.jobs, Object.keys(JOBS), 'job'),
-  seconds: number(options.seconds ?? (quick ? 0.5 : 2), '--seconds'),
+  seconds: number(options.seconds ?? (quick ? 0.5 : 1.5), '--seconds'),
   runs: Math.round(number(options.runs ?? (quick ? 1 : 3), '--runs')),
   rounds: quick ? 3 : 7, // of functions in this process
+  drainSeconds: all ? 30 : 8, // how long a mirror may take to catch up before the line is made short
   size: number(options.size ?? (quick ? 128 : 1024), '--size') * 2 ** 20,
 };
 const scratch = mkdtempSync(join(tmpdir(), 'forelock-bench-'));
@@ -119,10 +123,29 @@ console.log(`rounds: ${settings.runs} of ${settings.seconds} s, volumes of ${set
 
 const rows = [];
 const skipped = {};
+const minutesSoFar = () => (performance.now() - begun) / 60_000;
+const directory = join(ROOT, 'bench/results', machine.date.slice(0, 19).replaceAll(/[:T]/g, '-'));
+mkdirSync(directory, { recursive: true });
+
+/** Writes what there is so far: a run that is stopped has not been for nothing. */
+function writeReport() {
+  const goals = judge(rows);
+  const changes = baseline === null ? [] : compareRuns(rows, baseline.rows);
+  const report = { machine, programs, settings, minutes: minutesSoFar(), skipped, goals, rows, changes };
+  writeFileSync(join(directory, 'run.json'), `${JSON.stringify(report, null, 1)}\n`);
+  writeFileSync(join(directory, 'goals.md'), goalsAsMarkdown(goals));
+  writeFileSync(join(directory, 'report.html'), formatPage(report, baseline));
+  const pictures = { goals: goalsPicture(goals), throughput: throughputPicture(rows), latency: latencyPicture(rows) };
+  for (const [name, picture] of Object.entries(pictures)) {
+    if (picture !== null) writeFileSync(join(directory, `${name}.svg`), standalone(picture));
+  }
+  return report;
+}
+
 for (const part of settings.parts) {
   const subject = await import(`./subjects/${part}.js`);
   const lacking = subject.needs.filter((program) => !(program in programs.found));
-  const partBegun = performance.now();
+  const partBegun = minutesSoFar();
   try {
     if (lacking.length > 0) throw new Error(`${lacking.join(', ')} not installed`);
     for await (const row of subject.run(context)) {
@@ -131,34 +154,26 @@ for (const part of settings.parts) {
       console.log(`${formatRow(row)}\n`);
     }
     context.say('');
-    console.log(`(${part}: ${figure((performance.now() - partBegun) / 1000)} s)\n`);
+    console.log(`(${part}: ${figure(60 * (minutesSoFar() - partBegun))} s)\n`);
   } catch (error) {
     skipped[part] = error.message;
     context.say('');
     console.log(`${part}: not measured to its end: ${lacking.length > 0 ? error.message : error.stack}\n`);
   }
+  writeReport();
 }
 
-const goals = judge(rows);
-const changes = baseline === null ? [] : compareRuns(rows, baseline.rows);
-const minutes = (performance.now() - begun) / 60_000;
+const { goals, changes, minutes } = writeReport();
 console.log(`goals\n${formatGoals(goals)}\n`);
 if (baseline !== null) {
   const changed = changes.filter(({ isChanged }) => isChanged);
-  console.log(
-    `beside ${options.baseline} (${baseline.machine.commit}): ${changed.length} of ${changes.length} results changed`,
-  );
+  const ofAll = `${changed.length} of ${changes.length} results changed`;
+  console.log(`beside ${options.baseline} (${baseline.machine.commit}): ${ofAll}`);
   for (const { row, who, before, now, ratio, isBetter } of changed) {
     const both = `${figure(before.median)} → ${figure(now.median)}`;
     console.log(`  ${isBetter ? 'better' : 'WORSE '} ${figure(ratio)}×  ${row}: ${who}: ${both}`);
   }
   console.log('');
 }
-
-const directory = join(ROOT, 'bench/results', machine.date.slice(0, 19).replaceAll(/[:T]/g, '-'));
-mkdirSync(directory, { recursive: true });
-const report = { machine, programs, settings, minutes, skipped, goals, rows, baseline: changes };
-writeFileSync(join(directory, 'run.json'), `${JSON.stringify(report, null, 1)}\n`);
-writeFileSync(join(directory, 'goals.md'), goalsAsMarkdown(goals));
 console.log(`${minutes.toFixed(1)} minutes; written to ${directory}`);
 process.exit(Object.keys(skipped).length > 0 ? 1 : 0); // a measured pool may leave idle workers

@@ -4,7 +4,7 @@
  * ahead of the mirror, and this is what lasts.
  */
 import { fill, JOBS, lasting, runFio } from '../fio.js';
-import { startPair } from '../gateways.js';
+import { nameAt, startPair } from '../gateways.js';
 import { compare } from '../measure.js';
 import { startPeer } from '../peers.js';
 import { sleep } from '../processes.js';
@@ -14,6 +14,7 @@ export const needs = ['fio', 'gcc'];
 
 const FAR_MS = 100;
 const NARROW_MB = 12.5;
+const FAR = nameAt('forelock', FAR_MS);
 const NEAR_AND_FAR = [0, FAR_MS];
 const WARM_UP_SECONDS = 1.5;
 const STEADY_SECONDS_MIN = 3;
@@ -48,7 +49,7 @@ export async function* run(context) {
     ];
     for (const key of context.jobs ?? JOBS_EVERYWHERE) {
       yield {
-        ...(await compare(context, 'mirror', everywhere, key)),
+        ...(await compare(context, 'mirror', everywhere, key, { reference: FAR })),
         family: `${JOBS[key].name}, mirrored`,
         axis: 'round trip',
       };
@@ -57,7 +58,8 @@ export async function* run(context) {
       context,
       roundTrips.map((ms) => pair.at(ms)),
     );
-    if (context.all) for (const key of JOBS_FAR) yield await compare(context, 'mirror', farOnly, key);
+    if (context.all)
+      for (const key of JOBS_FAR) yield await compare(context, 'mirror', farOnly, key, { reference: FAR });
   } finally {
     for (const each of running.reverse()) await each.stop();
   }

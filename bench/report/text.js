@@ -1,10 +1,10 @@
 /** Rows and goals as text, for a terminal and for a README. */
-import { ratios, spread } from './statistics.js';
+import { ratios, spread } from '../statistics.js';
 
 export const figure = (value) => {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
   const size = Math.abs(value);
-  if (size >= 100) return Math.round(value).toLocaleString('en');
+  if (size >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString('en');
   return size >= 10 ? value.toFixed(1) : size >= 0.1 || size === 0 ? value.toFixed(2) : value.toPrecision(2);
 };
 const range = ({ min, max }) => (min === max ? '' : ` (${figure(min)}–${figure(max)})`);
@@ -22,7 +22,7 @@ function middles(rounds, pick) {
   return names.map((name) => [name, middle(rounds, (round) => pick(round)[name])]);
 }
 
-function details({ rounds, note }) {
+export function details({ rounds, note }) {
   const cells = [];
   const add = (pick, say) => {
     const value = middle(rounds, pick);
@@ -69,27 +69,35 @@ function details({ rounds, note }) {
   return cells;
 }
 
-/** One row, with Forelock's ratio to every other result of the row. */
-export function formatRow({ subject, name, unit, better = 'more', results }) {
+/** How many times as much the result that a row is read by (else its first) is as each other. @returns null for itself */
+export function ratiosOf({ results, reference = results[0].who }) {
+  const valuesOf = ({ rounds }) => rounds.map(({ value }) => value);
+  const own = results.find(({ who }) => who === reference) ?? results[0];
+  return results.map((each) => {
+    if (each === own || results.length === 1) return null;
+    const { median } = ratios(valuesOf(own), valuesOf(each));
+    return Number.isFinite(median) && median > 0 ? median : null;
+  });
+}
+
+/** One row. */
+export function formatRow(row) {
+  const { subject, name, unit, better = 'more', results, reference = results[0].who } = row;
   const width = Math.max(...results.map(({ who }) => who.length));
-  const [first] = results;
-  const lines = [`${subject}: ${name}${unit === '' ? '' : `, ${unit}`}${better === 'less' ? ' (less is better)' : ''}`];
-  for (const result of results) {
+  const words = [unit, better === 'less' ? 'less is better' : '', results.length > 1 ? `×: ${reference} over it` : ''];
+  const lines = [`${subject}: ${name}: ${words.filter(Boolean).join('; ')}`];
+  const times = ratiosOf(row);
+  for (const [i, result] of results.entries()) {
     const values = spread(result.rounds.map(({ value }) => value));
-    const ratio =
-      result === first || results.length === 1
-        ? ''
-        : `  ${first.who} is ${figure(ratios(first.rounds.map(valueIn), result.rounds.map(valueIn)).median)}×`;
-    const cells = details(result);
+    const ratio = times[i] === null ? '' : `  ${figure(times[i])}×`;
     lines.push(`  ${result.who.padEnd(width)}  ${figure(values.median).padStart(9)}${range(values)}${ratio}`);
+    const cells = details(result);
     if (cells.length > 0) lines.push(`  ${' '.repeat(width)}      ${cells.join('; ')}`);
   }
   return lines.join('\n');
 }
 
-const valueIn = ({ value }) => value;
-
-const bound = ({ atLeast, atMost, isRatio }) =>
+export const boundOf = ({ atLeast, atMost, isRatio }) =>
   [atLeast === undefined ? [] : `≥ ${figure(atLeast)}`, atMost === undefined ? [] : `≤ ${figure(atMost)}`]
     .flat()
     .join(' and ') + (isRatio ? '×' : '');
@@ -100,14 +108,13 @@ export function verdictOf({ figure: found }) {
   return found.isReached ? 'reached' : `missed: ${figure(100 * found.of)} % of it`;
 }
 
+/** What was found, with its spread. */
+export const foundOf = ({ figure: found, isRatio }) =>
+  found === null ? '–' : `${figure(found.median)}${isRatio ? '×' : ''}${range(found)}`;
+
 /** The table of goals. */
 export function formatGoals(judged) {
-  const cells = judged.map((goal) => [
-    goal.what,
-    bound(goal),
-    goal.figure === null ? '–' : `${figure(goal.figure.median)}${goal.isRatio ? '×' : ''}${range(goal.figure)}`,
-    verdictOf(goal),
-  ]);
+  const cells = judged.map((goal) => [goal.what, boundOf(goal), foundOf(goal), verdictOf(goal)]);
   const widths = [0, 1, 2].map((column) => Math.max(...cells.map((row) => row[column].length)));
   return cells
     .map((row) =>
@@ -120,10 +127,6 @@ export function formatGoals(judged) {
 }
 
 export function goalsAsMarkdown(judged) {
-  const lines = judged.map((goal) => {
-    const found =
-      goal.figure === null ? '–' : `${figure(goal.figure.median)}${goal.isRatio ? '×' : ''}${range(goal.figure)}`;
-    return `| ${goal.what} | ${bound(goal)} | ${found} | ${verdictOf(goal)} |`;
-  });
+  const lines = judged.map((goal) => `| ${[goal.what, boundOf(goal), foundOf(goal), verdictOf(goal)].join(' | ')} |`);
   return ['| what | goal | found | |', '|---|---|---|---|', ...lines, ''].join('\n');
 }

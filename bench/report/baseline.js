@@ -1,5 +1,5 @@
 /** A run beside an earlier one: ratios, and what changed beyond the spread of both. */
-import { spread } from './statistics.js';
+import { spread } from '../statistics.js';
 
 const SAME = 0.05; // below it a change is not worth a word, however quiet the machine was
 
