@@ -65,19 +65,19 @@ export const GOALS = [
   },
 
   {
-    what: 'mirrored at 100 ms, 4 KiB random write, depth 32, against unmirrored nbdkit',
+    what: 'mirrored, 100 ms, 4 KiB random write, depth 32, against unmirrored nbdkit',
     ...{ row: 'mirror/rw32', of: `forelock, ${FAR}`, to: 'nbdkit file', atLeast: 0.9 },
   },
   {
-    what: 'mirrored at 100 ms, 4 KiB random write, depth 32, against qemu background',
+    what: 'mirrored, 100 ms, 4 KiB random write, depth 32, against qemu background',
     ...{ row: 'mirror/rw32', of: `forelock, ${FAR}`, to: `qemu background, ${FAR}`, atLeast: 4 },
   },
   {
-    what: 'mirrored at 100 ms, 4 KiB random write, depth 32, against qemu write-blocking',
+    what: 'mirrored, 100 ms, 4 KiB random write, depth 32, against qemu write-blocking',
     ...{ row: 'mirror/rw32', of: `forelock, ${FAR}`, to: `qemu write-blocking, ${FAR}`, atLeast: 800 },
   },
   {
-    what: 'mirrored at 100 ms, 128 KiB sequential write, against qemu background',
+    what: 'mirrored, 100 ms, 128 KiB sequential write, against qemu background',
     ...{ row: 'mirror/sw128', of: `forelock, ${FAR}`, to: `qemu background, ${FAR}`, atLeast: 1 },
   },
   {
@@ -137,7 +137,7 @@ export const GOALS = [
     ...{ row: 'crowd/rate', of: 'forelock, beside a slow reader', to: 'forelock, alone', atLeast: 0.95 },
   },
   {
-    what: 'p99.9 over p50 at 70 % of the full rate, while segments roll and checkpoints are written',
+    what: 'p99.9 over p50 at 70 % of the full rate, journal and pool busy',
     ...{ row: 'tail/over', atMost: 20 },
   },
   {
@@ -161,28 +161,29 @@ function figureOf({ of, to, pick = value, atMost }, row) {
   return below === null ? spread(above) : ratios(above, below);
 }
 
+/** What no share is beyond: less than nothing may be found where little is allowed (memory that was given back). */
+const SHARE_MAX = 1000;
+
+/** How much of a goal a value is: 1 and more is reached. Between two bounds, the nearer one counts. */
+export function shareOf(value, { atLeast, atMost }) {
+  const shares = [];
+  if (atLeast !== undefined) shares.push(value / atLeast);
+  if (atMost !== undefined) shares.push(value <= 0 ? SHARE_MAX : atMost / value);
+  return Math.min(SHARE_MAX, ...shares);
+}
+
 /**
  * @param rows of a run
- * @returns for every goal { what, goal: its bounds, figure: null or { median, min, max, isReached, of: share of the goal } }
+ * @returns for every goal { what, row, atLeast, atMost, isRatio, figure }, figure null where it was not measured, else
+ *          { median, min, max, of: share of the goal, isReached }
  */
 export function judge(rows) {
   return GOALS.map((goal) => {
-    const { what, atLeast, atMost } = goal;
+    const { what, atLeast, atMost, to } = goal;
     const row = rows.find(({ subject, key }) => `${subject}/${key}` === goal.row);
-    const figure = row === undefined ? null : figureOf(goal, row);
-    if (figure === null) return { what, row: goal.row, atLeast, atMost, figure };
-    const isReached = !(figure.median < atLeast) && !(figure.median > atMost);
-    const of =
-      atLeast !== undefined && (atMost === undefined || figure.median < atLeast)
-        ? figure.median / atLeast
-        : atMost / figure.median;
-    return {
-      what,
-      row: goal.row,
-      atLeast,
-      atMost,
-      isRatio: goal.to !== undefined,
-      figure: { ...figure, isReached, of },
-    };
+    const found = row === undefined ? null : figureOf(goal, row);
+    const of = found === null ? null : shareOf(found.median, goal);
+    const figure = found === null ? null : { ...found, of, isReached: of >= 1 };
+    return { what, row: goal.row, atLeast, atMost, isRatio: to !== undefined, figure };
   });
 }

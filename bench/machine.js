@@ -1,5 +1,5 @@
 /** What a figure is worth nothing without: the machine, the versions, the commit. And which foreign programs are here. */
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { cpus, loadavg, release, totalmem, type } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -19,12 +19,14 @@ const PROGRAMS = {
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
+/** What a program says, wherever it says it: some tell their version on stderr, some with an exit code of 1. */
 function outputOf(program, args) {
-  try {
-    return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], cwd: ROOT }).trim();
-  } catch (error) {
-    return `${error.stdout ?? ''}${error.stderr ?? ''}`.trim(); // some say their version and exit with 1
-  }
+  const { stdout, stderr } = spawnSync(program, args, {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: ROOT,
+  });
+  return `${stdout ?? ''}${stderr ?? ''}`.trim();
 }
 
 function isInstalled(program) {
@@ -56,6 +58,7 @@ function fileSystemOf(directory) {
 
 export function describeMachine(scratch) {
   const [cpu] = cpus();
+  const commit = outputOf('git', ['describe', '--always', '--dirty']);
   return {
     cpu: cpu.model,
     cores: cpus().length,
@@ -65,7 +68,7 @@ export function describeMachine(scratch) {
     loadAverage: loadavg().map((value) => Math.round(value * 10) / 10),
     node: process.version,
     forelock: JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).version,
-    commit: outputOf('git', ['describe', '--always', '--dirty']) || 'no repository',
+    commit: commit === '' || commit.startsWith('fatal') ? 'no repository' : commit,
     date: new Date().toISOString(),
   };
 }

@@ -15,7 +15,7 @@ p, li { max-width: 74ch } .faint { color: var(--faint) } svg { width: 100%; heig
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 20px; align-items: start }
 nav { margin: 18px 0 0; display: flex; flex-wrap: wrap; gap: 6px 16px } a { color: var(--c1) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px }
-td { padding: 3px 10px 3px 0; vertical-align: middle } td.n { text-align: right; white-space: nowrap } td.who { width: 27%; line-height: 1.25 }
+td { padding: 3px 10px 3px 0; vertical-align: middle } td.n { text-align: right; white-space: nowrap; width: 13% } td.who { width: 27%; line-height: 1.25 }
 td.bar { width: 34% } .track { position: relative; height: 14px; background: var(--rule); border-radius: 3px }
 .fill { position: absolute; inset: 0 auto 0 0; background: var(--c6); border-radius: 3px; min-width: 2px }
 tr.first .fill { background: var(--c0) } tr.first td.who { font-weight: 600 }

@@ -76,7 +76,7 @@ function logarithmic(values, base = 10) {
 function nines(values) {
   const beyond = (rank) => -Math.log10(1 - rank / 100);
   const [low, high] = [beyond(Math.min(...values)), beyond(Math.max(...values))];
-  const ticks = [10, 50, 90, 99, 99.9, 99.99].filter((rank) => values.some((value) => value >= rank));
+  const ticks = [50, 90, 99, 99.9, 99.99].filter((rank) => values.some((value) => value >= rank));
   return { toUnit: (rank) => (beyond(rank) - low) / (high - low), ticks };
 }
 
@@ -102,7 +102,7 @@ function spreadLabels(labels, gap, low, high) {
  *   lines    [{ name, color: class number, isFirst, points: [{ x, y, min, max }] }]; without x: a level, right across
  */
 export function linePlot({ title, subtitle = '', x, y, lines, width = 520, height = 340 }) {
-  const labelWidth = 8 + 6.3 * Math.max(...lines.map(({ name }) => name.length));
+  const labelWidth = 14 + 6.8 * Math.max(...lines.map(({ name }) => name.length));
   const box = { left: 62, right: width - Math.min(labelWidth, 0.42 * width), top: 56, bottom: height - 46 };
   const all = lines.flatMap(({ points }) => points);
   const given = all.map((point) => point.x).filter((value) => value !== undefined);
@@ -176,12 +176,12 @@ export function linePlot({ title, subtitle = '', x, y, lines, width = 520, heigh
 
 /**
  * How far from each goal: a share of it on a logarithmic scale, with the spread. Right of the middle it is reached.
- * @param rows [{ label, value, isReached, of, low, high }] shares, or `of` null for what was not measured
+ * @param rows [{ label, bound, value, isReached, of, low, high }] shares, or `of` null for what was not measured
  */
-export function goalPlot({ title, subtitle, rows, width = 1000 }) {
+export function goalPlot({ title, subtitle, rows, width = 1120 }) {
   const [rowHeight, top] = [22, 74];
   const height = top + rows.length * rowHeight + 20;
-  const [left, right] = [0.515 * width, 0.83 * width];
+  const [left, right] = [0.45 * width, 0.68 * width];
   const span = 1.5; // decades each way
   const at = (share) => {
     const exponent = Math.max(-span, Math.min(span, Math.log10(share)));
@@ -193,33 +193,32 @@ export function goalPlot({ title, subtitle, rows, width = 1000 }) {
   ];
   for (const [share, label] of [
     [0.1, 'a tenth'],
-    [0.5, 'half'],
+    [0.5, ''],
     [1, 'the goal'],
-    [2, 'twice'],
+    [2, ''],
     [10, 'ten times'],
   ]) {
     const pen = share === 1 ? 'axis' : 'rule';
     parts.push(`<line class="${pen}" x1="${at(share)}" x2="${at(share)}" y1="${top - 8}" y2="${height - 16}"/>`);
     parts.push(`<text class="faint small" x="${at(share)}" y="${top - 14}" text-anchor="middle">${label}</text>`);
   }
-  rows.forEach(({ label, value, isReached, of, low, high }, i) => {
+  const text = (x, y, pen, content, more = '') =>
+    `<text x="${x}" y="${y + 4}" ${pen}${more}>${escaped(content)}</text>`;
+  for (const [i, { label, bound, value, isReached, of, low, high }] of rows.entries()) {
     const y = top + i * rowHeight + 9;
-    parts.push(
-      `<text x="${left - 14}" y="${y + 4}" text-anchor="end"${of === null ? ' class="faint"' : ''}>${escaped(label)}</text>`,
-    );
-    parts.push(
-      `<text x="${right + 16}" y="${y + 4}" ${of === null ? 'class="faint"' : `style="fill:var(--${isReached ? 'good' : 'bad'})"`}>${escaped(value)}</text>`,
-    );
-    if (of === null) return;
-    const pen = `var(--${isReached ? 'good' : 'bad'})`;
-    parts.push(
-      `<line x1="${at(1)}" x2="${at(of)}" y1="${y}" y2="${y}" stroke="${pen}" stroke-width="2" opacity=".35"/>`,
-    );
-    if (high > low)
-      parts.push(`<line x1="${at(low)}" x2="${at(high)}" y1="${y}" y2="${y}" stroke="${pen}" stroke-width="1.5"/>`);
-    parts.push(
-      `<circle cx="${at(of)}" cy="${y}" r="5.5" fill="${isReached ? pen : 'var(--paper)'}" stroke="${pen}" stroke-width="2"/>`,
-    );
-  });
+    const color = `var(--${isReached ? 'good' : 'bad'})`;
+    const isMeasured = of !== null;
+    const faint = 'class="faint"';
+    parts.push(text(left - 14, y, isMeasured ? '' : faint, label, ' text-anchor="end"'));
+    parts.push(text(right + 16, y, isMeasured ? `style="fill:${color}"` : faint, value));
+    parts.push(text(right + 190, y, faint, bound));
+    if (!isMeasured) continue;
+    const line = (from, to, pen) =>
+      `<line x1="${at(from)}" x2="${at(to)}" y1="${y}" y2="${y}" stroke="${color}" ${pen}/>`;
+    parts.push(line(1, of, 'stroke-width="2" opacity=".35"'));
+    if (high > low) parts.push(line(low, high, 'stroke-width="1.5"'));
+    const fill = isReached ? color : 'var(--paper)';
+    parts.push(`<circle cx="${at(of)}" cy="${y}" r="5.5" fill="${fill}" stroke="${color}" stroke-width="2"/>`);
+  }
   return { width, height, body: parts.join(''), title };
 }

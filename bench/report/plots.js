@@ -1,4 +1,5 @@
 /** Which plots a run gives: goals, rates over round trips, latency distributions, and whatever rows say of themselves. */
+import { shareOf } from '../goals.js';
 import { median, spread } from '../statistics.js';
 import { beside, goalPlot, linePlot } from './plot.js';
 import { boundOf, foundOf } from './text.js';
@@ -88,7 +89,8 @@ export function familyPlots(rows) {
     if (!families.has(row.family)) families.set(row.family, []);
     families.get(row.family).push(row);
   }
-  const isDrawn = (members) => members.flatMap(({ results }) => results).filter(({ x }) => x !== undefined).length > 1;
+  const placesOf = (members) => new Set(members.flatMap(({ results }) => results.map(({ x }) => x)));
+  const isDrawn = (members) => [...placesOf(members)].filter((x) => x !== undefined).length > 1;
   return [...families]
     .filter(([, members]) => isDrawn(members))
     .map(([name, members]) => ({ subject: members[0].subject, plot: familyPlot(name, members) }));
@@ -120,7 +122,7 @@ function latencyPlot({ name, results }, title, more) {
     name: who,
     points: Object.keys(rounds[0].latency)
       .map(Number)
-      .filter((rank) => rank >= 10)
+      .filter((rank) => rank >= 50)
       .sort((a, b) => a - b)
       .map((rank) => ({ x: rank, y: median(rounds.map(({ latency }) => latency[rank])) })),
   }));
@@ -135,10 +137,15 @@ function latencyPlot({ name, results }, title, more) {
   });
 }
 
+/** Of rows over several round trips, the longest. */
 export function latencyPlots(rows) {
   return rows
     .filter(({ results }) => results.some(({ rounds }) => rounds[0]?.latency !== undefined))
-    .map((row) => ({ subject: row.subject, plot: latencyPlot(row, 'Latency by percentile', { width: 520 }) }));
+    .map((row) => {
+      const far = Math.max(...row.results.map(({ x }) => x ?? 0));
+      const results = row.results.filter(({ x }) => x === undefined || x === far);
+      return { subject: row.subject, plot: latencyPlot({ ...row, results }, 'Latency by percentile', {}) };
+    });
 }
 
 const find = (rows, subject, key) => rows.find((row) => row.subject === subject && row.key === key);
@@ -179,30 +186,19 @@ export function latencyPicture(rows) {
 
 /** All goals as one picture. */
 export function goalsPicture(judged) {
-  const reached = judged.filter((goal) => goal.figure?.isReached).length;
-  const measured = judged.filter((goal) => goal.figure !== null).length;
+  const measured = judged.filter((goal) => goal.figure !== null);
+  const reached = measured.filter((goal) => goal.figure.isReached);
   const rows = judged.map((goal) => {
-    const found = goal.figure;
-    if (found === null) return { label: goal.what, value: 'not measured', of: null };
-    const shares = [found.min, found.max].map(
-      (value) =>
-        found.of *
-        (goal.atLeast === undefined || goal.atMost < found.median ? found.median / value : value / found.median),
-    );
-    const [low, high] = shares.sort((a, b) => a - b);
-    return {
-      label: goal.what,
-      value: `${foundOf(goal)}   (${boundOf(goal)})`,
-      isReached: found.isReached,
-      of: found.of,
-      low,
-      high,
-    };
+    const { what: label, figure: found } = goal;
+    const bound = boundOf(goal);
+    if (found === null) return { label, bound, value: 'not measured', of: null };
+    const [low, high] = [found.min, found.max].map((value) => shareOf(value, goal)).sort((a, b) => a - b);
+    return { label, bound, value: foundOf(goal), isReached: found.isReached, of: found.of, low, high };
   });
   return goalPlot({
-    title: `${reached} of ${measured} goals that were measured are reached`,
+    title: `${reached.length} of ${measured.length} goals that were measured are reached`,
     subtitle:
-      'each as a share of its goal, on a logarithmic scale: filled, right of the middle, is reached; the bar is the spread of the rounds',
+      'each as a share of its goal, on a logarithmic scale: filled is reached; a line is the spread of the rounds',
     rows,
   });
 }

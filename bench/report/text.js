@@ -5,6 +5,7 @@ export const figure = (value) => {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
   const size = Math.abs(value);
   if (size >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString('en');
+  if (size > 0.9 && size < 1.1) return value.toFixed(3); // where goals end, a hundredth counts
   return size >= 10 ? value.toFixed(1) : size >= 0.1 || size === 0 ? value.toFixed(2) : value.toPrecision(2);
 };
 const range = ({ min, max }) => (min === max ? '' : ` (${figure(min)}–${figure(max)})`);
@@ -98,7 +99,10 @@ export function formatRow(row) {
 }
 
 export const boundOf = ({ atLeast, atMost, isRatio }) =>
-  [atLeast === undefined ? [] : `≥ ${figure(atLeast)}`, atMost === undefined ? [] : `≤ ${figure(atMost)}`]
+  [
+    atLeast === undefined ? [] : `≥ ${atLeast.toLocaleString('en')}`,
+    atMost === undefined ? [] : `≤ ${atMost.toLocaleString('en')}`,
+  ]
     .flat()
     .join(' and ') + (isRatio ? '×' : '');
 

@@ -14,6 +14,7 @@ export const needs = ['fio', 'gcc'];
 
 const FAR_MS = 100;
 const NARROW_MB = 12.5;
+const STEADY_PLOT = { family: 'applied at the target, steady state', axis: 'round trip' };
 const FAR = nameAt('forelock', FAR_MS);
 const NEAR_AND_FAR = [0, FAR_MS];
 const WARM_UP_SECONDS = 1.5;
@@ -88,7 +89,7 @@ async function steady(context, contenders) {
     }
   }
   const name = '4 KiB random write, depth 32: applied at the target, steady state';
-  return { subject: 'mirror', key: 'steady', name, unit: 'writes/s', results, family: name, axis: 'round trip' };
+  return { subject: 'mirror', key: 'steady', name, unit: 'writes/s', results, ...STEADY_PLOT };
 }
 
 /** The platter of plain images, and lock-step: what speculation is there to avoid. */
