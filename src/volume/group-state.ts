@@ -172,6 +172,7 @@ export function newSuperblock(
     degradedSince: null,
     // from the first moment on: a standby that goes down before its copy begins holds no image either
     streamStart: adopt?.inconsistent?.startSequence ?? 0,
+    peerAlone: 0,
     imported: (adopt?.inconsistent ?? null) !== null,
     inconsistent: adopt?.inconsistent ?? null,
     checkpoint: {
@@ -398,8 +399,9 @@ export async function openState(
       order: settled,
     };
   }
+  if (config.role === 'primary') checkWhole(superblock);
   const promoted = config.role === 'primary' && superblock.role === 'standby';
-  if (promoted) promote(superblock, journal);
+  if (promoted) mintGeneration(superblock, journal); // its image goes on
   // what is left is on the disk
   superblock.suspectFrom = null;
   superblock.incarnation += 1;
@@ -458,15 +460,13 @@ function checkSettled(config: GroupConfig, superblock: Superblock, journal: Jour
   );
 }
 
-/** A standby becomes primary: its image goes on under a generation of its own. Durable with the save that follows. */
-function promote(superblock: Superblock, journal: Journal): void {
-  if (superblock.inconsistent !== null) {
-    throw new ForelockError(
-      'STATE_MISMATCH',
-      `site ${superblock.site.name} cannot become primary: its first copy was never finished, so its image is no moment of anything. Start it as standby again and let the copy finish`,
-    );
-  }
-  mintGeneration(superblock, journal);
+/** Whoever serves alone needs an image that is one moment. */
+function checkWhole({ site, role, inconsistent }: Superblock): void {
+  if (inconsistent === null) return;
+  throw new ForelockError(
+    'STATE_MISMATCH',
+    `site ${site.name} cannot become primary: its first copy was never finished, so its image is no moment of anything. Start it as ${role} again and let the copy finish`,
+  );
 }
 
 /** A new generation at the ends of both streams here: what follows is not what the peer may have seen. */

@@ -384,6 +384,7 @@ export class Group {
     const { journal, order, checkpointer } = this;
     if (journal.failed !== null || journal.diskFull) return false;
     this.receiver!.applyReceived();
+    if (order!.conflicts.doomed.size > 0) this.#abortDoomed();
     if (!this.endScopesNow(why)) return false;
     if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;
     if (journal.durable < journal.head) {
@@ -797,7 +798,11 @@ export class Group {
       }
     }
     this.mirror.tick(now);
-    if (this.frozenOut !== null) this.#askAgain();
+    const { frozenOut } = this;
+    if (frozenOut !== null) {
+      this.#askAgain();
+      this.#gate.failPeer(frozenOut);
+    }
     this.#endOldScopes(now);
     this.#pumpAdmissions();
     this.checkpointer.poke();

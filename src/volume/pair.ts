@@ -32,6 +32,9 @@
  *     serving --link lost--> frozen --both streams run--> serving
  *                            frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
  *     alone --both streams run--> serving
+ *
+ * Who has not served since it was opened mints at its recovered end first, and then ends its scopes: what it appends may
+ * not stand under the sequences of a lost tail that the other site still has.
  */
 import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -329,14 +332,17 @@ export class Pair {
   /** Dual, without a link: does this site go on alone, or go on being alone? */
   #lookAtSplit(group: Group, nowMs: number): void {
     const { whenSplit } = this.#options;
-    if (this.#minting) return this.#lookAtMint(group);
+    if (this.#minting) return this.#mintedBy > 0 ? this.#lookAtMint(group) : undefined;
     if (this.#renewing) return this.#mint(group);
     if (this.#link !== null) return;
     if (group.alone) return group.closeAlone();
     if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
     if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
     group.setReadyAlone(group.journal.failed === null);
-    if (group.isAsked) this.#mint(group);
+    if (!group.isAsked && !group.peerIsAwaited) return;
+    // a tail may be missing that the other site has: nothing goes into its place under the same generation
+    if (!group.serving && !isMintedAtEnd(group)) this.#mintAtEnd(group, () => {});
+    else this.#mint(group);
   }
 
   #mint(group: Group): void {
@@ -359,6 +365,7 @@ export class Pair {
       return;
     }
     this.#minting = false;
+    this.#mintedBy = 0;
     if (this.#renewing) {
       this.#renewing = false;
       this.#link?.close(CLOSE_NORMAL, 'a generation is minted: begin again');
@@ -378,20 +385,29 @@ export class Pair {
   /** The peer did not answer, and a host asks: what is recovered here is the truth from now on, under a new generation. */
   #serveAlone(): void {
     const group = this.group!;
+    this.#lostTail = null;
+    this.#mintAtEnd(group, (error) => {
+      if (error === null) return this.#serve(group);
+      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      group.setReadyAlone(false);
+    });
+  }
+
+  /** Mints a generation that begins at the ends as they are here, durable with the superblock. */
+  #mintAtEnd(group: Group, minted: (error: Error | null) => void): void {
     const { superblock } = group.state;
     const { generations } = superblock;
-    this.#lostTail = null;
     this.#minting = true;
     this.counters.minted += 1;
     superblock.generations = [...generations];
     mintGeneration(superblock, group.journal);
     group.state.save((error) => {
       this.#minting = false;
-      if (error === null) return this.#serve(group);
-      superblock.generations = generations;
-      group.journal.generation = generations[generations.length - 1]!.ordinal;
-      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
-      group.setReadyAlone(false);
+      if (error !== null) {
+        superblock.generations = generations;
+        group.journal.generation = generations[generations.length - 1]!.ordinal;
+      }
+      minted(error);
     });
   }
 
@@ -662,8 +678,11 @@ export class Pair {
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
       superblock.imported = true;
+      superblock.peerAlone = 0;
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
+    const parted = decision.row === 10 && decision.adopter === superblock.site.number;
+    if (parted) superblock.peerAlone = start.granted;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
@@ -672,7 +691,6 @@ export class Pair {
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         // scopes of an earlier life, or that the other site has ended when it went on alone: what comes may wait for them
-        const parted = decision.row === 10 && decision.adopter === superblock.site.number;
         if (group.order !== null && (parted || !group.serving) && !group.endScopesNow('this site had gone')) {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
@@ -921,6 +939,13 @@ export class Pair {
   #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
     return this.group!.receiver?.target.base?.next ?? saved;
   }
+}
+
+/** Has nothing been appended since this site minted? */
+function isMintedAtEnd({ journal, state }: Group): boolean {
+  const newest = state.superblock.generations.at(-1)!;
+  const { site, appended } = journal.own;
+  return newest.minter === site && (newest.ends[site] ?? 0) === appended;
 }
 
 function nameOf(whenSplit: WhenSplit): string {

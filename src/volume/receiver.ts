@@ -186,7 +186,8 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
-    this.#group.order?.conflicts.awaitPeer(start.confirmed, start.granted);
+    const { peerAlone } = this.#group.state.superblock;
+    this.#group.order?.conflicts.awaitPeer(start.confirmed, Math.max(start.granted, peerAlone));
     if (start.base !== null) {
       const { base } = start;
       while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();

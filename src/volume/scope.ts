@@ -16,9 +16,13 @@ import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js'
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
+import type { Group } from './group.js';
 import type { LockRequest } from './locks.js';
 import { readBytes } from './read-bytes.js';
 import type { Volume } from './volume.js';
+
+/** While the other site's decision is awaited, whether the group is frozen for long is looked at this often. */
+const FROZEN_LOOK_MS = 1000;
 
 export interface ExtentBytes {
   /** Bytes, multiples of the volume's block size. */
@@ -396,6 +400,29 @@ export function promise(volume: Volume, sequence: number): Promise<void> {
       settle: (error) => (error ? reject(error) : resolve()),
     });
   });
+}
+
+/**
+ * Resolves once the other site has decided on these scopes, and none of them lost. In a frozen group that is waited for
+ * as a request is: the preferred site goes on alone for it, and elsewhere it ends after FREEZE_HOLD_MS.
+ *
+ * @throws LockAbortedError, ForelockError PEER_AWAY
+ */
+export async function decided(group: Group, scopes: readonly Scope[]): Promise<void> {
+  let over = false;
+  const frozenOut = new Promise<never>((_, reject) => {
+    const look = (): void => {
+      if (over) return;
+      if (group.frozenOut !== null) reject(group.frozenOut);
+      else if (!group.hold(look)) group.at(group.nowMs() + FROZEN_LOOK_MS, look);
+    };
+    look();
+  });
+  try {
+    await Promise.race([Promise.all(scopes.map((scope) => scope.confirmed)), frozenOut]);
+  } finally {
+    over = true;
+  }
 }
 
 /**

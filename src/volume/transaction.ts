@@ -29,13 +29,20 @@ import {
 } from '../limits.js';
 import type { Group } from './group.js';
 import { readBytes } from './read-bytes.js';
-import { append, checkExtent, type ExtentBytes, openScope, promise, type Scope, type ScopeOptions } from './scope.js';
+import {
+  append,
+  checkExtent,
+  decided,
+  type ExtentBytes,
+  openScope,
+  promise,
+  type Scope,
+  type ScopeOptions,
+} from './scope.js';
 import type { Volume } from './volume.js';
 
 /** Largest payload of a staged record: what a turn of segment leaves unused stays small beside the smallest ring. */
 const PIECE_BYTES = 64 * KIB;
-/** While the other site's decision is awaited, whether the group is frozen for long is looked at this often. */
-const FROZEN_LOOK_MS = 1000;
 
 /** `waitMsMax` is of each lock. */
 export type TransactionOptions = Pick<ScopeOptions, 'waitMsMax'>;
@@ -227,22 +234,10 @@ export class Transaction {
   /** The other site has decided on all its locks, and none of them lost. */
   async #decided(): Promise<void> {
     if (this.#ended !== null) throw this.#ended;
-    const group = this.#group;
-    let over = false;
     const ended = new Promise<never>((_, reject) => {
       this.#onEnd = reject;
-      const look = (): void => {
-        const { frozenOut } = group;
-        if (frozenOut !== null) reject(frozenOut);
-        else if (!over) group.at(group.nowMs() + FROZEN_LOOK_MS, look);
-      };
-      look();
     });
-    try {
-      await Promise.race([Promise.all(this.#scopes.map((scope) => scope.confirmed)), ended]);
-    } finally {
-      over = true;
-    }
+    await Promise.race([decided(this.#group, this.#scopes), ended]);
   }
 
   /** With what PADs and SEGMENT records take where the run meets the end of a segment. */

@@ -16,7 +16,7 @@ import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
 import { readBytes } from './read-bytes.js';
-import { openScope } from './scope.js';
+import { decided, openScope } from './scope.js';
 
 /** ZERO and TRIM carry no payload; their block count is a u32. */
 const BARE_BLOCKS_MAX = 2 ** 31;
@@ -431,10 +431,10 @@ export class Volume {
         copyPieces(payload, 0, size, merged, skip);
         await scope.write(extent.offset, merged);
         await scope.unlock();
-        return await scope.confirmed;
+        return await decided(group, [scope]);
       } catch (error) {
         if (!(error instanceof LockAbortedError) || group.nowMs() >= deadline) {
-          await scope.unlock();
+          scope.unlock().catch(() => {}); // said as soon as it can be: not while the group is frozen
           throw error;
         }
       }

@@ -5,14 +5,19 @@
  *   applied     a record of the peer is applied: nobody holds a lock on its blocks here
  *   flushed     a flush was answered: what it covers is on both disks, now
  *   compare     the image is what follows from the records (dual-truth.ts, Shown)
+ *   split       one site alone serves, without the other; that one has all of it before it serves again
  *   end         both images are all living scopes one after the other; fates are as hosts were told
  */
 import type { Journal } from '../../src/journal/journal.js';
+import type { RecordHeader } from '../../src/journal/record.js';
 import type { OpenedState } from '../../src/volume/group-state.js';
 import type { DualSite } from './dual-site.js';
 import { isWrite, Shown, type SiteIndex, type TruthRecord } from './dual-truth.js';
 import type { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
+
+/** Reads that were under way when a site froze are answered until then. */
+const FROZEN_ANSWER_MS_MAX = 100;
 
 export class DualChecks {
   /** How many images were compared, or their views dropped. */
@@ -34,14 +39,17 @@ export class DualChecks {
       `${site.name} recovered own ${own.appended} of ${truth.streams[index].length}, peer ${received} (${applied}) of ${truth.streams[peer].length}`,
     );
     const counts = superblock.inconsistent === null && !created;
+    if (received > site.droppedTo) site.orphan = true;
+    site.aloneThrough = Math.min(site.aloneThrough, own.appended);
     this.#dropLost(site, journal);
     if (created) truth.copied[index] = own.appended;
     if (own.appended > truth.streams[index].length) violation(`${site.name} has ${own.appended} own records`);
-    if (received > truth.streams[peer].length && order !== null) violation(`${site.name} has ${received} of its peer`);
+    if (received > truth.streams[peer].length && order !== null && !site.orphan)
+      violation(`${site.name} has ${received} of its peer`);
     if (counts && own.appended < truth.promised[index])
       violation(`${site.name} recovered ${own.appended} own records, a flush had promised ${truth.promised[index]}`);
-    if (counts && order !== null && received < truth.promised[peer])
-      violation(`${site.name} recovered ${received} of its peer, a flush had promised ${truth.promised[peer]}`);
+    if (counts && order !== null && received < truth.promisedThere[peer])
+      violation(`${site.name} recovered ${received} of its peer, a flush had promised ${truth.promisedThere[peer]}`);
     if (own.appended < truth.streams[index].length) met('own tail lost');
     if (received > applied && order !== null) met('recovered with a commit log');
     if (!created && order !== null) {
@@ -49,7 +57,8 @@ export class DualChecks {
       if (superblock.checkpoint.order?.conflicts.dead.length ?? 0)
         met('recovered from a checkpoint that knows dead scopes');
     }
-    site.shown = superblock.inconsistent === null ? new Shown(truth, index, own.appended, applied, met) : null;
+    site.shown =
+      superblock.inconsistent === null && !site.orphan ? new Shown(truth, index, own.appended, applied, met) : null;
   }
 
   /**
@@ -98,9 +107,93 @@ export class DualChecks {
       violation(`a flush of ${sequence} was answered, ${journal.own.durable} is on disk`);
     if (role !== 'dual') return;
     const { other } = site;
-    if (other.group !== null && other.journal.peer.durable < sequence && other.group.receiver!.imageConsistent)
+    const alone = sequence <= site.aloneThrough;
+    if (alone) this.#world.met('flushed alone');
+    else if (other.group !== null && other.journal.peer.durable < sequence && other.group.receiver!.imageConsistent)
       violation(`a flush of ${sequence} was answered, the peer has ${other.journal.peer.durable} on disk`);
-    truth.flush(site.index, sequence, order!.conflicts.doomed);
+    truth.flush(site.index, sequence, order!.conflicts.doomed, alone);
+  }
+
+  // ---- a split
+
+  goesAlone(site: DualSite): void {
+    const { met, note } = this.#world;
+    note(`${site.name} goes on alone from ${site.journal.own.appended}, peer ${site.journal.peer.appended}`);
+    met('went on alone');
+    this.#drop(site, site.journal.own.appended);
+    if (this.#serves(site.other)) this.#world.violation(`${site.name} goes on alone, and ${site.other.name} serves`);
+  }
+
+  /** A record stands where there was another one: is it of a later generation than that? */
+  parts(site: DualSite, { sequence, generation }: RecordHeader): void {
+    if (generation > this.#world.truth.streams[site.index][sequence - 1]!.generation) this.#drop(site, sequence - 1);
+  }
+
+  /** Of a site's stream nothing is left behind `through`; the other site may have more of it, and is of no account then. */
+  #drop(site: DualSite, through: number): void {
+    const { truth, met } = this.#world;
+    const { other } = site;
+    if (truth.streams[site.index].length <= through) return;
+    met('tail dropped for good');
+    truth.cut(site.index, through);
+    other.droppedTo = Math.min(other.droppedTo, through);
+    if (other.group === null || other.journal.peer.appended <= through) return;
+    other.orphan = true;
+    other.shown = null;
+  }
+
+  /** A site serves again, with the other. */
+  bothServe(site: DualSite): void {
+    const { met, violation } = this.#world;
+    const { other } = site;
+    if (other.aloneThrough === 0) return;
+    if (this.#isAlone(other)) violation(`${site.name} serves, and ${other.name} is alone`);
+    met('caught up with who was alone');
+    site.droppedTo = Number.POSITIVE_INFINITY;
+    if (site.journal.peerApplied < other.aloneThrough)
+      violation(
+        `${site.name} serves with ${site.journal.peerApplied}, ${other.name} was alone to ${other.aloneThrough}`,
+      );
+  }
+
+  /** A new record stands in a site's journal. */
+  appends(site: DualSite): void {
+    if (this.#isAlone(site.other)) this.#world.violation(`${site.name} appends, and ${site.other.name} is alone`);
+  }
+
+  /** A host got what it had asked for. */
+  answered(site: DualSite, what: string): void {
+    const { group, other } = site;
+    if (this.#isAlone(other)) this.#world.violation(`${what} is answered by ${site.name}, and ${other.name} is alone`);
+    const { frozenAt } = group!;
+    if (what === 'read' && frozenAt !== null && group!.nowMs() - frozenAt > FROZEN_ANSWER_MS_MAX)
+      this.#world.violation(`${what} is answered by ${site.name}, which is frozen since ${frozenAt}`);
+  }
+
+  /** Who was alone and who was not refuse each other, and say why. @returns who has to be emptied then, or null */
+  loser(): DualSite | null {
+    const { sites, options } = this.#world;
+    const preferred = sites.find(({ name }) => `prefer:${name}` === options.whenSplit);
+    if (preferred === undefined) return null;
+    const { other } = preferred;
+    if (preferred.group === null || other.group === null) return null;
+    const reasons = sites.map(({ pair }) => pair?.refusal ?? null);
+    const lacks = other.journal.own.appended > preferred.journal.peer.appended;
+    const given = (this.#world.counts['retention given up'] ?? 0) + preferred.group.cleaner.counters.retentionGivenUp;
+    const isRight = (reason: string | null): boolean =>
+      reason !== null &&
+      ((lacks && / of its own, which .* never got before it went on alone/.test(reason)) ||
+        (other.orphan && /lost the tail of its stream behind .* and went on without it/.test(reason)) ||
+        (given > 0 && /^the journal of .* begins at /.test(reason)));
+    return other.group.frozen && reasons.every(isRight) ? other : null;
+  }
+
+  #serves({ group }: DualSite): boolean {
+    return group !== null && group.role === 'dual' && group.serving && !group.frozen;
+  }
+
+  #isAlone(site: DualSite): boolean {
+    return this.#serves(site) && site.group!.alone;
   }
 
   lookAround(): void {

@@ -1,5 +1,6 @@
 /** What a world in which both sites write is drawn of, and how a seed draws it. */
 import type { AckName } from '../../src/volume/gate.js';
+import { seededRandom } from './memory-store.js';
 
 export interface DualWorldOptions {
   seed: number;
@@ -55,6 +56,9 @@ export interface DualWorldOptions {
   delayMax: number;
   rate: number;
   syncMs: number;
+  /** `freeze`, or `prefer:` and a site's name; and how often the two are apart for longer than that one waits. */
+  whenSplit: string;
+  partMs: number;
 }
 
 const NEVER = Number.POSITIVE_INFINITY;
@@ -107,6 +111,8 @@ export const DUAL_QUIET: DualWorldOptions = {
   delayMax: 0.5,
   rate: 100_000,
   syncMs: 0.5,
+  whenSplit: 'freeze',
+  partMs: NEVER,
 };
 
 /** Sizes are small beside the limits (small-limits.ts), and hosts meet on few blocks. */
@@ -165,5 +171,13 @@ export function drawDual(seed: number, random: () => number): DualWorldOptions {
     delayMax: pick(0.5, 5, 40, 100),
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
+    ...drawSplit(seededRandom(~seed)),
   };
+}
+
+/** Drawn with chances of their own: to take some of the world's would make another world of every seed. */
+function drawSplit(random: () => number): Pick<DualWorldOptions, 'whenSplit' | 'partMs'> {
+  const draw = random();
+  const whenSplit = draw < 0.7 ? 'freeze' : draw < 0.85 ? 'prefer:alpha' : 'prefer:beta';
+  return { whenSplit, partMs: whenSplit === 'freeze' ? NEVER : 300 + random() * 2700 };
 }

@@ -1,4 +1,5 @@
 /** Which faults exist where both sites write, at either site alike. Each comes at times drawn around its mean. */
+import { SPLIT_WAIT_MS } from '../../src/limits.js';
 import { holdLock } from '../../src/volume/scope.js';
 import type { DualSite } from './dual-site.js';
 import type { DualWorld } from './dual-world.js';
@@ -13,6 +14,7 @@ export const DUAL_FAULTS: readonly string[] = [
   ...['replay lost', 'replay won', 'abort scope killed', 'write killed with its session', 'cascade', 'masked'],
   ...['placed beneath an abort scope', 'dead record skipped', 'told of an abort', 'own tail lost', 'tail returned'],
   ...['tail dropped for good', 'returned with what it had seen', 'frozen', 'thawed', 'read lock'],
+  ...['parted', 'went on alone', 'flushed alone', 'caught up with who was alone', 'refused with its reason'],
   ...['checkpoint with unsettled scopes', 'recovered from unsettled scopes', 'read of an abort scope checked'],
 ];
 
@@ -44,6 +46,7 @@ export class DualFaults {
     this.#every(options.holdMs, () => this.#hold(false));
     this.#every(options.longHoldMs, () => this.#hold(true));
     this.#every(options.emptyMs, () => this.#empty());
+    this.#every(options.partMs, () => this.#part());
   }
 
   #either(): DualSite {
@@ -96,6 +99,22 @@ export class DualFaults {
     line.cut();
   }
 
+  /** The two are apart until one goes on alone: often while the other's hosts ask nothing, so that nothing is under way. */
+  #part(): void {
+    const { line, scheduler, sites, hosts, options, random, after, met, note } = this.#world;
+    const other = sites.find(({ name }) => `prefer:${name}` !== options.whenSplit)!;
+    const pauseMs = random() < 0.7 ? 500 : 0;
+    hosts[other.index].pausedUntil = scheduler.now + pauseMs;
+    after(pauseMs * random(), () => {
+      if (!this.active || !line.isUp) return;
+      met('parted');
+      note('parted');
+      line.downUntil = scheduler.now + SPLIT_WAIT_MS + random() * 2000;
+      line.cut();
+      if (random() < 0.3) this.#crash(random() < 0.7 ? other : other.other);
+    });
+  }
+
   /** Somebody sets a clock, or it sets itself. */
   #jumpClock(): void {
     const { random, met } = this.#world;
@@ -146,10 +165,16 @@ export class DualFaults {
 
   /** A site's disk is replaced; it gets a first copy of the other's image. Only while the other one has one. */
   #empty(): void {
-    const { met, note } = this.#world;
     const site = this.#either();
     const { other } = site;
     if (site.group?.role !== 'dual' || other.group?.role !== 'dual' || !other.group.mirror.imageConsistent) return;
+    // what it was answered alone is nowhere else
+    if (site.aloneThrough > other.journal.peer.durable || other.orphan) return;
+    this.empty(site);
+  }
+
+  empty(site: DualSite): void {
+    const { met, note } = this.#world;
     met('emptied');
     note(`${site.name} emptied`);
     site.crash(true);

@@ -37,6 +37,8 @@ export class DualHosts {
   answered = 0;
   stopped = false;
   outstanding = 0;
+  /** They ask nothing before then, ms. */
+  pausedUntil = 0;
   /** Of these, the ones that are the gateway's to answer: all but open scopes. */
   #asked = 0;
   readonly #open = new Map<number, string>();
@@ -80,7 +82,7 @@ export class DualHosts {
     after(think, () => {
       if (this.stopped) return;
       const { group } = site;
-      if (group === null || site.state !== 'up' || !group.ready) {
+      if (group === null || site.state !== 'up' || !group.ready || this.#world.scheduler.now < this.pausedUntil) {
         after(RETRY_MS, next);
         return;
       }
@@ -136,7 +138,7 @@ export class DualHosts {
 
   /** One more operation is open. @returns what is told of its answer */
   #ask(group: Group, next: () => void): Answer {
-    const { after, met, fail, violation } = this.#world;
+    const { after, met, fail, checks, violation } = this.#world;
     this.operations += 1;
     this.outstanding += 1;
     this.#asked += 1;
@@ -161,6 +163,7 @@ export class DualHosts {
       try {
         if (error === null) {
           met(what);
+          if (!what.startsWith('scope') && !what.startsWith('read lock')) checks.answered(this.#site, what);
           good();
         } else {
           const code = (error as ForelockError).code ?? error.message;
@@ -340,7 +343,8 @@ export class DualHosts {
     const { volume } = place;
     const extent = this.#extent(place);
     const scope = await openScope(volume, extent, { mode: 'read', waitMsMax: 2000 }, session);
-    const shown = [site.shown, site.other.shown];
+    // who is frozen shows an older image, and must catch up before anybody sees it
+    const shown = [site, site.other].map((each) => (each.group?.frozen === false ? each.shown : null));
     const ticks = shown.map((each) => each?.tick ?? 0);
     await this.#pause(random() < 0.1 ? random() * 1000 : random() * 100);
     for (const [at, each] of shown.entries()) {

@@ -5,7 +5,7 @@ import type { RecordHeader } from '../../src/journal/record.js';
 import { RecordHeader as Header } from '../../src/journal/record.js';
 import { createKernel } from '../../src/kernel/create.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
-import { Group, type Platform, type Role } from '../../src/volume/group.js';
+import { Group, type Platform, type Role, type WhenSplit } from '../../src/volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -41,6 +41,11 @@ export class DualSite {
   /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
   suspect = false;
   opens = 0;
+  /** Own records up to here were answered while it was alone. */
+  aloneThrough = 0;
+  /** The other site dropped what lies behind, when it went on alone; and some of that is here. */
+  droppedTo = Number.POSITIVE_INFINITY;
+  orphan = false;
   /** Locks that somebody has here: nothing is applied under them. */
   readonly holds = new Set<Hold>();
   #startedMs = 0;
@@ -69,6 +74,9 @@ export class DualSite {
 
   newDisk(): void {
     const { random, options, after } = this.#world;
+    this.aloneThrough = 0;
+    this.droppedTo = Number.POSITIVE_INFINITY;
+    this.orphan = false;
     this.store = new MemoryStore({
       random,
       defer: (task, delayMs) => after(delayMs, task),
@@ -110,7 +118,7 @@ export class DualSite {
     const pair = new Pair(this.group, {
       config,
       platform,
-      whenSplit: 'freeze',
+      whenSplit: this.#whenSplit,
       found: () => {
         world.met('founded');
         return this.#openGroup(life, config, newSuperblock(config, volumesFromConfig(config), null));
@@ -150,7 +158,7 @@ export class DualSite {
         ack: options.ack,
         speculation: 'on',
         whenPeerAway: 'degrade',
-        whenSplit: 'freeze',
+        whenSplit: this.#whenSplit,
         onReject: 'target-retry',
         paired: true,
       },
@@ -162,7 +170,41 @@ export class DualSite {
       world.checks.serving(this);
       startServing();
     };
+    this.#watchSplit(group);
     return group;
+  }
+
+  get #whenSplit(): WhenSplit {
+    const [policy, site] = this.#world.options.whenSplit.split(':');
+    return policy === 'freeze' ? policy : { prefer: site! };
+  }
+
+  /** When it goes on alone, and when both serve again. */
+  #watchSplit(group: Group): void {
+    const { checks } = this.#world;
+    const told = {
+      thaw: group.thaw.bind(group),
+      serveAlone: group.serveAlone.bind(group),
+      endAlone: group.endAlone.bind(group),
+      resumeAlone: group.resumeAlone.bind(group),
+    };
+    group.resumeAlone = () => {
+      told.resumeAlone();
+      if (group.alone) this.aloneThrough = Number.POSITIVE_INFINITY;
+    };
+    group.serveAlone = () => {
+      this.aloneThrough = Number.POSITIVE_INFINITY;
+      checks.goesAlone(this);
+      told.serveAlone();
+    };
+    group.endAlone = () => {
+      if (this.aloneThrough > 0) this.aloneThrough = group.journal.own.appended;
+      told.endAlone();
+    };
+    group.thaw = () => {
+      if (group.frozen && !group.alone) checks.bothServe(this);
+      told.thaw();
+    };
   }
 
   /** What it must show follows what its journal is told. */
@@ -172,9 +214,13 @@ export class DualSite {
     const header = new Header();
     const own = (read: RecordHeader, position: number): void => {
       const { other } = this;
-      const peerHas = other.group === null ? 0 : other.journal.peer.appended;
+      const peerHas = other.group === null || other.orphan ? 0 : other.journal.peer.appended;
       const at = journal.address(position);
-      this.shown?.own(truth.appended(index, this.opens, read, journal, at, peerHas));
+      const before = truth.streams[index].length;
+      if (read.sequence <= before) checks.parts(this, read);
+      const record = truth.appended(index, this.opens, read, journal, at, peerHas);
+      if (truth.streams[index].length > before) checks.appends(this);
+      this.shown?.own(record);
     };
     if (order === null) {
       const publish = journal.publish.bind(journal);
@@ -202,10 +248,11 @@ export class DualSite {
       return staged;
     };
     order.received = (read, position) => {
-      truth.check((1 - index) as SiteIndex, read);
+      if (!this.orphan) truth.check((1 - index) as SiteIndex, read);
       told.received(read, position);
     };
     order.applied = (read, position, again) => {
+      if (this.orphan) return told.applied(read, position, again);
       const record = truth.check((1 - index) as SiteIndex, read);
       if (record.sequence !== journal.peerApplied + 1)
         violation(`${this.name} applies ${record.sequence} out of order`);

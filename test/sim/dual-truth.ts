@@ -55,8 +55,9 @@ export type Volumes = readonly { blocks: number; blockSize: number }[];
 
 export class Truth {
   readonly streams: readonly [TruthRecord[], TruthRecord[]] = [[], []];
-  /** Own sequences that a flush has promised, for ever and at both sites. */
+  /** Own sequences that a flush has promised for ever, and of these what it has promised at the other site, too. */
   readonly promised: [number, number] = [0, 0];
+  readonly promisedThere: [number, number] = [0, 0];
   /** Scopes that hosts were told of. */
   readonly confirmed = new Set<TruthRecord>();
   readonly told = new Set<TruthRecord>();
@@ -106,7 +107,7 @@ export class Truth {
     const known = stream[sequence - 1];
     if (known !== undefined && isSame(known, header)) return known;
     if (known !== undefined) {
-      if (peerHas >= sequence)
+      if (peerHas >= sequence && header.generation === known.generation)
         this.#violation(`record ${sequence} of site ${from} is written anew, the peer has ${peerHas} of its stream`);
       this.#met('tail dropped for good');
       this.cut(from, sequence - 1);
@@ -172,14 +173,19 @@ export class Truth {
     }
   }
 
-  /** A flush was answered: all scopes up to there are decided. @param doomed of them, those whose ABORT is still to come */
-  flush(from: SiteIndex, through: number, doomed: ReadonlySet<number>): void {
+  /**
+   * A flush was answered: all scopes up to there are decided.
+   * @param doomed of them, those whose ABORT is still to come
+   * @param alone by a site that goes on without the other
+   */
+  flush(from: SiteIndex, through: number, doomed: ReadonlySet<number>, alone: boolean): void {
     for (let sequence = this.promised[from] + 1; sequence <= through; sequence += 1) {
       const record = this.streams[from][sequence - 1]!;
       if (!beginsScope(record) || this.aborts[from].has(sequence) || doomed.has(sequence)) continue;
       if (sequence > this.copied[from] || !this.isDead(record)) this.flushed.add(record);
     }
     this.promised[from] = Math.max(this.promised[from], through);
+    if (!alone) this.promisedThere[from] = Math.max(this.promisedThere[from], through);
   }
 
   /** The record of a host's write whose last unit has this tag. */

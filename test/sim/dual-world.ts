@@ -9,7 +9,7 @@
  * A phase with faults (safety), then one without that must come to its end (liveness).
  */
 import type { XXHashAPI } from 'xxhash-wasm';
-import { SCOPE_AGE_MS_MAX } from '../../src/limits.js';
+import { SCOPE_AGE_MS_MAX, SPLIT_WAIT_MS } from '../../src/limits.js';
 import { DualChecks } from './dual-checks.js';
 import type { DualWorldOptions } from './dual-draw.js';
 import { DualFaults } from './dual-faults.js';
@@ -22,6 +22,8 @@ import { Scheduler } from './group-rig.js';
 /** Tasks after which a phase counts as endless. */
 const STEPS_MAX = 3_000_000;
 const TRACE_LINES = 400;
+/** How long a refusal stands before somebody comes. */
+const NOTICED_MS = 1000;
 
 export class DualWorld {
   readonly options: DualWorldOptions;
@@ -37,6 +39,7 @@ export class DualWorld {
   readonly sites: readonly [DualSite, DualSite];
   readonly hosts: readonly [DualHosts, DualHosts];
   #failure: Error | null = null;
+  #refusedSince = 0;
 
   constructor(options: DualWorldOptions, random: () => number, hash: XXHashAPI) {
     this.options = options;
@@ -47,6 +50,8 @@ export class DualWorld {
     this.sites = [new DualSite(this, 0, options.soloMs > 0 ? 'primary' : 'dual'), new DualSite(this, 1, 'dual')];
     this.hosts = [new DualHosts(this, this.sites[0]), new DualHosts(this, this.sites[1])];
     this.line = new Line(this);
+    // who is preferred waits until the other must have seen it
+    if (options.whenSplit !== 'freeze') this.line.unseenMsMax = SPLIT_WAIT_MS / 2;
     this.faults = new DualFaults(this);
   }
 
@@ -159,9 +164,19 @@ export class DualWorld {
   #lookAroundLater(): void {
     this.after(20 + this.random() * 300, () => {
       if (!this.line.isUp) this.line.connectSoon();
+      this.#lookAtRefusal();
       this.checks.lookAround();
       this.#lookAroundLater();
     });
+  }
+
+  /** Who went on alone stays: a person empties the other one. */
+  #lookAtRefusal(): void {
+    const loser = this.checks.loser();
+    if (loser === null) this.#refusedSince = this.scheduler.now;
+    if (loser === null || this.scheduler.now - this.#refusedSince < NOTICED_MS) return;
+    this.met('refused with its reason');
+    this.faults.empty(loser);
   }
 
   /** No more faults: disks have room, the line is good, machines come back. */

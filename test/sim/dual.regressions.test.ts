@@ -10,8 +10,9 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
+import { FREEZE_HOLD_MS } from '../../src/limits.js';
 import type { Group } from '../../src/volume/group.js';
-import { openScope, type Scope } from '../../src/volume/scope.js';
+import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
@@ -541,4 +542,126 @@ test('a scope is ended as soon as there is room, however full ring and disk were
   group.endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
   store.capacity = Number.POSITIVE_INFINITY;
   await world.until(() => world.settled(), 20_000, 'the scope does not end');
+});
+
+/**
+ * A site was to write as well, and its first copy was interrupted. Started as primary it served what there was of it:
+ * only a standby was asked whether its image is whole.
+ */
+test('a site whose first copy was interrupted does not become primary', async () => {
+  const world = new DualWorld({ ...DUAL_QUIET, soloMs: 1, rate: 100 }, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  first.open();
+  await world.until(() => first.group?.serving === true, 1000, 'the primary does not serve');
+  for (let block = 0; block < 40; block += 4) write(world, first, block, 4);
+  await world.until(() => first.journal.own.durable === 10, 5000, 'the writes are not synced');
+  void first.stop();
+  await world.until(() => first.state === 'off', 5000, 'the primary does not stop');
+  first.role = 'dual';
+  first.open();
+  second.open();
+  await world.until(() => second.group?.receiver?.imageConsistent === false, 5000, 'there is no first copy');
+  await world.until(() => second.group!.state.superblock.checkpoint.order !== null, 5000, 'the site is not set up');
+  second.crash(true);
+  second.role = 'primary';
+  second.open();
+  await expect(world.until(() => second.group?.serving === true, 1000, null)).rejects.toMatchObject({
+    code: 'STATE_MISMATCH',
+    message: expect.stringMatching(/first copy was never finished.*Start it as dual again/),
+  });
+});
+
+/** The line goes, and the preferred site, which is asked, goes on alone. */
+async function part(world: DualWorld, site: DualSite): Promise<void> {
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => world.sites.every(({ group }) => group === null || group.frozen), 5000, 'they do not freeze');
+  write(world, site, 0, 1);
+  await world.until(() => site.group!.alone, 10_000, 'the site does not go on alone');
+}
+
+/**
+ * The preferred site lost a tail that the other one had, and was to go on alone. It ended its open scopes first, in the
+ * place of what was lost and under the same generation. Had it gone down before the new one was on the disk, the other
+ * site would have returned the rest of the tail behind that: two streams, of which each site had another.
+ */
+test('a site that goes on alone without its tail says nothing in its place under the same generation', async () => {
+  let lost = 0;
+  for (let seed = 1; seed <= 8; seed += 1) {
+    const world = await startBoth({ whenSplit: 'prefer:alpha', syncMs: 60 }, seed);
+    const [first, second] = world.sites;
+    const [volume] = first.group!.volumes.values();
+    const { blockSize } = volume!;
+    await openScope(volume!, { offset: 20 * blockSize, size: blockSize });
+    await world.until(() => first.journal.own.durable === first.journal.own.appended, 5000, 'the LOCK is not synced');
+    for (let block = 0; block < 8; block += 1) write(world, first, block, 1);
+    const { appended } = first.journal.own;
+    await world.until(() => second.journal.peer.appended === appended, 5000, 'the writes do not arrive');
+    first.crash(true);
+    world.line.downUntil = Number.POSITIVE_INFINITY;
+    first.open();
+    await world.until(() => first.state === 'up' && second.group!.frozen, 5000, 'it does not open');
+    const isLost = first.journal.own.appended < appended;
+    await part(world, first);
+    world.line.downUntil = 0;
+    if (isLost) {
+      lost += 1;
+      await world.until(() => second.pair!.refusal !== null, 5000, 'the sites do not refuse each other');
+      expect(second.pair!.refusal).toMatch(/alpha lost the tail of its stream/);
+      replaceDisk(second);
+    }
+    await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+    await world.checks.compareAll();
+  }
+  expect(lost).toBeGreaterThan(2);
+});
+
+/**
+ * A write of part of a block waits for the other site's decision. The link was down, and it waited for as long as that,
+ * with no word to the host; and the preferred site did not go on alone for it, which nothing else may have asked.
+ */
+test.each([
+  ['freeze', 'PEER_AWAY'],
+  ['prefer:alpha', null],
+])('%s: a write that waits for the other site is answered while that is away', async (whenSplit, code) => {
+  const world = await startBoth({ whenSplit, ack: 'received' }, 1);
+  const [first] = world.sites;
+  const [volume] = first.group!.volumes.values();
+  const answers: (string | null)[] = [];
+  const settle = (error: { code: string } | null): number => answers.push(error?.code ?? null);
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  const payload = (size: number): Uint8Array[] => [world.truth.history.payload(size)];
+  volume!.write(1, 0, UNIT, payload(UNIT), false, { settle });
+  volume!.write(1, 2 * volume!.blockSize, volume!.blockSize, payload(volume!.blockSize), false, { settle });
+  await world.until(() => answers.length === 2, FREEZE_HOLD_MS + 1000, 'they are not answered');
+  expect(answers).toEqual([code, code]);
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+/**
+ * A site that was not preferred was catching up when the link went again. At the next meeting nobody had minted, and it
+ * served at once, an image from before what the other one's hosts had written and read alone.
+ */
+test('a site that was interrupted while it caught up still catches up before it serves', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const [first, second] = world.sites;
+  await part(world, first);
+  for (let block = 0; block < 8; block += 1) write(world, first, block, 1);
+  const { appended } = first.journal.own;
+  const [volume] = second.group!.volumes.values();
+  const request = await holdLock(volume!, 'write', { offset: 0, size: 8 * volume!.blockSize }, 1000);
+  world.line.downUntil = 0;
+  await world.until(() => second.journal.peer.appended >= appended, 5000, 'the writes do not arrive');
+  world.line.cut();
+  await world.until(() => second.group!.mirror.connected, 5000, 'the sites do not meet again');
+  const { now } = world.scheduler;
+  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
+  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
+  volume!.locks.release(request);
+  second.group!.locksMoved();
+  await world.until(() => world.settled(), 5000, 'the sites do not find together');
+  await world.checks.compareAll();
 });

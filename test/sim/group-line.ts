@@ -33,6 +33,8 @@ export class Line {
   bitFlip: number;
   /** Bytes per ms. */
   rate: number;
+  /** How long an end may not see that its line is gone, ms. */
+  unseenMsMax = PEER_SILENT_MS_MAX;
   #link: [SimLink, SimLink] | null = null;
   /** Ends that do not know yet that their line is gone. */
   #unseen: { site: LineSite; link: SimLink }[] = [];
@@ -75,7 +77,7 @@ export class Line {
     met('half-open link');
     this.#unseen.push({ site: index === 0 ? source : target, link: link[index] });
     this.#link = null;
-    link[index].cutUnseen(random() ** 2 * PEER_SILENT_MS_MAX, late);
+    link[index].cutUnseen(random() ** 2 * this.unseenMsMax, late);
     this.connectSoon();
   }
 
