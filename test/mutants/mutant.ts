@@ -56,6 +56,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
   ],
+  'volume/dual-order.ts': ['sim/dual.regressions.test.ts'],
   'volume/receiver.ts': [
     'sim/group.first-copy.test.ts',
     'sim/group.pair.test.ts',

@@ -1195,6 +1195,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what the peer lost in a crash counts as confirmed',
   },
   {
+    name: 'order: closes while it is told again',
+    file: 'volume/dual-order.ts',
+    find: 'if (this.conflicts.applied >= this.#retoldThrough) this.versions',
+    replace: 'this.versions',
+    breaks: 'after a restart what an open scope writes covers what stands on top of it',
+  },
+  {
     name: 'conflict: closes what has no ABORT yet',
     file: 'mirror/conflict.ts',
     find: 'if (this.#doomed.has(scope.sequence)) {',
