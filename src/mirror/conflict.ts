@@ -346,6 +346,7 @@ export class Conflicts {
     this.#own.push(scope);
     if (scope.read) {
       this.#ownReads.add(scope);
+      this.#mayDieCount += 1;
       return; // nothing that its session does depends on it
     }
     this.#ownIndex.add(scope);
@@ -656,11 +657,11 @@ export class Conflicts {
         break;
       }
       this.#own.shift();
+      if (scope.read || scope.mayDie) this.#mayDieCount -= 1;
       if (scope.read) this.#ownReads.remove(scope);
       else {
         this.#ownIndex.remove(scope);
         if (scope.abort && !scope.dead) this.#ownAborts.remove(scope);
-        if (scope.mayDie) this.#mayDieCount -= 1;
         if (this.#ownSessions.get(scope.session)!.last === scope) this.#ownSessions.delete(scope.session);
         scope.next = null;
       }

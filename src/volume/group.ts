@@ -769,7 +769,7 @@ export class Group {
 
   /** Somebody waits for the group to go on alone. */
   get isAsked(): boolean {
-    return this.#asked.length > 0;
+    return this.#asked.length > 0 || this.roomIsWaitedFor;
   }
 
   /** What to do with a request that is refused. @returns true: it is asked again when the group serves, alone or with its peer */

@@ -705,7 +705,7 @@ export class Pair {
           applied: target.applied,
           creditBytes: target.creditBytes,
           consistent: target.consistent,
-          horizon: group.sender === null ? 0 : group.journal.own.appended,
+          horizon: group.sender === null ? 0 : receiver.horizon,
         };
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
         this.#serveBoth();

@@ -16,8 +16,10 @@ import {
 } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { CheckpointCursors } from '../journal/checkpointer.js';
+import type { Journal } from '../journal/journal.js';
 import { RecordHeader } from '../journal/record.js';
 import { segmentName } from '../journal/segments.js';
+import type { Superblock } from '../journal/superblock.js';
 import { DROP_BYTES_MAX, FRAME_SIZE_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type BasePosition, positionBefore } from '../mirror/base.js';
@@ -61,7 +63,7 @@ export class Receiver implements MirrorEnd {
   /** When the image last showed everything that the source had announced, ms. */
   appliedAllAt = 0;
   /** End of this site's own stream when it took the newest of the peer's records, or last granted it a read lock. */
-  #horizon = 0;
+  #horizon: number;
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
   readonly #header = new RecordHeader();
   readonly #received = new RecordHeader();
@@ -113,6 +115,7 @@ export class Receiver implements MirrorEnd {
       );
     }
     this.#applyAt = group.order?.firstUnapplied ?? journal.head;
+    this.#horizon = horizonAt(state.superblock.generations.at(-1)!, journal);
     if (journal.peer.appended > 0) this.#tailMarks.push({ through: journal.peer.appended, position: journal.head });
   }
 
@@ -148,6 +151,9 @@ export class Receiver implements MirrorEnd {
   }
   get imageConsistent(): boolean {
     return this.#target.consistent;
+  }
+  get horizon(): number {
+    return this.#horizon;
   }
   get damage(): ForelockError | null {
     return this.#damage;
@@ -364,6 +370,7 @@ export class Receiver implements MirrorEnd {
     const { journal, order } = this.#group;
     if (order === null || header.site !== this.#stream || header.sequence !== journal.peer.appended + 1) return false;
     journal.peer.appended = header.sequence;
+    this.#horizon = journal.own.appended;
     order.received(header, position);
     this.#target.step({ kind: 'returned', through: header.sequence });
     this.#tailMarks.push({ through: header.sequence, position: position + header.size });
@@ -661,4 +668,13 @@ export class Receiver implements MirrorEnd {
       this.#link.send(this.#encoder.confirm(confirm), null, null);
     });
   }
+}
+
+/**
+ * The same for a site that was just opened. Whoever went alone, and has got nothing since, took the newest before that: the
+ * other site need not wait for what was written alone to know that its own is decided.
+ */
+function horizonAt({ minter, ends }: Superblock['generations'][number], { own, peer }: Journal): number {
+  const alone = minter === own.site && ends[peer.site] === peer.appended;
+  return alone ? (ends[own.site] ?? 0) : own.appended;
 }

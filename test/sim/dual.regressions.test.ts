@@ -11,6 +11,7 @@ import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { FREEZE_HOLD_MS } from '../../src/limits.js';
+import { KIND_CONFIRM } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
@@ -665,3 +666,39 @@ test('a site that was interrupted while it caught up still catches up before it 
   await world.until(() => world.settled(), 5000, 'the sites do not find together');
   await world.checks.compareAll();
 });
+
+/**
+ * A site went on alone, and wrote more than the other one had room for. That kept all since its oldest write of which it
+ * had not heard that it was decided, and was to hear it behind everything that was written alone: there was no room for
+ * that, and none to be made.
+ */
+test.each([false, true])(
+  'a site with a full journal takes what the other one wrote alone (opened again: %s)',
+  async (again) => {
+    const world = await startBoth({ journalSegments: 9, whenSplit: 'prefer:alpha' }, 1);
+    const [first, second] = world.sites;
+    const { sender } = second.group!;
+    const onMessage = sender!.onMessage.bind(sender);
+    sender!.onMessage = (message) => message.kind === KIND_CONFIRM || onMessage(message);
+    write(world, second, 0, 1);
+    await world.until(() => first.journal.peer.appended === 1, 5000, 'the write does not arrive');
+    for (let sequence = 1; second.journal.peerRoom > 65536; sequence += 1) {
+      write(world, first, 0, 8);
+      await world.until(() => second.journal.peerApplied === sequence, 5000, 'a write does not arrive');
+    }
+    expect(second.group!.order!.conflicts.closedThrough).toBe(0);
+    world.line.downUntil = Number.POSITIVE_INFINITY;
+    world.line.cut();
+    await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+    const { appended } = first.journal.own;
+    for (let i = 0; i < 14; i += 1) write(world, first, 0, 8);
+    await world.until(() => first.journal.own.durable === appended + 14, 60_000, 'the site does not go on alone');
+    if (again) {
+      first.crash(false);
+      first.open();
+    }
+    world.line.downUntil = 0;
+    await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+    await world.checks.compareAll();
+  },
+);
