@@ -151,8 +151,7 @@ export async function startPair(
     at: (roundTripMs, rate = 0) => ({
       ...contender,
       name: nameAt(name, roundTripMs, rate),
-      line: name,
-      x: roundTripMs,
+      ...placeOf(name, roundTripMs, rate),
       prepare: async () => {
         await line.set({ roundTripMs, rate });
         await pair.untilStreaming();
@@ -172,6 +171,12 @@ export async function startPair(
 
 export const nameAt = (name, roundTripMs, rate = 0) =>
   `${name}, ${roundTripMs} ms${rate > 0 ? ` and ${rate} MB/s` : ''}`;
+
+/** Where such a contender stands in a plot. */
+export const placeOf = (name, roundTripMs, rate) => ({
+  line: rate > 0 ? `${name}, ${rate} MB/s` : name,
+  x: roundTripMs,
+});
 
 /** Both sites write. @returns sites `a` and `b`, and the line between them */
 export async function startBoth(context, { size }) {

@@ -83,3 +83,33 @@ export async function compare(context, subject, contenders, key, more = {}) {
   }
   return { subject, key: typeof key === 'string' ? key : job.key, name: job.name, unit: job.unit, results, ...ofRow };
 }
+
+const COSTS = {
+  cpu: {
+    name: 'CPU seconds per GB, source and target',
+    pick: ({ cpuSecondsPerGb: { source, target } }) => source + target,
+    note: ({ cpuSecondsPerGb: { source, target } }) => `source ${source.toFixed(2)}, target ${target.toFixed(2)}`,
+  },
+  wire: { name: 'bytes on the wire for each of the host’s', pick: ({ wireBytesPerByte }) => wireBytesPerByte },
+  disk: {
+    name: 'bytes in state files for each of the host’s, at the source, cleaning not counted',
+    pick: ({ diskBytesPerByte }) => diskBytesPerByte?.source,
+  },
+};
+
+/** What a row of mirrors says of their costs, as rows of `cost`. */
+export function* costRows({ key, name, results }) {
+  const mirrors = results.filter(({ rounds }) => rounds[0].cpuSecondsPerGb.source !== undefined);
+  for (const [cost, { name: what, pick, note }] of Object.entries(COSTS)) {
+    const told = mirrors.filter(({ rounds }) => pick(rounds[0]) !== undefined);
+    if (told.length === 0) continue;
+    yield {
+      ...{ subject: 'cost', key: `${cost}-${key}`, name: `${name}: ${what}`, unit: '', better: 'less' },
+      results: told.map(({ who, rounds }) => ({
+        who,
+        rounds: rounds.map((round) => ({ value: pick(round) })),
+        ...(note === undefined ? {} : { note: note(rounds[rounds.length >> 1]) }),
+      })),
+    };
+  }
+}

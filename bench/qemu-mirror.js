@@ -10,7 +10,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { nameAt } from './gateways.js';
+import { nameAt, placeOf } from './gateways.js';
 import { startLine } from './line.js';
 import { dropPages, makeImage, writeBack } from './peers.js';
 import { freePort, run, start, stop, until, untilConnectable, untilIdle } from './processes.js';
@@ -92,8 +92,7 @@ export async function startQemuMirror({ scratch, size }, mode, { isEmpty = false
     line,
     at: (roundTripMs, rate = 0) => ({
       name: nameAt(name, roundTripMs, rate),
-      line: name,
-      x: roundTripMs,
+      ...placeOf(name, roundTripMs, rate),
       uri: `nbd://127.0.0.1:${port}/disk`,
       processes,
       prepare: async () => {

@@ -16,7 +16,7 @@ export function compareRuns(rows, earlier) {
       const [then, now] = [before, result].map(({ rounds }) => spread(rounds.map(({ value }) => value)));
       const ratio = now.median / then.median;
       const isApart = now.min > then.max || now.max < then.min;
-      const isChanged = isApart && Math.abs(ratio - 1) > SAME;
+      const isChanged = isApart && ratio > 0 && Math.abs(ratio - 1) > SAME;
       const isBetter = ratio > 1 === (row.better !== 'less');
       return [{ row: `${row.subject}: ${row.name}`, who: result.who, before: then, now, ratio, isChanged, isBetter }];
     }),

@@ -175,4 +175,19 @@ export async function* run({ rounds, all, programs }) {
     const place = { family: 'hashing, cold', axis: 'size' };
     yield row(`cold-${size / KIB}k`, `hash ${sizeName(size)}, cold`, cases, size, place);
   }
+  for (const size of [4 * KIB, 64 * KIB, MIB]) {
+    const records = fillWithRecords(kernel, at, size, WALK - MIB);
+    const cases = [
+      { who: 'seal', run: () => kernel.seal(records.at, records.size) },
+      { who: 'verify', run: () => kernel.verify(records.at, records.size) },
+      {
+        who: 'xxhash-wasm over the same blocks',
+        run: () => {
+          for (const block of records.blocks) h64Raw(bytes.subarray(block, block + BLOCK));
+        },
+      },
+    ].map((each) => ({ ...each, bytes: records.payload }));
+    const place = { family: 'records in blocks of 4 KiB, cold', axis: 'size' };
+    yield row(`cold-records-${size / KIB}k`, `records of ${sizeName(size)}, cold`, cases, size, place);
+  }
 }

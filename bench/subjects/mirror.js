@@ -5,7 +5,7 @@
  */
 import { fill, JOBS, lasting, runFio } from '../fio.js';
 import { nameAt, startPair } from '../gateways.js';
-import { compare } from '../measure.js';
+import { compare, costRows } from '../measure.js';
 import { startPeer } from '../peers.js';
 import { sleep } from '../processes.js';
 import { MIRROR_MODES, startQemuMirror } from '../qemu-mirror.js';
@@ -44,16 +44,15 @@ export async function* run(context) {
     const farOnly = [pair.at(FAR_MS), ...mirrors.map((mirror) => mirror.at(FAR_MS)), ...others];
     const everywhere = [
       ...roundTrips.map((ms) => pair.at(ms)),
-      ...(context.all ? [pair.at(FAR_MS, NARROW_MB)] : []),
       ...mirrors.flatMap((mirror) => (context.all ? roundTrips : [FAR_MS]).map((ms) => mirror.at(ms))),
+      ...(context.all ? [pair, ...mirrors].map((mirror) => mirror.at(FAR_MS, NARROW_MB)) : []),
       ...others,
     ];
     for (const key of context.jobs ?? JOBS_EVERYWHERE) {
-      yield {
-        ...(await compare(context, 'mirror', everywhere, key, { reference: FAR })),
-        family: `${JOBS[key].name}, mirrored`,
-        axis: 'round trip',
-      };
+      const place = { reference: FAR, family: `${JOBS[key].name}, mirrored`, axis: 'round trip' };
+      const row = await compare(context, 'mirror', everywhere, key, place);
+      yield row;
+      yield* costRows(row);
     }
     yield await steady(
       context,
