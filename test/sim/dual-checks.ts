@@ -12,7 +12,7 @@ import type { Journal } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import type { OpenedState } from '../../src/volume/group-state.js';
 import type { DualSite } from './dual-site.js';
-import { isWrite, Shown, type SiteIndex, type TruthRecord } from './dual-truth.js';
+import { isStaged, isWrite, Shown, type SiteIndex, type TruthRecord } from './dual-truth.js';
 import type { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
 
@@ -52,6 +52,13 @@ export class DualChecks {
       violation(`${site.name} recovered ${received} of its peer, a flush had promised ${truth.promisedThere[peer]}`);
     if (own.appended < truth.streams[index].length) met('own tail lost');
     if (received > applied && order !== null) met('recovered with a commit log');
+    for (const [from, end] of [
+      [index, own.appended],
+      [peer, received],
+    ] as const) {
+      const last = truth.streams[from][end - 1];
+      if (last !== undefined && isStaged(last)) met('recovered with half a transaction');
+    }
     if (!created && order !== null) {
       met(recovery.clean ? 'recovered clean' : 'recovered');
       if (superblock.checkpoint.order?.conflicts.dead.length ?? 0)

@@ -59,6 +59,8 @@ export interface DualWorldOptions {
   /** `freeze`, or `prefer:` and a site's name; and how often the two are apart for longer than that one waits. */
   whenSplit: string;
   partMs: number;
+  /** Chance of a host operation. */
+  transaction: number;
 }
 
 const NEVER = Number.POSITIVE_INFINITY;
@@ -113,6 +115,7 @@ export const DUAL_QUIET: DualWorldOptions = {
   syncMs: 0.5,
   whenSplit: 'freeze',
   partMs: NEVER,
+  transaction: 0,
 };
 
 /** Sizes are small beside the limits (small-limits.ts), and hosts meet on few blocks. */
@@ -171,13 +174,15 @@ export function drawDual(seed: number, random: () => number): DualWorldOptions {
     delayMax: pick(0.5, 5, 40, 100),
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
-    ...drawSplit(seededRandom(~seed)),
+    ...drawMore(seededRandom(~seed)),
   };
 }
 
 /** Drawn with chances of their own: to take some of the world's would make another world of every seed. */
-function drawSplit(random: () => number): Pick<DualWorldOptions, 'whenSplit' | 'partMs'> {
+function drawMore(random: () => number): Pick<DualWorldOptions, 'whenSplit' | 'partMs' | 'transaction'> {
   const draw = random();
   const whenSplit = draw < 0.7 ? 'freeze' : draw < 0.85 ? 'prefer:alpha' : 'prefer:beta';
-  return { whenSplit, partMs: whenSplit === 'freeze' ? NEVER : 300 + random() * 2700 };
+  const partMs = 300 + random() * 2700;
+  const transaction = random() < 0.3 ? 0.05 + random() * 0.25 : 0;
+  return { whenSplit, partMs: whenSplit === 'freeze' ? NEVER : partMs, transaction };
 }

@@ -15,6 +15,7 @@ export const DUAL_FAULTS: readonly string[] = [
   ...['placed beneath an abort scope', 'dead record skipped', 'told of an abort', 'own tail lost', 'tail returned'],
   ...['tail dropped for good', 'returned with what it had seen', 'frozen', 'thawed', 'read lock'],
   ...['parted', 'went on alone', 'flushed alone', 'caught up with who was alone', 'refused with its reason'],
+  ...['transaction', 'transaction tried again', 'recovered with half a transaction'],
   ...['checkpoint with unsettled scopes', 'recovered from unsettled scopes', 'read of an abort scope checked'],
 ];
 

@@ -1,7 +1,9 @@
 /** The hosts of one site where both sites write: what they ask, and what they make of the answers. */
+import { FLAG_ABORT_ON_CONFLICT, TYPE_COMMIT, TYPE_LOCK } from '../../assembly/layout.js';
 import type { ForelockError } from '../../src/errors.js';
 import type { Group } from '../../src/volume/group.js';
 import { openScope, type Scope } from '../../src/volume/scope.js';
+import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import type { Volume } from '../../src/volume/volume.js';
 import type { DualSite } from './dual-site.js';
 import { sessionOf, type TruthRecord } from './dual-truth.js';
@@ -13,6 +15,10 @@ import type { Life } from './group-rig.js';
 const EXPECTED = ['ESHUTDOWN', 'EPERM', 'PEER_AWAY', 'ENOSPC', 'ETIMEDOUT', 'LOCK_ABORTED'];
 const RETRY_MS = 20;
 const WATCH_MS = 40;
+/** A transaction that loses to the other site is tried so often. */
+const ATTEMPTS_MAX = 6;
+/** With these a transaction may be there or not; with any other error nothing of it is. */
+const UNKNOWN = ['PEER_AWAY', 'EIO', 'ESHUTDOWN'];
 
 /** One host's connection: a session for each life of the gateway. */
 interface Connection {
@@ -133,6 +139,8 @@ export class DualHosts {
       scoped(this.#readLock(session, place));
     } else if (scopes && isDrawn(options.scope)) {
       scoped(this.#scope(session, place, 0));
+    } else if (group.role === 'dual' && isDrawn(options.transaction)) {
+      scoped(this.#transaction(group));
     } else this.#write(session, place, answer);
   }
 
@@ -163,7 +171,7 @@ export class DualHosts {
       try {
         if (error === null) {
           met(what);
-          if (!what.startsWith('scope') && !what.startsWith('read lock')) checks.answered(this.#site, what);
+          if (!isScope(what)) checks.answered(this.#site, what);
           good();
         } else {
           const code = (error as ForelockError).code ?? error.message;
@@ -177,7 +185,7 @@ export class DualHosts {
         fail(violation as Error);
       }
       this.outstanding -= 1;
-      if (!what.startsWith('scope') && !what.startsWith('read lock')) this.#asked -= 1;
+      if (!isScope(what)) this.#asked -= 1;
       next();
     };
   }
@@ -336,6 +344,68 @@ export class DualHosts {
       .catch(fail);
   }
 
+  /** What is read under its locks is written anew, all of it or nothing; it is tried again where it loses to the other site. */
+  async #transaction(group: Group): Promise<string> {
+    const { truth, met, violation } = this.#world;
+    const { index, journal, life } = this.#site;
+    for (let attempt = 1; ; attempt += 1) {
+      const behind = journal.own.appended;
+      const tags = new Set<number>();
+      const written = (): TruthRecord[] => truth.staged(index, behind, tags);
+      try {
+        const work = (transaction: Transaction): Promise<void> => this.#rewrite(group, transaction, tags);
+        await runTransaction(group, work, { waitMsMax: 1000 });
+        const records = written();
+        const commit = truth.streams[index].slice(behind).find((record) => {
+          return record.type === TYPE_COMMIT && truth.committed(record).some((write) => records.includes(write));
+        });
+        const count = tags.size === 0 ? 0 : truth.committed(commit!).length;
+        if (records.length !== count) violation(`a transaction of ${records.length} writes has ${count} in its COMMIT`);
+        for (const record of records) truth.confirmed.add(truth.streams[index][record.scope - 1]!);
+        return 'transaction';
+      } catch (error) {
+        const code = (error as ForelockError).code ?? '';
+        if (!UNKNOWN.includes(code) && written().length > 0)
+          violation(`a transaction was written, and refused: ${error}`);
+        if (error instanceof GivenUp) return 'transaction given up';
+        if (code !== 'LOCK_ABORTED' || attempt === ATTEMPTS_MAX || this.stopped || life.over) throw error;
+        met('transaction tried again');
+      }
+    }
+  }
+
+  async #rewrite(group: Group, transaction: Transaction, tags: Set<number>): Promise<void> {
+    const { random, truth } = this.#world;
+    const { index } = this.#site;
+    const volumes = [...group.volumes.values()];
+    for (let i = Math.floor(random() * 4); i >= 0; i -= 1) {
+      const volume = volumes[Math.floor(random() * volumes.length)]!;
+      const extent = this.#extent(this.#place(volume));
+      extent.size = Math.min(extent.size, 8 * volume.blockSize);
+      try {
+        await transaction.lock(volume.name, extent);
+      } catch (error) {
+        if ((error as ForelockError).code === 'EINVAL') continue; // it has locked some of it
+        throw error;
+      }
+      const lba = extent.offset / volume.blockSize;
+      const lock = truth.streams[index].findLast(
+        (record) => record.type === TYPE_LOCK && record.volume === volume.number && record.lba === lba,
+      )!;
+      const { shown } = this.#site;
+      const tick = shown?.tick ?? 0;
+      const bytes = await transaction.read(volume.name, extent.offset, extent.size);
+      const read = this.#checkRead(shown, tick, volume, extent.offset, bytes);
+      if ((lock.flags & FLAG_ABORT_ON_CONFLICT) !== 0)
+        truth.reads.set(lock, { unit: extent.offset / UNIT, tags: read });
+      const written = truth.history.payload(extent.size);
+      for (const tag of truth.history.tagsOf(written, 0, extent.size / UNIT)) tags.add(tag);
+      transaction.write(volume.name, extent.offset, written);
+      if (random() < 0.3) await this.#pause(random() * 30);
+    }
+    if (random() < 0.1) throw new GivenUp();
+  }
+
   /** While a read lock is had nothing changes in its blocks, at either site. */
   async #readLock(session: number, place: Place): Promise<string> {
     const { random, violation } = this.#world;
@@ -358,3 +428,11 @@ export class DualHosts {
     return 'read lock';
   }
 }
+
+/** It is not the gateway's to answer. */
+function isScope(what: string): boolean {
+  return ['scope', 'read lock', 'transaction'].some((each) => what.startsWith(each));
+}
+
+/** A host that changes its mind. */
+class GivenUp extends Error {}

@@ -9,7 +9,9 @@
 import {
   FLAG_ABORT_ON_CONFLICT,
   FLAG_READ_LOCK,
+  FLAG_STAGED,
   TYPE_ABORT,
+  TYPE_COMMIT,
   TYPE_LOCK,
   TYPE_TRIM,
   TYPE_WRITE,
@@ -198,6 +200,20 @@ export class Truth {
     return null;
   }
 
+  /** Staged writes of a site that bear any of these tags, behind a sequence. */
+  staged(from: SiteIndex, behind: number, tags: ReadonlySet<number>): TruthRecord[] {
+    const bears = (record: TruthRecord): boolean => record.tags?.some((tag) => tags.has(tag)) ?? false;
+    return this.streams[from].slice(behind).filter((record) => isStaged(record) && bears(record));
+  }
+
+  /** The staged writes that show with a COMMIT: all that stand before it. */
+  committed({ from, sequence, end }: TruthRecord): TruthRecord[] {
+    const writes = this.streams[from].slice(sequence - 1 - end, sequence - 1);
+    if (!writes.every(isStaged))
+      this.#violation(`COMMIT ${sequence} of site ${from} is not behind all that it commits`);
+    return writes;
+  }
+
   /** Where a tag was written, for a complaint. */
   find(tag: number): string {
     for (const record of this.streams.flat()) {
@@ -247,7 +263,15 @@ export class Truth {
     for (const stream of this.streams) {
       for (const record of stream) {
         if (beginsScope(record) && !this.isDead(record)) writes.set(record, isWrite(record) ? [record] : []);
-        else if (isWrite(record)) writes.get(stream[record.scope - 1]!)?.push(record);
+        else if (isWrite(record) && !isStaged(record)) writes.get(stream[record.scope - 1]!)?.push(record);
+        else if (record.type === TYPE_COMMIT) {
+          for (const write of this.committed(record)) {
+            const scope = stream[write.scope - 1]!;
+            if (!writes.has(scope))
+              this.#violation(`COMMIT ${record.sequence} of site ${record.from} is of a dead scope`);
+            writes.get(scope)!.push(write);
+          }
+        }
       }
     }
     const scopes = [...writes.keys()].sort((a, b) => (isLater(a, b) ? 1 : -1));
@@ -344,21 +368,27 @@ export class Shown {
     }
     for (let at = 0; at < ownThrough; at += 1) {
       const record = own[at]!;
-      if (isWrite(record) && !aborted.has(record.scope)) this.#lay(record);
+      if (!aborted.has(record.scope)) this.#layAll(record);
     }
     for (let at = 0; at < applied; at += 1) this.applied(truth.streams[1 - self]![at]!);
     this.#met = met;
   }
 
   own(record: TruthRecord): void {
-    if (isWrite(record)) this.#lay(record);
-    else if (record.type === TYPE_ABORT) this.#takeOut(record.scope);
+    if (record.type === TYPE_ABORT) this.#takeOut(record.scope);
+    else this.#layAll(record);
   }
 
   applied(record: TruthRecord): void {
-    if (!isWrite(record)) return;
+    if (!isWrite(record) && record.type !== TYPE_COMMIT) return;
     if (this.#truth.isDead(this.#truth.streams[record.from][record.scope - 1]!)) this.#met('dead record skipped');
-    else this.#lay(record);
+    else this.#layAll(record);
+  }
+
+  /** What shows with a record. */
+  #layAll(record: TruthRecord): void {
+    if (record.type === TYPE_COMMIT) for (const write of this.#truth.committed(record)) this.#lay(write);
+    else if (isWrite(record) && !isStaged(record)) this.#lay(record);
   }
 
   #lay(record: TruthRecord): void {
@@ -448,6 +478,11 @@ export function sessionOf({ from, life, session }: { from: SiteIndex; life: numb
 
 export function isWrite({ type }: { type: number }): boolean {
   return type === TYPE_WRITE || type === TYPE_ZERO || type === TYPE_TRIM;
+}
+
+/** It shows at the COMMIT of its transaction, if that comes. */
+export function isStaged({ flags }: { flags: number }): boolean {
+  return (flags & FLAG_STAGED) !== 0;
 }
 
 /** A read lock: it has a part only among its own kind. */
