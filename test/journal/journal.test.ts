@@ -165,6 +165,22 @@ test('a full disk keeps what was written in the ring, and goes on when there is 
   expect(journal.own.durable).toBe(sequence);
 });
 
+test('hosts leave two segments below the limit to what makes room for them', () => {
+  // The cleaner's copies, the peer's commands and the ends of scopes have to be written when hosts may not. Without this
+  // they came on top of a journal that was at its limit: it outgrew what had been set aside for it on the disk.
+  const limit = 6 * SEGMENT_SIZE;
+  const rig = makeJournal({ limit });
+  const { journal } = rig;
+  expect(() => {
+    for (;;) rig.write(0, 200, 1);
+  }).toThrow(`no room: ${NO_SPACE}`);
+  journal.sync();
+  rig.settle();
+  expect(journal.segments.used).toBeGreaterThan(limit - 3 * SEGMENT_SIZE);
+  expect(journal.segments.used).toBeLessThanOrEqual(limit - 2 * SEGMENT_SIZE);
+  expect(journal.reserve(TYPE_FLUSH, 0, 0, 0, 0, 0, 0, 0, 0)).toBeGreaterThan(0);
+});
+
 test('a record that is half written can be read, however full ring and disk are', () => {
   // An append ended in the middle of a record, and the rest did not fit the disk. New records then took the ring's
   // memory up to what was written: the record's beginning was only in the file, its end only in the ring. A healthy
