@@ -39,6 +39,7 @@ const TESTS: Record<string, string[]> = {
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts'],
   'journal/cleaner.ts': [],
+  'journal/staged.ts': ['sim/group.transactions.test.ts'],
   'journal/checkpointer.ts': [
     'journal/checkpointer.group.test.ts',
     'sim/group.pair.test.ts',
@@ -50,6 +51,9 @@ const TESTS: Record<string, string[]> = {
   'mirror/decide.ts': [],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
+  'volume/dual-order.ts': ['mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/group.ts': ['sim/group.pair.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',
     'sim/group.pair.test.ts',
