@@ -68,7 +68,7 @@ export class Cleaner {
   #busy = false;
   /** Segments that could not be read back in full: never chosen again. */
   readonly #damaged = new Set<number>();
-  /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when hosts wait and some may. */
+  /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when some may and hosts wait. */
   readonly #passedOver = new Map<number, { head: number; listsEnded: number }>();
   readonly #header = new RecordHeader();
   readonly counters = {
@@ -236,7 +236,7 @@ export class Cleaner {
     const { head, segmentSize, segments, hostLimit, order } = this.#journal;
     const then = this.#passedOver.get(number);
     if (then === undefined || head - then.head >= segmentSize) return false;
-    return segments.used <= hostLimit || order!.listsEnded === then.listsEnded;
+    return segments.used <= hostLimit - segmentSize || order!.listsEnded === then.listsEnded;
   }
 
   #smallestBlock(): number {

@@ -1,3 +1,6 @@
+/** Records that are kept: a site that is alone, or ahead of a slow line, does not count on for ever. */
+const RECORDS_MAX = 1 << 20;
+
 /** How many bytes the records of this site's stream have, from those on that the peer may not have to the last. */
 export class Backlog {
   /** Bytes through each record from the first that is kept on. */
@@ -16,6 +19,7 @@ export class Backlog {
   /** The next record. */
   add(size: number): void {
     this.#ends.push(this.total + size);
+    if (this.#ends.length - this.#gone > RECORDS_MAX) this.keepBehind(this.#before + this.#gone + 1);
   }
 
   /** @returns bytes of the records behind this one; Infinity when some of them were not told, or are kept no more */

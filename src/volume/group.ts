@@ -652,8 +652,7 @@ export class Group {
 
   /** Pins every volume's image at this moment: a record of this site's stream with FLAG_POINT was just applied. */
   pinPoint(site: number, sequence: number): void {
-    // one verify at a time from each site: an older point whose asker went away must not pin the journal
-    this.#dropPoint(site);
+    this.dropPoint(site); // one verify at a time from each site
     const pinned = new Map<number, PinnedPoint>();
     this.writeback.hold();
     const live = this.cleaner.pinLive();
@@ -681,10 +680,11 @@ export class Group {
   }
 
   releasePoint(site: number, sequence: number): void {
-    if (this.#points.get(site)?.sequence === sequence) this.#dropPoint(site);
+    if (this.#points.get(site)?.sequence === sequence) this.dropPoint(site);
   }
 
-  #dropPoint(site: number): void {
+  /** Who asked for it went away, or has a newer one: it must not pin the journal. */
+  dropPoint(site: number): void {
     for (const point of this.#points.get(site)?.views.values() ?? []) point.release();
     this.#points.delete(site);
   }
@@ -850,7 +850,7 @@ export class Group {
     this.#leaving = true;
     this.#askAgain();
     for (const view of [...this.#views]) view.drop();
-    for (const site of [...this.#points.keys()]) this.#dropPoint(site);
+    for (const site of [...this.#points.keys()]) this.dropPoint(site);
     this.#endLockWaits();
     this.mirror.close();
     this.#pumpAdmissions();

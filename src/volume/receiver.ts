@@ -185,6 +185,7 @@ export class Receiver implements MirrorEnd {
     this.#owed = owed;
     this.follow(start.stream);
     this.#frames.length = 0;
+    this.#group.dropPoint(start.stream); // what was applied without a link may have pinned one
     this.#tellRoom();
     this.#target.step({
       kind: 'connected',
@@ -209,6 +210,7 @@ export class Receiver implements MirrorEnd {
     if (this.#link === null) return;
     this.#link = null;
     this.#frames.length = 0;
+    this.#group.dropPoint(this.#stream);
     this.#target.step({ kind: 'disconnected' });
     this.#act();
   }

@@ -1,6 +1,8 @@
 /** The cleaner by itself: it makes room, it changes no content, and it frees nothing that is still needed. */
 import { describe, expect, test } from 'vitest';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
+import type { RecordOrder } from '../../src/journal/journal.js';
+import type { RecordHeader } from '../../src/journal/record.js';
 import { seededRandom } from '../sim/memory-store.js';
 import { BLOCKS, type JournalRig, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
 
@@ -198,4 +200,34 @@ test('a block that is overwritten while it is moved stays overwritten, also afte
     const again = makeJournal({ store: rig.store, scheduler: rig.scheduler, limit: 64 * SEGMENT_SIZE });
     expect(contentOf(again)).toEqual(model);
   }
+});
+
+test('what may not be moved is looked at again when it may and hosts wait', () => {
+  // Both sites wrote, and the only segments that could be emptied had blocks that were not decided. Once they were, nobody
+  // looked: that needed another segment to be written, and hosts waited for room to write it.
+  const { rig, cleaner } = bench();
+  const { journal } = rig;
+  const order = {
+    listsEnded: 0,
+    isListed: () => order.listsEnded === 0,
+    own({ type, volume, lba, blockCount }: RecordHeader, position: number) {
+      journal.apply(type, volume, lba, blockCount, position);
+      return [];
+    },
+  };
+  journal.order = order as Partial<RecordOrder> as RecordOrder;
+  for (let once = 0; journal.room(SEGMENT_SIZE / 2) === 0; once += 1) {
+    rig.write(once % 256, 1, 1);
+    for (let i = 0; i < 8; i += 1) rig.write(512, 64, 2);
+    journal.sync();
+    rig.settle();
+  }
+  const before = cleaner.counters.segmentsFreed;
+  order.listsEnded += 1;
+  cleaner.poke();
+  rig.settle();
+  journal.sync();
+  rig.settle();
+  expect(cleaner.counters.segmentsFreed).toBeGreaterThan(before);
+  expect(journal.room(SEGMENT_SIZE / 2)).toBe(0);
 });

@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   SEGMENT_SIZE_MIN: 128 * 1024,
 }));
 
+import { FLAG_POINT } from '../../assembly/layout.js';
 import { holdLock, openScope } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -611,4 +612,19 @@ test('a stop gives up nothing that the peer needs', async () => {
   await world.settle(world.stop(world.source));
   await world.until(() => world.source.state === 'off', 1000, 'it does not stop');
   expect(cleaner.counters.retentionGivenUp).toBe(0);
+});
+
+test('a point that a site pinned for its peer is let go with the link', async () => {
+  // The link went in the middle of a verify. The standby kept what it had pinned for it until the next one, which might
+  // never come: nothing of that was freed, and hosts waited for a journal that stayed full.
+  const world = makeWorld();
+  await bothUp(world);
+  await world.settle(world.write(0, 8));
+  const sequence = world.source.group!.appendFlush(FLAG_POINT);
+  const { group } = world.target;
+  const view = () => group!.pointView(group!.journal.peer.site, sequence, 1);
+  await world.until(() => view() !== null, 3000, 'the point does not arrive');
+  world.line.cut();
+  await world.until(() => !group!.mirror.linked, 3000, 'the link does not go down');
+  expect(view()).toBeNull();
 });
