@@ -29,6 +29,8 @@ export class Segments {
   readonly segmentSize: number;
   readonly #store: Store;
   readonly #byNumber = new Map<number, Segment>();
+  /** All of them, ascending; null when one has come or gone since. */
+  #ordered: readonly Segment[] | null = null;
   /** Bytes in all files. */
   used = 0;
 
@@ -59,9 +61,10 @@ export class Segments {
     return this.#byNumber.get(number);
   }
 
-  /** Ascending, a copy: callers remove while they walk. */
-  all(): Segment[] {
-    return [...this.#byNumber.values()].sort((a, b) => a.number - b.number);
+  /** Ascending, as they are now: callers remove while they walk. */
+  all(): readonly Segment[] {
+    this.#ordered ??= [...this.#byNumber.values()].sort((a, b) => a.number - b.number);
+    return this.#ordered;
   }
 
   open(number: number, create: boolean): Segment {
@@ -77,6 +80,7 @@ export class Segments {
       removed: false,
     };
     this.#byNumber.set(number, segment);
+    this.#ordered = null;
     this.used += segment.size;
     return segment;
   }
@@ -100,6 +104,7 @@ export class Segments {
   /** Removes the file; it is closed when its last reader is done. */
   remove(segment: Segment): void {
     this.#byNumber.delete(segment.number);
+    this.#ordered = null;
     this.used -= segment.size;
     this.#store.remove(segmentName(segment.number));
     segment.removed = true;
@@ -119,5 +124,6 @@ export class Segments {
   close(): void {
     for (const segment of this.#byNumber.values()) segment.file.close();
     this.#byNumber.clear();
+    this.#ordered = null;
   }
 }

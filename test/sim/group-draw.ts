@@ -20,8 +20,9 @@ export interface GroupWorldOptions {
   hosts: number;
   /** Operations that each host has under way. */
   depth: number;
-  /** Host operations of the phase with faults. */
+  /** The phase with faults ends after so many host operations, or so many ms. */
   operations: number;
+  safetyMs: number;
   /** Bytes of the largest host write. */
   writeSizeMax: number;
   /** Chances of each kind of host operation; the rest are writes. */
@@ -94,6 +95,7 @@ export const QUIET: GroupWorldOptions = {
   hosts: 0,
   depth: 1,
   operations: 0,
+  safetyMs: 60_000,
   writeSizeMax: 4096,
   flush: 0,
   fua: 0,
@@ -140,7 +142,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
   const pick = <T>(...values: T[]): T => values[Math.floor(random() * values.length)]!;
   const mean = (chance: number, least: number, most: number) =>
     random() < chance ? least + random() * (most - least) : Number.POSITIVE_INFINITY;
-  const blockSize = pick(4096, 4096, 512, 1024);
+  const blockSize = pick(4096, 512, 1024);
   const flat = random() < 0.15;
   const speculation = random() < 0.88 ? 'on' : 'off';
   const volumes = Array.from({ length: pick(1, 1, 2) }, () => ({
@@ -160,8 +162,9 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     ringSegments: pick(1, 2, 4),
     poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
     hosts: pick(1, 2, 4, 8),
-    operations: (speculation === 'on' ? 4800 : 1200) + 16 * Math.floor(random() * 250),
-    writeSizeMax: pick(4096, 16384, 32768),
+    operations: 20_000 + 16 * Math.floor(random() * 1000),
+    safetyMs: pick(5000, 10_000, 20_000),
+    writeSizeMax: pick(4096, 8192, 32768),
     flush: pick(0.02, 0.1, 0.2),
     fua: pick(0, 0.05, 0.2),
     trim: pick(0, 0.05),
@@ -169,7 +172,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     read: pick(0.05, 0.2),
     ...drawScopes(pick(0, 0.03, 0.1)),
     partial: pick(0, 0.3),
-    thinkMs: pick(1, 1, 8, 40),
+    thinkMs: pick(0.5, 1, 4, 20),
     sourceCrashMs: mean(0.5, 100, 3000),
     targetCrashMs: mean(0.5, 100, 3000),
     bothCrashMs: mean(0.3, 200, 3000),
@@ -197,7 +200,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     rate: pick(2000, 20_000, 100_000),
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
-    depth: pick(1, 2, 4, 16),
+    depth: pick(1, 4, 8, 16),
     ...drawAccidents(seededRandom(~seed)),
   };
 }

@@ -62,6 +62,8 @@ export class History {
   readonly #records: HistoryRecord[] = [];
   readonly #snapshots: Images[] = [];
   #nextTag = 1;
+  /** For payloads that are lent. */
+  #lent = new Uint32Array(8192);
   /** Sequence of the record that wrote a tag, by tag; 0 where none did. */
   #tagSequence = new Uint32Array(4096);
   readonly #header = new RecordHeader();
@@ -88,7 +90,18 @@ export class History {
 
   /** Bytes of a host's write: units with tags of their own. */
   payload(size: number): Uint8Array {
-    const words = new Uint32Array(size / 4);
+    return this.#tag(new Uint32Array(size / 4), size);
+  }
+
+  /** The same, for one call only: the bytes are others afterwards. */
+  lend(size: number, call: (bytes: Uint8Array) => void): void {
+    if (this.#lent.length * 4 < size) this.#lent = new Uint32Array(size / 4);
+    const bytes = this.#tag(this.#lent, size);
+    call(bytes);
+    bytes.fill(0xee);
+  }
+
+  #tag(words: Uint32Array, size: number): Uint8Array {
     for (let unit = 0; unit < size / UNIT; unit += 1) {
       words.fill(this.#nextTag, unit * UNIT_WORDS, (unit + 1) * UNIT_WORDS);
       this.#nextTag += 1;
@@ -98,7 +111,7 @@ export class History {
       grown.set(this.#tagSequence);
       this.#tagSequence = grown;
     }
-    return new Uint8Array(words.buffer);
+    return new Uint8Array(words.buffer, 0, size);
   }
 
   /** An image from before there is a group: some of its blocks hold tags. @returns its bytes */

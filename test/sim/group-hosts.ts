@@ -10,16 +10,21 @@ import type { GroupWorld } from './group-world.js';
 
 /** Errors that a host may be answered, whatever happens to the sites. */
 const EXPECTED = ['ESHUTDOWN', 'EPERM', 'PEER_AWAY', 'ENOSPC', 'ETIMEDOUT'];
-/** A host looks this often whether its gateway is there (again). */
+/** Hosts look this often whether their gateway is there (again). */
 const RETRY_MS = 20;
+/** Longest time until a host that was refused asks for something again. */
+const BACK_OFF_MS_MAX = 500;
 /** Longest time until a host finds out that its gateway died. */
 const NOTICE_MS_MAX = 40;
 
-/** One host's connection: a session for each life of the gateway. */
+/** One host's connection: a session for each life of the gateway. What it asks at the same moment comes together. */
 interface Connection {
   session: number;
   /** Of the source: which one it belongs to. */
   life: Life | null;
+  /** Operations that it may ask. */
+  idle: number;
+  isThinking: boolean;
 }
 
 interface Place {
@@ -45,12 +50,14 @@ interface Open {
 }
 
 export class Hosts {
-  /** Operations asked. */
+  /** Operations asked: a scope's or a transaction's lock, writes and reads are one each, like its end. */
   operations = 0;
   /** Operations answered, be it with an error. */
   answered = 0;
   stopped = false;
   readonly #open = new Set<Open>();
+  /** Those that found no gateway. */
+  readonly #waiting: Connection[] = [];
   readonly #world: GroupWorld;
 
   constructor(world: GroupWorld) {
@@ -64,8 +71,8 @@ export class Hosts {
   start(): void {
     const { hosts, depth } = this.#world.options;
     for (let i = 0; i < hosts; i += 1) {
-      const connection: Connection = { session: 0, life: null };
-      for (let lane = 0; lane < depth; lane += 1) this.#next(connection);
+      const connection: Connection = { session: 0, life: null, idle: depth - 1, isThinking: false };
+      this.#next(connection);
     }
   }
 
@@ -87,24 +94,43 @@ export class Hosts {
     this.#world.violation(`the gateway stopped and left operations without an answer: ${described.join('; ')}`);
   }
 
+  /** An operation is over, and the host may ask for another one. */
   #next(connection: Connection): void {
     const { options, random, after } = this.#world;
-    const next = (): void => this.#next(connection);
-    const think = random() < 0.5 ? random() * 0.3 : random() * options.thinkMs;
-    after(think, () => {
-      if (this.stopped) return;
-      const { source } = this.#world;
-      const { group } = source;
-      if (group === null || source.state !== 'up' || !group.ready || source.stray) {
-        after(RETRY_MS, next);
-        return;
-      }
-      if (connection.life !== source.life) {
-        connection.life = source.life;
-        connection.session = group.nextSession();
-      }
-      this.#operation(connection.session, group, next);
-    });
+    connection.idle += 1;
+    if (connection.isThinking) return;
+    connection.isThinking = true;
+    after(random() < 0.5 ? random() * 0.3 : random() * options.thinkMs, () => this.#ask(connection));
+  }
+
+  #ask(connection: Connection): void {
+    if (this.stopped) return;
+    const { life } = this.#world.source;
+    const group = this.#gateway();
+    if (group === null) return this.#wait(connection);
+    if (connection.life !== life) {
+      connection.life = life;
+      connection.session = group.nextSession();
+    }
+    connection.isThinking = false;
+    const { idle } = connection;
+    connection.idle = 0;
+    for (let i = 0; i < idle; i += 1) this.#operation(connection.session, group, () => this.#next(connection));
+  }
+
+  #gateway(): Group | null {
+    const { group, state, stray } = this.#world.source;
+    return state === 'up' && group?.ready === true && !stray ? group : null;
+  }
+
+  #wait(connection: Connection): void {
+    this.#waiting.push(connection);
+    if (this.#waiting.length > 1) return;
+    const look = (): void => {
+      if (this.#gateway() === null && !this.stopped) return this.#world.after(RETRY_MS, look);
+      for (const each of this.#waiting.splice(0)) this.#ask(each);
+    };
+    this.#world.after(RETRY_MS, look);
   }
 
   #operation(session: number, group: Group, next: () => void): void {
@@ -115,7 +141,7 @@ export class Hosts {
     const place = this.#place(volume);
     const { offset, size } = place;
     const open: Open = { session, place, draw, askedMs: scheduler.now, isScope: false, next };
-    const answer = this.#ask(group, open);
+    const answer = this.#opened(group, open);
     let left = draw;
     const isDrawn = (chance: number): boolean => {
       left -= chance;
@@ -148,8 +174,8 @@ export class Hosts {
   }
 
   /** One more operation is open. @returns what is told of its answer */
-  #ask(group: Group, open: Open): Answer {
-    const { source, met, fail, violation } = this.#world;
+  #opened(group: Group, open: Open): Answer {
+    const { source, random, after, met, fail, violation } = this.#world;
     const { life } = source;
     this.operations += 1;
     this.#open.add(open);
@@ -164,13 +190,15 @@ export class Hosts {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           met(`${what}: ${code}`);
-          if (code === 'EIO' && (group.journal.failed !== null || source.state === 'closing')) return open.next();
-          if (!EXPECTED.includes(code)) throw error;
+          const failed = code === 'EIO' && (group.journal.failed !== null || source.state === 'closing');
+          if (!failed && !EXPECTED.includes(code)) throw error;
         }
       } catch (violation) {
         fail(violation as Error);
       }
-      open.next();
+      // who asked on at once would be refused thousands of times, and count as many operations
+      if (error === null) open.next();
+      else after(random() * BACK_OFF_MS_MAX, open.next);
     };
   }
 
@@ -191,10 +219,8 @@ export class Hosts {
   #write(session: number, { volume, offset, size }: Place, answer: Answer): void {
     const { options, random, history, checks, violation } = this.#world;
     const tag = history.nextTag;
-    const bytes = history.payload(size);
     const fua = random() < options.fua;
-    const cut = Math.floor(random() * bytes.length);
-    const pieces = random() < 0.5 ? [bytes] : [bytes.subarray(0, cut), bytes.subarray(cut)];
+    const cut = random() < 0.5 ? 0 : Math.floor(random() * size);
     const good = (): void => {
       let last = 0;
       for (let unit = 0; unit < size / UNIT; unit += 1) {
@@ -205,8 +231,10 @@ export class Hosts {
       if (fua) checks.flushed(last);
       else if (options.ack !== 'local' || options.speculation === 'off') checks.writeAnswered(last);
     };
-    volume.write(session, offset, size, pieces, fua, {
-      settle: (error) => answer(fua ? 'fua write' : 'write', error, good),
+    const completion = { settle: (error: Error | null) => answer(fua ? 'fua write' : 'write', error, good) };
+    history.lend(size, (bytes) => {
+      const pieces = cut === 0 ? [bytes] : [bytes.subarray(0, cut), bytes.subarray(cut)];
+      volume.write(session, offset, size, pieces, fua, completion);
     });
   }
 
@@ -222,7 +250,7 @@ export class Hosts {
     volume.read(session, offset, size, {
       settleRead: (error, pieces) =>
         answer('read', error, () => {
-          const found = history.tagsOf(new Uint8Array(Buffer.concat(pieces)), 0, count);
+          const found = history.tagsOf(pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces), 0, count);
           const from = asked?.from ?? checks.servedFrom;
           const before = asked?.before ?? history.imageAt(from).get(volume.number)!.subarray(first);
           for (let i = 0; i < count; i += 1) {
@@ -237,30 +265,41 @@ export class Hosts {
     });
   }
 
+  /** One of the requests that a scope or a transaction consists of. */
+  async #part<T>(request: Promise<T>): Promise<T> {
+    this.operations += 1;
+    try {
+      return await request;
+    } finally {
+      this.answered += 1;
+    }
+  }
+
+  /** Thinks while it holds its locks: mostly not for long, since others wait. Who dies with the gateway never goes on. */
+  #pause(): Promise<void> {
+    const { source, random, after } = this.#world;
+    const { life } = source;
+    return new Promise((resolve) => after(random() ** 4 * 50, () => life.over || resolve()));
+  }
+
   /** An explicit scope: a lock, some writes that are read back, the unlock. */
   async #scope({ volume, offset, size }: Place): Promise<void> {
-    const { source, random, after, history, violation } = this.#world;
+    const { random, history, violation } = this.#world;
     const { blockSize } = volume;
     const lba = Math.floor(offset / blockSize);
     const blockCount = Math.max(1, Math.min(volume.size / blockSize - lba, Math.ceil(size / blockSize)));
-    const { life } = source;
-    // whoever held the scope died with the gateway
-    const pause = (ms: number) => new Promise<void>((resolve) => after(ms, () => life.over || resolve()));
-    const scope = await openScope(
-      volume,
-      { offset: lba * blockSize, size: blockCount * blockSize },
-      { waitMsMax: 2000 },
-    );
+    const extent = { offset: lba * blockSize, size: blockCount * blockSize };
+    const scope = await this.#part(openScope(volume, extent, { waitMsMax: 2000 }));
     try {
       for (let i = Math.floor(random() * 3); i >= 0; i -= 1) {
         const skip = Math.floor(random() * blockCount);
         const bytes = history.payload((1 + Math.floor(random() * Math.min(8, blockCount - skip))) * blockSize);
-        await scope.write((lba + skip) * blockSize, bytes);
-        const back = await scope.read((lba + skip) * blockSize, bytes.length);
+        await this.#part(scope.write((lba + skip) * blockSize, bytes));
+        const back = await this.#part(scope.read((lba + skip) * blockSize, bytes.length));
         if (Buffer.compare(back, bytes) !== 0) violation('a scope does not read what it wrote');
-        if (random() < 0.5) await pause(random() * 30);
+        if (random() < 0.5) await this.#pause();
       }
-      if (random() < 0.2) await scope.confirmed;
+      if (random() < 0.2) await this.#part(scope.confirmed);
     } finally {
       await scope.unlock();
     }
@@ -268,9 +307,7 @@ export class Hosts {
 
   /** Writes to a few places of all volumes, read back; some end without a commit. The history knows what shows when. */
   #transaction(group: Group): { promise: Promise<void>; good: () => void } {
-    const { source, random, after, history, checks, options, violation } = this.#world;
-    const { life } = source;
-    const pause = (ms: number) => new Promise<void>((resolve) => after(ms, () => life.over || resolve()));
+    const { random, history, checks, options, violation } = this.#world;
     const volumes = [...group.volumes.values()];
     const tags: number[] = [];
     let given = false;
@@ -284,7 +321,7 @@ export class Hosts {
           const at = Math.floor(offset / blockSize) * blockSize;
           const most = Math.min(volume.size - at, 4096 * Math.ceil(size / 4096));
           try {
-            await transaction.lock(name, { offset: at, size: most });
+            await this.#part(transaction.lock(name, { offset: at, size: most }));
           } catch (error) {
             if ((error as ForelockError).code === 'EINVAL') continue; // it has locked some of it
             throw error;
@@ -292,8 +329,8 @@ export class Hosts {
           const bytes = history.payload(Math.max(blockSize, Math.min(most, 4096)));
           transaction.write(name, at, bytes);
           tags.push(...history.tagsOf(bytes, 0, bytes.length / UNIT));
-          if (random() < 0.3) await pause(random() * 30);
-          const back = await transaction.read(name, at, bytes.length);
+          if (random() < 0.3) await this.#pause();
+          const back = await this.#part(transaction.read(name, at, bytes.length));
           if (Buffer.compare(back, bytes) !== 0) violation('a transaction does not read what it wrote');
         }
         given = random() < 0.2;

@@ -38,7 +38,7 @@ export class Views {
           if (error?.code === 'ESHUTDOWN' || (error !== null && target.state === 'closing')) return met('view dropped');
           if (error !== null && target.rotten) return met('rot was told');
           if (error !== null) throw error;
-          const found = history.tagsOf(new Uint8Array(Buffer.concat(pieces)), 0, units);
+          const found = history.tagsOf(Buffer.concat(pieces), 0, units);
           for (let i = 0; i < units; i += 1) {
             if (found[i] === expected[first + i]) continue;
             violation(

@@ -149,7 +149,7 @@ export class GroupWorld {
     hosts.start();
     faults.start();
     this.#lookAroundLater();
-    await this.until(() => hosts.operations >= options.operations, 60_000, null);
+    await this.until(() => hosts.operations >= options.operations, options.safetyMs, null);
     this.#calm();
     // in lock-step what the target lacks comes a record at a time, each with its round trips
     const catchUpMs = options.speculation === 'off' ? this.history.length * 4 * options.delayMax : 0;

@@ -24,6 +24,8 @@ export interface MemoryStoreOptions {
 export type Fault = 'ENOSPC' | 'EIO';
 
 const SECTOR = 512;
+/** Room that a file's content gets at first: a segment of a simulated journal. */
+const ROOM_MIN = 128 * 1024;
 
 interface Pending {
   at: number;
@@ -129,7 +131,7 @@ function put(content: Uint8Array, size: number, at: number, bytes: Uint8Array | 
   const end = bytes === null ? at : at + bytes.length;
   let grown = content;
   if (end > content.length) {
-    grown = new Uint8Array(Math.max(end, Math.min(content.length * 2, content.length + (4 << 20))));
+    grown = new Uint8Array(Math.max(end, ROOM_MIN, Math.min(content.length * 2, content.length + (4 << 20))));
     grown.set(content.subarray(0, size));
   }
   if (bytes === null) grown.fill(0, at, size);
