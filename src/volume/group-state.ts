@@ -29,6 +29,7 @@ import {
   VOLUME_SIZE_MAX,
 } from '../limits.js';
 import type { Meeting, SiteState } from '../mirror/decide.js';
+import type { OpenScope } from '../mirror/target.js';
 import type { FlatImage } from '../platter/flat.js';
 import { DualOrder } from './dual-order.js';
 import type { Role } from './group.js';
@@ -95,7 +96,7 @@ export interface OpenedState {
   readonly images: ReadonlyMap<number, FlatImage>;
   readonly recovery: RecoveryReport & { clean: boolean };
   /** Explicit scopes of the peer's stream that were open when the state was closed. */
-  readonly openScopes: { sequence: number; flags: number; volume: number; lba: number; blockCount: number }[];
+  readonly openScopes: OpenScope[];
   /** The same of this site's own stream: their sessions are gone. */
   readonly ownScopes: { sequence: number; volume: number }[];
   /** Where both sites write; null elsewhere. */

@@ -424,7 +424,8 @@ export class Sender implements MirrorEnd {
       peerApplied: journal.peerApplied,
       base: null,
       order: null,
-      openScopes: [],
+      // whoever wrote that stream before ends them, if it is ever followed again
+      openScopes: this.#group.state.openScopes,
       ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
         sequence,
         flags: 0,

@@ -628,3 +628,27 @@ test('a point that a site pinned for its peer is let go with the link', async ()
   await world.until(() => !group!.mirror.linked, 3000, 'the link does not go down');
   expect(view()).toBeNull();
 });
+
+test('a scope of the former primary that was open when the standby took over can still be ended', async () => {
+  // The standby took over while a scope was open. Its checkpoints as a primary knew nothing of that; when it was standby
+  // again, the UNLOCK with which the other one had begun its life broke the protocol, at every attempt to connect.
+  const world = makeWorld();
+  await bothUp(world);
+  const [volume] = world.source.group!.volumes.values();
+  const scope = await world.settle(openScope(volume!, { offset: 0, size: 4096 }));
+  await world.settle(scope.write(0, world.history.payload(4096)));
+  const { appended } = world.source.journal.own;
+  await world.until(() => world.target.journal.peer.durable === appended, 1000, 'the target does not have it');
+  for (const name of ['beta', 'alpha']) {
+    world.operator.failOver('comes back');
+    const follows = (): boolean => {
+      world.operator.look();
+      return world.source.name === name && world.settled();
+    };
+    await world.until(follows, 5000, 'the standby does not take over');
+    await world.settle(world.stop(world.source));
+    await world.until(() => world.source.state === 'off', 1000, 'it does not stop');
+    world.open(world.source);
+    await atRest(world);
+  }
+});
