@@ -15,11 +15,14 @@ world, and a world that fails can be run again.
 
   npm run sim -- --seeds 2000               worlds 1 to 2000, on all cores
   npm run sim -- --seeds 500 --from 2001    500 more
-  npm run sim -- --dual --seeds 2000        worlds in which both sites write; --dual goes with all that follows, too
+  npm run sim -- --dual --seeds 2000        only worlds in which both sites write
+  npm run sim -- --one-way --seeds 2000     only worlds in which one does; both go with all that follows, too
   npm run sim -- --seed 17                  one world: what was drawn, what it met
   npm run sim -- --seed 17 --trace          the same, with the events that led to its end
   npm run sim -- --seed 17 --shrink         a smaller world that fails, if this one does
   npm run sim -- --seed 17 --set hosts=1    a world with something other than what was drawn; may be repeated
+
+Every eighth seed is a world in which both sites write, unless it is said which.
 
 A world that fails prints what was drawn, the failure, and the command that runs it again. At the end stands how
 many operations were answered, and in which share of the worlds each fault happened: a fault with a small share
@@ -31,8 +34,11 @@ Of worlds in which both sites write: dual-faults.ts, dual-checks.ts and dual-tru
 
 class UsageError extends Error {}
 
+/** Of the worlds in which both sites write: they take ten times as long for an operation. */
+const DUAL_EVERY = 8;
+
 interface Command {
-  dual: boolean;
+  isDual: (seed: number) => boolean;
   seeds: number[];
   single: boolean;
   trace: boolean;
@@ -46,6 +52,7 @@ function parse(argv: string[]): Command | null {
     args: argv,
     options: {
       dual: { type: 'boolean' },
+      'one-way': { type: 'boolean' },
       seeds: { type: 'string' },
       from: { type: 'string' },
       seed: { type: 'string' },
@@ -61,15 +68,18 @@ function parse(argv: string[]): Command | null {
     if (!/^\d{1,9}$/.test(text)) throw new UsageError(`--${name} ${text}: needs a whole number`);
     return Number(text);
   };
-  const { dual = false, trace = false, shrink = false, set = [] } = values;
+  const { dual = false, 'one-way': oneWay = false, trace = false, shrink = false, set = [] } = values;
+  if (dual && oneWay) throw new UsageError('--dual and --one-way exclude each other');
+  const isDual = (seed: number): boolean => dual || (!oneWay && seed % DUAL_EVERY === 0);
   const single = values.seed !== undefined;
   if (single === (values.seeds !== undefined)) throw new UsageError('needs either --seeds N or --seed N');
   if (!single && (trace || shrink)) throw new UsageError('--trace and --shrink are for one world: --seed N');
   if (single && values.from !== undefined) throw new UsageError('--from goes with --seeds');
   const from = single ? count('seed', 1) : count('from', 1);
   const seeds = Array.from({ length: single ? 1 : count('seeds', 1) }, (_, index) => from + index);
-  const changes = Object.assign({}, ...set.map((text) => parseChange(text, dual)));
-  return { dual, seeds, single, trace, shrink, changes };
+  if (!single && set.length > 0 && !dual && !oneWay) throw new UsageError('--set needs --dual, --one-way or --seed N');
+  const changes = Object.assign({}, ...set.map((text) => parseChange(text, isDual(seeds[0] ?? 1))));
+  return { isDual, seeds, single, trace, shrink, changes };
 }
 
 function parseChange(text: string, dual: boolean): Changes {
@@ -95,14 +105,14 @@ async function main(argv: string[]): Promise<number> {
     print(HELP);
     return 0;
   }
-  const { dual, seeds, single, changes } = command;
+  const { isDual, seeds, single, changes } = command;
   const runners = new Runners();
   const began = performance.now();
   const outcomes: Outcome[] = [];
   try {
     await Promise.all(
       seeds.map(async (seed) => {
-        const outcome = await runners.run({ seed, dual, changes });
+        const outcome = await runners.run({ seed, dual: isDual(seed), changes });
         outcomes.push(outcome);
         if (outcome.failure !== null) print(writeFailure(outcome, changes, command.trace));
         else if (single)
@@ -119,7 +129,7 @@ async function main(argv: string[]): Promise<number> {
     const [first] = outcomes;
     if (command.shrink && first?.failure != null) {
       const seed = first.seed;
-      const run = (more: Changes) => runners.run({ seed, dual, changes: { ...changes, ...more } });
+      const run = (more: Changes) => runners.run({ seed, dual: isDual(seed), changes: { ...changes, ...more } });
       const { outcome, changes: more, tried } = await shrink(run, first, print);
       print(
         `the smallest of ${tried} worlds that were tried:\n${writeFailure(outcome, { ...changes, ...more }, command.trace)}`,

@@ -23,7 +23,7 @@ export function replayCommand(seed: number, changes: Changes, dual: boolean): st
   const sets = Object.entries(changes).map(
     ([name, value]) => ` --set ${name}=${typeof value === 'object' ? JSON.stringify(value) : value}`,
   );
-  return `npm run sim -- ${dual ? '--dual ' : ''}--seed ${seed}${sets.join('')}`;
+  return `npm run sim -- ${dual ? '--dual' : '--one-way'} --seed ${seed}${sets.join('')}`;
 }
 
 function isDual(drawn: Outcome['drawn']): boolean {
@@ -47,19 +47,32 @@ export function writeSummary(outcomes: readonly Outcome[], tookMs: number, proce
       `${sum((each) => each.checks).toLocaleString('en')} images compared`,
     `${(tookMs / 1000).toFixed(1)} s on ${processes} processes, ${rate(tookMs)} operations/s; ` +
       `${(cpuMs / 1000).toFixed(1)} CPU seconds, ${rate(cpuMs)} operations in each`,
-    '',
-    'share of worlds   how often   fault',
   ];
-  const total = (what: string): number => sum((each) => each.counts[what] ?? 0);
+  const [twoWay, oneWay] = [
+    outcomes.filter(({ drawn }) => isDual(drawn)),
+    outcomes.filter(({ drawn }) => !isDual(drawn)),
+  ];
+  if (oneWay.length > 0) lines.push(...writeShares(`${oneWay.length} worlds in which one site writes`, oneWay, FAULTS));
+  if (twoWay.length > 0) lines.push(...writeShares(`${twoWay.length} worlds in which both write`, twoWay, DUAL_FAULTS));
+  return lines.join('\n');
+}
+
+/** In which share of the worlds each thing happened, and how often in all of them. */
+function writeShares(title: string, outcomes: readonly Outcome[], faults: readonly string[]): string[] {
+  const total = (what: string): number => outcomes.reduce((sum, each) => sum + (each.counts[what] ?? 0), 0);
   const row = (what: string): string => {
-    const worlds = sum((each) => ((each.counts[what] ?? 0) > 0 ? 1 : 0));
+    const worlds = outcomes.filter((each) => (each.counts[what] ?? 0) > 0).length;
     const share = `${((100 * worlds) / outcomes.length).toFixed(1)} %`;
     return `${share.padStart(15)}${total(what).toLocaleString('en').padStart(12)}   ${what}`;
   };
-  const faults = isDual(outcomes[0]!.drawn) ? DUAL_FAULTS : FAULTS;
-  for (const what of faults) lines.push(row(what));
-  const others = new Set(outcomes.flatMap((each) => Object.keys(each.counts)));
-  lines.push('', 'share of worlds   how often   what else was met');
-  for (const what of [...others].filter((each) => !faults.includes(each)).sort()) lines.push(row(what));
-  return lines.join('\n');
+  const others = [...new Set(outcomes.flatMap((each) => Object.keys(each.counts)))];
+  return [
+    ...['', title, 'share of worlds   how often   fault'],
+    ...faults.map(row),
+    ...['', 'share of worlds   how often   what else was met'],
+    ...others
+      .filter((each) => !faults.includes(each))
+      .sort()
+      .map(row),
+  ];
 }
