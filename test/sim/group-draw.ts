@@ -162,7 +162,7 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     ringSegments: pick(1, 2, 4),
     poolSealBytes: pick(2048, 16384, 65536, 1_000_000),
     hosts: pick(1, 2, 4, 8),
-    operations: 20_000 + 16 * Math.floor(random() * 1000),
+    operations: 64_000 + 16 * Math.floor(random() * 1000),
     safetyMs: pick(5000, 10_000, 20_000),
     writeSizeMax: pick(4096, 8192, 32768),
     flush: pick(0.02, 0.1, 0.2),
