@@ -168,7 +168,7 @@ test('a full disk keeps what was written in the ring, and goes on when there is 
 test('hosts leave two segments below the limit to what makes room for them', () => {
   // The cleaner's copies, the peer's commands and the ends of scopes have to be written when hosts may not. Without this
   // they came on top of a journal that was at its limit: it outgrew what had been set aside for it on the disk.
-  const limit = 6 * SEGMENT_SIZE;
+  const limit = 8 * SEGMENT_SIZE;
   const rig = makeJournal({ limit });
   const { journal } = rig;
   expect(() => {

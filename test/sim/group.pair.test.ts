@@ -96,6 +96,7 @@ test('a START under a generation that the HELLO did not know is not followed', a
   world.open(world.target);
   await world.until(() => world.target.state === 'up' && world.source.pair!.link === null, 20_000, 'not apart');
   const links = await byHand(world);
+  await world.until(() => links.source.sent.length > 0, 1000, 'the source does not say START');
   const start = startOf(links.source);
   const newest = start.generations.at(-1)!;
   const minted = {
