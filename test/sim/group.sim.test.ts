@@ -1,6 +1,6 @@
 /**
- * A group at two sites in a world of faults, then in one without: the first two hundred worlds, with a hundred and thirtieth of
- * their operations. `npm run sim -- --help` runs them in full, and more of them.
+ * A group at two sites in a world of faults, then in one without: the first two hundred worlds, with few of their
+ * operations. `npm run sim -- --help` runs them in full, and more of them.
  */
 import { expect, test, vi } from 'vitest';
 
