@@ -481,8 +481,10 @@ export class Pair {
     // where both write no scope goes on over a beginning that the other site does not know of
     if (begins && group.order !== null && !group.endScopesNow('the other site needs a first copy'))
       return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
-    const { own } = group.journal;
-    const from = !begins ? decision.from : group.order === null ? own.sealed : own.appended;
+    const { journal } = group;
+    // never in the middle of a transaction: its COMMIT would come without all of its writes
+    if (begins) journal.sealNow();
+    const from = begins ? journal.own.appended - journal.ownStaged.count : decision.from;
     const sender = group.sender!;
     if (!sender.keepFrom(from + 1, begins)) {
       const { damage } = sender;
