@@ -170,6 +170,7 @@ async function main(argv: string[]): Promise<number> {
     if (verdict === null) left.push(mutant);
     else verdicts.set(mutant, verdict);
   }
+  left.sort((a, b) => Number(known.last(a) !== null) - Number(known.last(b) !== null)); // the new ones first
   print(`${'mutant'.padEnd(WIDTH)} ${'tests'.padEnd(13)} simulator, the seed that noticed`);
   for (const [mutant, verdict] of verdicts) print(writeRow(mutant, verdict));
   const began = performance.now();
