@@ -123,6 +123,8 @@ export class Checks {
       history.cut(appended);
     }
     this.servedFrom = appended;
+    // which of its answers a life before gave alone is not known to it: all of them are owed
+    if (this.#isDegraded()) this.#lowered = Math.min(this.promisedHere, appended);
     this.#compare(site);
   }
 
@@ -179,9 +181,15 @@ export class Checks {
     if ((applied ? peerApplied : peer.appended) < sequence) violation(`write ${sequence} was answered too early`);
   }
 
-  /** What was promised at the target is gone with its disks. */
+  /** What was promised at the target is gone with its disks. What was answered alone is owed if "degraded" still stands. */
   targetEmptied(): void {
     this.#promisedThere = 0;
+    if (!this.#isDegraded()) this.#lowered = 0;
+  }
+
+  #isDegraded(): boolean {
+    const { group } = this.#world.source;
+    return group !== null && group.state.superblock.degradedSince !== null;
   }
 
   lookAround(): void {
@@ -194,7 +202,7 @@ export class Checks {
       if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
       if (random() < 0.3) this.#compare(site);
     }
-    if (this.#lowered > 0 && source.group?.serving && source.group.state.superblock.degradedSince === null) {
+    if (this.#lowered > 0 && source.group?.serving && !this.#isDegraded()) {
       // "degraded" is over: what was answered alone is promised at both
       this.#promisePeer(this.#lowered);
       this.#lowered = 0;
