@@ -41,7 +41,8 @@ export class DualChecks {
     const counts = superblock.inconsistent === null && !created;
     if (received > site.droppedTo) site.orphan = true;
     site.aloneThrough = Math.min(site.aloneThrough, own.appended);
-    this.#dropLost(site, journal);
+    // what is on a link to the other site's life before may still arrive there
+    if (site.other.group?.receiver?.connected !== true) this.#dropLost(site, journal);
     if (created) truth.copied[index] = own.appended;
     if (own.appended > truth.streams[index].length) violation(`${site.name} has ${own.appended} own records`);
     if (received > truth.streams[peer].length && order !== null && !site.orphan)
@@ -66,6 +67,11 @@ export class DualChecks {
     }
     site.shown =
       superblock.inconsistent === null && !site.orphan ? new Shown(truth, index, own.appended, applied, met) : null;
+  }
+
+  /** A site lets go of its link: nothing more arrives by it. */
+  detached(site: DualSite): void {
+    this.#dropLost(site, site.journal);
   }
 
   /**

@@ -171,6 +171,12 @@ export class DualSite {
       startServing();
     };
     this.#watchSplit(group);
+    const detach = group.mirror.detach.bind(group.mirror);
+    group.mirror.detach = () => {
+      const { linked } = group.mirror;
+      detach();
+      if (linked && this.group === group) world.checks.detached(this);
+    };
     return group;
   }
 
