@@ -113,8 +113,8 @@ const schema = z.strictObject({
   degradedSince: count.nullable(),
   /** Last sequence before the peer's stream as this site has it: where a base copy began, kept for good; else 0. */
   streamStart: count.default(0),
-  /** Where both sites write: so much of the peer's stream it wrote alone. Nobody is served before that is applied here. */
-  peerAlone: count.default(0),
+  /** Where both sites write: the peer went on alone, and nobody was served here since. First all that it answered is applied. */
+  peerAlone: z.boolean().default(false),
   /** A base copy was begun here once: the image has blocks that no stream wrote. */
   imported: z.boolean(),
   /** A resync past the journal is unfinished. */

@@ -325,6 +325,11 @@ export class Pair {
     const { group } = this;
     if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
     if (group.order!.conflicts.isBehind) return; // neither read nor written: the other site has answered what is missing
+    const { state } = group;
+    if (state.superblock.peerAlone) {
+      state.superblock.peerAlone = false;
+      state.save(() => {});
+    }
     this.#serve(group);
     group.thaw();
   }
@@ -536,7 +541,7 @@ export class Pair {
     if (split && group.order !== null && decision.adopter !== group.journal.own.site) group.endAlone();
     const action = base === null ? 'replay' : 'base';
     const confirmed = group.order === null ? 0 : group.mayBeConfirmed;
-    const granted = group.order === null ? 0 : row === 10 ? confirmed : group.sender!.grantedThrough;
+    const granted = group.order === null ? 0 : group.sender!.grantedThrough;
     const begin = { epoch, row, action, stream, from, base, onReject } as const;
     const start: Start = { ...begin, confirmed, granted, meeting, groupId, generations };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
@@ -680,11 +685,10 @@ export class Pair {
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
       superblock.imported = true;
-      superblock.peerAlone = 0;
+      superblock.peerAlone = false;
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
-    const parted = decision.row === 10 && decision.adopter === superblock.site.number;
-    if (parted) superblock.peerAlone = start.granted;
+    if (decision.row === 10 && decision.adopter === superblock.site.number) superblock.peerAlone = group.order !== null;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
@@ -693,7 +697,7 @@ export class Pair {
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         // scopes of an earlier life, or that the other site has ended when it went on alone: what comes may wait for them
-        if (group.order !== null && (parted || !group.serving) && !group.endScopesNow('this site had gone')) {
+        if (group.order !== null && (superblock.peerAlone || !group.serving) && !group.endScopesNow('this site had gone')) {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
         this.#running = true;

@@ -193,8 +193,9 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
+    // alone it needed nobody's lock, and may have gone on so since an earlier link: all that it answered is awaited
     const { peerAlone } = this.#group.state.superblock;
-    this.#group.order?.conflicts.awaitPeer(start.confirmed, Math.max(start.granted, peerAlone));
+    this.#group.order?.conflicts.awaitPeer(start.confirmed, peerAlone ? start.confirmed : start.granted);
     if (start.base !== null) {
       const { base } = start;
       while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();

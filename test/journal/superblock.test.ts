@@ -34,7 +34,7 @@ const superblock = (incarnation: number): Superblock => ({
   clean: false,
   degradedSince: null,
   streamStart: 4,
-  peerAlone: 3,
+  peerAlone: true,
   imported: true,
   inconsistent: {
     source: 2,

@@ -668,6 +668,35 @@ test('a site that was interrupted while it caught up still catches up before it 
 });
 
 /**
+ * The link went before the one that was alone had heard that the other follows it again: it stayed alone, and answered
+ * more. At the next meeting the other knew only of what had been answered before the first, and served without the rest.
+ */
+test('a site catches up with what the other one wrote alone after a meeting that came to nothing', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:beta' }, 1);
+  const [second, first] = world.sites;
+  await part(world, first);
+  world.line.downUntil = 0;
+  await world.until(() => second.group!.state.superblock.peerAlone, 5000, 'the sites do not meet');
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => first.pair!.link === null && second.pair!.link === null, 1000, 'the link does not go');
+  expect(first.group!.alone).toBe(true);
+  write(world, first, 0, 8);
+  const { appended } = first.journal.own;
+  const [volume] = second.group!.volumes.values();
+  const request = await holdLock(volume!, 'write', { offset: volume!.blockSize, size: volume!.blockSize }, 1000);
+  world.line.downUntil = 0;
+  await world.until(() => second.journal.peer.appended >= appended, 5000, 'the write does not arrive');
+  const { now } = world.scheduler;
+  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
+  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
+  volume!.locks.release(request);
+  second.group!.locksMoved();
+  await world.until(() => world.settled(), 5000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+/**
  * A site went on alone, and wrote more than the other one had room for. That kept all since its oldest write of which it
  * had not heard that it was decided, and was to hear it behind everything that was written alone: there was no room for
  * that, and none to be made.
