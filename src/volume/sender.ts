@@ -339,7 +339,8 @@ export class Sender implements MirrorEnd {
     this.#grantedThrough = Math.max(this.#grantedThrough, proof.granted);
     while (this.#grantWaiters.length > 0 && this.#grantWaiters[0]!.lock <= proof.granted)
       this.#grantWaiters.shift()!.resolve();
-    this.#group.state.rememberPeerDurable(this.peerDurable);
+    // what is durable and waits there for a lock is not granted: the next life would say that it is
+    this.#group.state.rememberPeerDurable(Math.min(this.peerDurable, this.peerApplied));
     this.#group.peerMoved();
   }
 

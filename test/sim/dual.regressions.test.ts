@@ -697,6 +697,33 @@ test('a site catches up with what the other one wrote alone after a meeting that
 });
 
 /**
+ * A write was on the other site's disk, where it waited for a scope. Its author was opened again, and took for granted
+ * all that it remembered to be on that disk. So at the next meeting the other site was to apply the write before it
+ * went on, and the holder of the scope to end that: nobody was served any more.
+ */
+test('what waits for a scope is not taken for granted after a restart', async () => {
+  const world = await startBoth({}, 1);
+  const [first, second] = world.sites;
+  const [volume] = second.group!.volumes.values();
+  second.skew -= 1000; // the later stamp loses
+  const scope = await openScope(volume!, { offset: 0, size: volume!.blockSize });
+  write(world, first, 0, 1);
+  await world.until(() => first.group!.sender!.peerDurable === 1, 5000, 'the write is not on the other disk');
+  expect(second.journal.peerApplied).toBe(0);
+  void first.stop();
+  await world.until(() => first.state === 'off', 5000, 'the site does not stop');
+  first.open();
+  const served = (): boolean => world.sites.every(({ group }) => group?.serving === true && !group.frozen);
+  await world.until(served, 5000, 'the sites do not find together');
+  world.line.cut();
+  await world.until(() => world.sites.every(({ group }) => group!.frozen), 1000, 'they do not freeze');
+  await world.until(served, 5000, 'the sites do not find together again');
+  await scope.unlock();
+  await world.until(() => world.settled(), 5000, 'the write is not applied');
+  await world.checks.compareAll();
+});
+
+/**
  * A site went on alone, and wrote more than the other one had room for. That kept all since its oldest write of which it
  * had not heard that it was decided, and was to hear it behind everything that was written alone: there was no room for
  * that, and none to be made.
