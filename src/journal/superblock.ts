@@ -113,8 +113,11 @@ const schema = z.strictObject({
   degradedSince: count.nullable(),
   /** Last sequence before the peer's stream as this site has it: where a base copy began, kept for good; else 0. */
   streamStart: count.default(0),
-  /** Where both sites write: the peer went on alone, and nobody was served here since. First all that it answered is applied. */
-  peerAlone: z.boolean().default(false),
+  /**
+   * Where both sites write, and the peer went on alone: so much of its stream was applied here when this site served again,
+   * and nobody is served with less. Null before that: first all that it has answered is applied.
+   */
+  peerAlone: count.nullable().default(0),
   /** A base copy was begun here once: the image has blocks that no stream wrote. */
   imported: z.boolean(),
   /** A resync past the journal is unfinished. */

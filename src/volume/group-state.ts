@@ -173,7 +173,7 @@ export function newSuperblock(
     degradedSince: null,
     // from the first moment on: a standby that goes down before its copy begins holds no image either
     streamStart: adopt?.inconsistent?.startSequence ?? 0,
-    peerAlone: false,
+    peerAlone: 0,
     imported: (adopt?.inconsistent ?? null) !== null,
     inconsistent: adopt?.inconsistent ?? null,
     checkpoint: {

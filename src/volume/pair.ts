@@ -325,9 +325,9 @@ export class Pair {
     const { group } = this;
     if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
     if (group.order!.conflicts.isBehind) return; // neither read nor written: the other site has answered what is missing
-    const { state } = group;
-    if (state.superblock.peerAlone) {
-      state.superblock.peerAlone = false;
+    const { state, journal } = group;
+    if (state.superblock.peerAlone === null) {
+      state.superblock.peerAlone = journal.peerApplied;
       state.save(() => {});
     }
     this.#serve(group);
@@ -685,10 +685,11 @@ export class Pair {
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
       superblock.imported = true;
-      superblock.peerAlone = false;
+      superblock.peerAlone = 0;
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
-    if (decision.row === 10 && decision.adopter === superblock.site.number) superblock.peerAlone = group.order !== null;
+    if (decision.row === 10 && decision.adopter === superblock.site.number)
+      superblock.peerAlone = group.order === null ? 0 : null;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
@@ -697,7 +698,11 @@ export class Pair {
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         // scopes of an earlier life, or that the other site has ended when it went on alone: what comes may wait for them
-        if (group.order !== null && (superblock.peerAlone || !group.serving) && !group.endScopesNow('this site had gone')) {
+        if (
+          group.order !== null &&
+          (receiver.lacksAlone || !group.serving) &&
+          !group.endScopesNow('this site had gone')
+        ) {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
         this.#running = true;

@@ -155,6 +155,12 @@ export class Receiver implements MirrorEnd {
   get horizon(): number {
     return this.#horizon;
   }
+  /** The peer went on alone, and what it answered then is not known to be all here, or is not applied. */
+  get lacksAlone(): boolean {
+    const { state, journal } = this.#group;
+    const { peerAlone } = state.superblock;
+    return peerAlone === null || journal.peerApplied < peerAlone;
+  }
   get damage(): ForelockError | null {
     return this.#damage;
   }
@@ -194,8 +200,7 @@ export class Receiver implements MirrorEnd {
       onReject: start.onReject,
     });
     // alone it needed nobody's lock, and may have gone on so since an earlier link: all that it answered is awaited
-    const { peerAlone } = this.#group.state.superblock;
-    this.#group.order?.conflicts.awaitPeer(start.confirmed, peerAlone ? start.confirmed : start.granted);
+    this.#group.order?.conflicts.awaitPeer(start.confirmed, this.lacksAlone ? start.confirmed : start.granted);
     if (start.base !== null) {
       const { base } = start;
       while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();

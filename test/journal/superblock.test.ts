@@ -34,7 +34,7 @@ const superblock = (incarnation: number): Superblock => ({
   clean: false,
   degradedSince: null,
   streamStart: 4,
-  peerAlone: true,
+  peerAlone: 3,
   imported: true,
   inconsistent: {
     source: 2,
