@@ -44,6 +44,8 @@ export class DiskStore implements Store {
   readonly bytesWritten: DiskCounters = { segment: 0, map: 0, superblock: 0, other: 0 };
   #lock: DirectoryLock | null;
   readonly #files = new Set<DiskFile>();
+  /** Of the one file that is written synced at present: a second descriptor, whose writes are (open(2), O_DSYNC). */
+  #synced: { file: DiskFile; fd: number } | null = null;
 
   /**
    * Opens the directory, makes it if it is missing, and locks it.
@@ -103,9 +105,28 @@ export class DiskStore implements Store {
   open(name: string, create: boolean): StoreFile {
     const flags = fs.constants.O_RDWR | (create ? fs.constants.O_CREAT : 0);
     const fd = fs.openSync(join(this.directory, name), flags, 0o600);
-    const file = new DiskFile(fd, this.bytesWritten, kindOf(name), () => this.#files.delete(file));
+    const file = new DiskFile(fd, this.bytesWritten, kindOf(name), {
+      synced: () => this.#syncedOf(file, name),
+      closed: () => {
+        this.#files.delete(file);
+        if (this.#synced?.file === file) this.#closeSynced();
+      },
+    });
     this.#files.add(file);
     return file;
+  }
+
+  #syncedOf(file: DiskFile, name: string): number {
+    if (this.#synced?.file === file) return this.#synced.fd;
+    this.#closeSynced();
+    const fd = fs.openSync(join(this.directory, name), fs.constants.O_RDWR | fs.constants.O_DSYNC);
+    this.#synced = { file, fd };
+    return fd;
+  }
+
+  #closeSynced(): void {
+    if (this.#synced !== null) fs.close(this.#synced.fd, () => {});
+    this.#synced = null;
   }
 
   remove(name: string): void {
@@ -136,17 +157,24 @@ export class DiskStore implements Store {
   }
 }
 
+/** What a file asks of its store. */
+interface FileOwner {
+  /** The descriptor for `writeSynced`. */
+  synced(): number;
+  closed(): void;
+}
+
 class DiskFile implements StoreFile {
   readonly fd: number;
   readonly #bytesWritten: DiskCounters;
   readonly #kind: keyof DiskCounters;
-  readonly #closed: () => void;
+  readonly #owner: FileOwner;
 
-  constructor(fd: number, bytesWritten: DiskCounters, kind: keyof DiskCounters, closed: () => void) {
+  constructor(fd: number, bytesWritten: DiskCounters, kind: keyof DiskCounters, owner: FileOwner) {
     this.fd = fd;
     this.#bytesWritten = bytesWritten;
     this.#kind = kind;
-    this.#closed = closed;
+    this.#owner = owner;
   }
 
   size(): number {
@@ -155,6 +183,17 @@ class DiskFile implements StoreFile {
 
   write(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
     writeAll(this.fd, bytes, position, this.#bytesWritten, this.#kind, done);
+  }
+
+  writeSynced(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
+    let fd: number;
+    try {
+      fd = this.#owner.synced();
+    } catch {
+      // no descriptor to be had: in two calls, then
+      return this.write(bytes, position, (error) => (error ? done(error) : this.sync(done)));
+    }
+    writeAll(fd, bytes, position, this.#bytesWritten, this.#kind, done);
   }
 
   sync(done: (error: Error | null) => void): void {
@@ -177,7 +216,7 @@ class DiskFile implements StoreFile {
 
   /** Off the main thread: the last close of a removed segment gives its blocks back, which takes milliseconds. */
   close(): void {
-    this.#closed();
+    this.#owner.closed();
     fs.close(this.fd, () => {});
   }
 }

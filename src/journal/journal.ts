@@ -53,6 +53,9 @@ import type { Store } from './store.js';
  */
 const APPEND_SIZE_GATHERED = 524288;
 
+/** Up to this many bytes a flush has appended and synced in one call; more is appended while the sync before it runs. */
+const APPEND_SYNCED_MAX = 65536;
+
 /** Answers of `reserve` that are states, not errors. */
 export const RING_FULL = -1;
 export const NO_SPACE = -2;
@@ -799,22 +802,43 @@ export class Journal {
       this.#directoryDirty = true;
     }
     const at = this.address(from);
+    const bytes = this.memory.bytes.subarray(at, at + end - from);
     const target = segment;
-    this.#writing = true;
-    target.file.write(this.memory.bytes.subarray(at, at + end - from), offset, (error) => {
+    const synced = this.#isToBeSynced(from, end);
+    const done = (error: Error | null): void => {
       this.#writing = false;
       if (this.#closed) return;
-      if (error) return this.#writeFailed(error);
+      if (error) return this.#writeFailed(error, synced);
       this.#diskFull = false;
       this.counters.appends += 1;
       this.counters.bytesAppended += end - from;
       this.segments.grow(target, offset + end - from);
-      this.#unsynced.add(target);
       this.written = end;
+      if (synced) {
+        this.counters.syncs += 1;
+        this.#durableTo(end);
+      } else this.#unsynced.add(target);
       if (this.written - this.durable > SYNC_BYTES_MAX) this.#syncWanted = Math.max(this.#syncWanted, this.written);
       this.#offerRoom();
       this.#pump();
-    });
+    };
+    this.#writing = true;
+    if (synced) target.file.writeSynced(bytes, offset, done);
+    else target.file.write(bytes, offset, done);
+  }
+
+  /** Whether one call may write and sync [from, end): somebody waits for it, and nothing else is to be synced before it. */
+  #isToBeSynced(from: number, end: number): boolean {
+    return (
+      from < this.#syncWanted &&
+      end === this.sealed &&
+      end - from <= APPEND_SYNCED_MAX &&
+      this.durable === from &&
+      !this.#syncing &&
+      this.#unsynced.size === 0 &&
+      !this.#directoryDirty &&
+      !this.#diskFull
+    );
   }
 
   /**
@@ -849,8 +873,11 @@ export class Journal {
     if (segment.number * this.segmentSize < position) segment.peerBefore = Math.min(segment.peerBefore, through);
   }
 
-  #writeFailed(error: NodeJS.ErrnoException): void {
-    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') return this.#fail(error);
+  #writeFailed(error: NodeJS.ErrnoException, synced = false): void {
+    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
+      if (synced) this.suspectFrom = this.durable;
+      return this.#fail(error);
+    }
     // nothing is lost: the bytes stay in the ring and are tried again
     if (!this.#diskFull) this.counters.diskFull += 1;
     this.#diskFull = true;

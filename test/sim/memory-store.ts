@@ -230,6 +230,20 @@ export class MemoryStore implements Store {
           write.answered = true;
         });
       },
+      writeSynced: (bytes, position, done) => {
+        live();
+        const fault = this.#fault('write', name) ?? this.#overCapacity(file, position + bytes.length);
+        if (fault !== null) return this.#answer('write', done, fault);
+        this.counters.bytesWritten += bytes.length;
+        this.counters.writes++;
+        this.counters.syncs++;
+        const write = file.write(position, bytes);
+        const unsynced = this.#fault('sync', name);
+        this.#answer('sync', done, unsynced, () => {
+          write.answered = true;
+          this.#settle(file, [write], unsynced !== null);
+        });
+      },
       sync: (done) => {
         live();
         this.counters.syncs++;
