@@ -106,7 +106,7 @@ export function checkRegions(memory: KernelMemory, table: number, first: number,
   if (!(isU32(first) && isU32(count) && first + count <= 2 ** 32)) {
     throw new RangeError(`regions [${first}, +${count}) are not below 2^32`);
   }
-  checkStretch(memory, table, Math.ceil((first + count) / 64) * 8);
+  checkStretch(memory, table, (((first + count + 63) / 64) >>> 0) * 8); // rounded down without a call: this path is hot
 }
 
 function isU8(value: number): boolean {
