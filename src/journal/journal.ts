@@ -833,7 +833,6 @@ export class Journal {
       from < this.#syncWanted &&
       end === this.sealed &&
       end - from <= APPEND_SYNCED_MAX &&
-      this.durable === from &&
       !this.#syncing &&
       this.#unsynced.size === 0 &&
       !this.#directoryDirty &&
@@ -875,8 +874,9 @@ export class Journal {
 
   #writeFailed(error: NodeJS.ErrnoException, synced = false): void {
     if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
-      if (synced) this.suspectFrom = this.durable;
-      return this.#fail(error);
+      if (synced) this.#syncFailed(error);
+      else this.#fail(error);
+      return;
     }
     // nothing is lost: the bytes stay in the ring and are tried again
     if (!this.#diskFull) this.counters.diskFull += 1;
@@ -907,11 +907,7 @@ export class Journal {
       if (waiting > 0) return;
       this.#syncing = false;
       if (this.#closed) return;
-      // a failed sync may have dropped the dirty pages: trying again would report success for lost bytes
-      if (firstError) {
-        this.suspectFrom = this.durable;
-        return this.#fail(firstError);
-      }
+      if (firstError) return this.#syncFailed(firstError);
       this.counters.syncs += 1;
       this.#durableTo(covered);
       this.#pump();
@@ -921,6 +917,12 @@ export class Journal {
       this.#options.store.syncDirectory(done);
     }
     for (const segment of segments) segment.file.sync(done);
+  }
+
+  /** It may have dropped the dirty pages: trying again would report success for lost bytes. */
+  #syncFailed(error: Error): void {
+    this.suspectFrom = this.durable;
+    this.#fail(error);
   }
 
   #durableTo(covered: number): void {

@@ -1,7 +1,8 @@
 /** The journal by itself: order of disk calls, segments that turn, a ring that wraps, a disk that fills. */
 import { describe, expect, test } from 'vitest';
-import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD } from '../../assembly/layout.js';
+import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD, TYPE_WRITE } from '../../assembly/layout.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
+import { recordSize } from '../../src/journal/record.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import { Scheduler } from '../sim/group-rig.js';
 import { MemoryStore, seededRandom } from '../sim/memory-store.js';
@@ -179,6 +180,51 @@ test('hosts leave two segments below the limit to what makes room for them', () 
   expect(journal.segments.used).toBeGreaterThan(limit - 3 * SEGMENT_SIZE);
   expect(journal.segments.used).toBeLessThanOrEqual(limit - 2 * SEGMENT_SIZE);
   expect(journal.reserve(TYPE_FLUSH, 0, 0, 0, 0, 0, 0, 0, 0)).toBeGreaterThan(0);
+});
+
+test('a flush with little to write appends and syncs in one call, unless something before it is not synced yet', () => {
+  const rig = makeJournal();
+  const { journal, store } = rig;
+  rig.write(0, 1, 1);
+  rig.flush();
+  rig.settle(); // the segment is new: its directory entry had to be synced as well
+  const { writes, syncs } = store.counters;
+  rig.write(1, 1, 2);
+  let sequence = rig.flush();
+  rig.settle();
+  expect(journal.own.durable).toBe(sequence);
+  expect(store.counters.writes).toBe(writes + 1);
+  expect(store.counters.syncs).toBe(syncs + 1);
+  store.crash();
+  expect(makeJournal({ store, scheduler: rig.scheduler, seed: 2 }).journal.own.appended).toBe(sequence);
+
+  const again = makeJournal({ seed: 3 });
+  again.write(0, 1, 1);
+  again.flush();
+  again.settle();
+  again.write(1, 200, 2); // gathered no longer: appended, and not synced
+  again.settle();
+  expect(again.journal.written).toBeGreaterThan(again.journal.durable);
+  sequence = again.flush();
+  again.settle();
+  again.store.crash();
+  expect(makeJournal({ store: again.store, scheduler: again.scheduler, seed: 4 }).journal.own.appended).toBe(sequence);
+});
+
+test('hosts wait while the peer has promised no room for more of this stream, and are told when it may have', () => {
+  // Where both sites write: each would else have more for the other than that can take before it is rid of its own.
+  const rig = makeJournal();
+  const { journal } = rig;
+  let told = 0;
+  journal.listen({ sealed() {}, durable() {}, room: () => (told += 1), failed() {} });
+  const size = recordSize(TYPE_WRITE, 1, 12);
+  journal.peerTakes = () => size - 1;
+  expect(journal.reserve(TYPE_WRITE, 0, 1, 0, 1, 12, 1, 0, 0)).toBe(RING_FULL);
+  journal.offerRoom();
+  rig.settle();
+  expect(told).toBe(1);
+  journal.peerTakes = () => size;
+  expect(journal.reserve(TYPE_WRITE, 0, 1, 0, 1, 12, 1, 0, 0)).toBeGreaterThan(0);
 });
 
 test('a record that is half written can be read, however full ring and disk are', () => {

@@ -685,6 +685,18 @@ describe('checkpoints', () => {
     b.versions.withBase(() => expect(b.shows(0, 2)).toBe('b b1'));
   });
 
+  test('the peer is told again from the first of its writes that may stand on top of an unsettled own one', () => {
+    // Replay puts the own write back where a later one of the peer had covered it: that has to be told again as well.
+    const [a, b] = pair();
+    b.receive(a.write('a1', 0));
+    b.apply();
+    b.write('b1', 0);
+    b.receive(a.write('a2', 0), a.write('a3', 0));
+    b.apply();
+    expect(b.versions.settledThrough).toBe(0);
+    expect(b.versions.peerFrom).toBe(2);
+  });
+
   test('segments of remembered pointers stay live until the list ends', () => {
     const [, b] = pair();
     b.write('old', 0);

@@ -567,6 +567,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'dual: each site may have more for the other than that can take before it is rid of its own',
   },
   {
+    name: 'journal: a synced append vouches for those before it',
+    file: 'journal/journal.ts',
+    find: '      this.#unsynced.size === 0 &&\n',
+    replace: '',
+    breaks: 'what was appended before the last call of a flush is told to be durable, and nobody has synced it',
+  },
+  {
     name: 'journal: an append forgets what came meanwhile',
     file: 'journal/journal.ts',
     find: 'this.written = end;\n',
