@@ -295,8 +295,9 @@ export class DualSite {
     return {
       nowMs: () => scheduler.now - startedMs,
       defer: this.#deferIn(life),
+      // as setTimeout does; and less than the clock can tell apart would never be over
       after: (delayMs, task) =>
-        after(delayMs, () => {
+        after(Math.max(1, delayMs), () => {
           if (!life.over) task();
         }),
     };
