@@ -625,13 +625,18 @@ export class Group {
     });
   }
 
-  /** Calls back at the first tick from this time on. */
-  at(time: number, then: () => void): void {
+  /** Calls back at the first tick from this time on. @returns to be called by who does not wait any more */
+  at(time: number, then: () => void): () => void {
+    let over = false;
     this.#admissions.push((now) => {
+      if (over) return true;
       if (now < time && !this.#stopping) return false;
       then();
       return true;
     });
+    return () => {
+      over = true;
+    };
   }
 
   #pumpAdmissions(): void {

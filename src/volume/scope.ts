@@ -130,8 +130,9 @@ async function begin(
 async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   const { group } = scope.volume;
   let late = false;
+  let waitNoMore = (): void => {};
   const ended = new Promise<void>((resolve) => {
-    group.at(deadline, () => {
+    waitNoMore = group.at(deadline, () => {
       late = true;
       resolve();
     });
@@ -142,6 +143,8 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   } catch (error) {
     await scope.unlock();
     throw error;
+  } finally {
+    waitNoMore(); // its deadline may be far away, and is looked at whenever the peer moves
   }
   if (scope.ended !== null) throw scope.ended;
   if (!late) return;
@@ -410,11 +413,12 @@ export function promise(volume: Volume, sequence: number): Promise<void> {
  */
 export async function decided(group: Group, scopes: readonly Scope[]): Promise<void> {
   let over = false;
+  let lookNoMore = (): void => {};
   const frozenOut = new Promise<never>((_, reject) => {
     const look = (): void => {
       if (over) return;
       if (group.frozenOut !== null) reject(group.frozenOut);
-      else if (!group.hold(look)) group.at(group.nowMs() + FROZEN_LOOK_MS, look);
+      else if (!group.hold(look)) lookNoMore = group.at(group.nowMs() + FROZEN_LOOK_MS, look);
     };
     look();
   });
@@ -422,6 +426,7 @@ export async function decided(group: Group, scopes: readonly Scope[]): Promise<v
     await Promise.race([Promise.all(scopes.map((scope) => scope.confirmed)), frozenOut]);
   } finally {
     over = true;
+    lookNoMore();
   }
 }
 

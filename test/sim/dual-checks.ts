@@ -66,6 +66,8 @@ export class DualChecks {
       met(recovery.clean ? 'recovered clean' : 'recovered');
       if (superblock.checkpoint.order?.conflicts.dead.length ?? 0)
         met('recovered from a checkpoint that knows dead scopes');
+      const order = superblock.checkpoint.order!;
+      if (order.settled.through < order.conflicts.appended) met('recovered from unsettled scopes');
     }
     site.shown =
       superblock.inconsistent === null && !site.orphan ? new Shown(truth, index, own.appended, applied, met) : null;
@@ -232,7 +234,7 @@ export class DualChecks {
 
   /** Compares a site's image as it is now with what it must show. @returns how many volumes will be counted */
   compare(site: DualSite): number {
-    const { truth, violation } = this.#world;
+    const { truth, met, violation } = this.#world;
     const { group, life, shown } = site;
     if (group === null || shown === null || site.state === 'closing') return 0;
     for (const volume of group.volumes.values()) {
@@ -254,6 +256,7 @@ export class DualChecks {
       group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {
         if (life.over || !open) return;
         release();
+        if (error !== null && site.unreadable) return met('failed read was told');
         if (error !== null) violation(`${site.name}: ${error.message}`);
         const found = truth.history.tagsOf(into, 0, into.length / UNIT);
         const unit = found.findIndex((tag, at) => tag !== expected[at]);

@@ -1,8 +1,9 @@
 /** What a world in which both sites write is drawn of, and how a seed draws it. */
 import type { AckName } from '../../src/volume/gate.js';
+import { type DiskFaults, drawDiskFaults } from './group-draw.js';
 import { seededRandom } from './memory-store.js';
 
-export interface DualWorldOptions {
+export interface DualWorldOptions extends DiskFaults {
   seed: number;
   ack: AckName;
   volumes: { blocks: number; blockSize: number }[];
@@ -109,6 +110,10 @@ export const DUAL_QUIET: DualWorldOptions = {
   downMs: 1,
   lateFrames: 0,
   bitFlip: 0,
+  readErrorMs: NEVER,
+  slowDiskMs: NEVER,
+  openFault: 0,
+  repeat: 0,
   skewMs: 0,
   delayMax: 0.5,
   rate: 100_000,
@@ -179,10 +184,10 @@ export function drawDual(seed: number, random: () => number): DualWorldOptions {
 }
 
 /** Drawn with chances of their own: to take some of the world's would make another world of every seed. */
-function drawMore(random: () => number): Pick<DualWorldOptions, 'whenSplit' | 'partMs' | 'transaction'> {
+function drawMore(random: () => number): Pick<DualWorldOptions, 'whenSplit' | 'partMs' | 'transaction'> & DiskFaults {
   const draw = random();
   const whenSplit = draw < 0.7 ? 'freeze' : draw < 0.85 ? 'prefer:alpha' : 'prefer:beta';
   const partMs = 300 + random() * 2700;
   const transaction = random() < 0.3 ? 0.05 + random() * 0.25 : 0;
-  return { whenSplit, partMs: whenSplit === 'freeze' ? NEVER : partMs, transaction };
+  return { whenSplit, partMs: whenSplit === 'freeze' ? NEVER : partMs, transaction, ...drawDiskFaults(random) };
 }

@@ -9,14 +9,18 @@ import type { Hold } from './group-faults.js';
 export const DUAL_FAULTS: readonly string[] = [
   ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
   ...['cut', 'half-open link', 'late frame', 'stalled line', 'slow line', 'bit flip', 'clock jump', 'disk full'],
-  ...['bad disk', 'alpha journal failed', 'beta journal failed', 'disk failed while opening', 'emptied'],
+  ...['unsynced write written', 'unsynced write lost', 'unsynced write torn', 'unsynced write garbage'],
+  ...['failed write', 'failed sync', 'failed read', 'slow disk', 'repeated frame', 'emptied'],
+  ...['alpha journal failed', 'beta journal failed', 'disk failed while opening'],
   ...['held', 'long read lock held', 'evicted', 'scope left open', 'crash in the first copy', 'solo'],
-  ...['replay lost', 'replay won', 'abort scope killed', 'write killed with its session', 'cascade', 'masked'],
+  ...['replay lost to replay', 'replay lost to abort', 'abort lost to replay', 'abort lost to abort'],
+  ...['read lock lost to read lock', 'lost by clock', 'lost by site'],
+  ...['abort scope killed', 'write killed with its session', 'read lock killed', 'cascade', 'masked'],
   ...['placed beneath an abort scope', 'dead record skipped', 'told of an abort', 'own tail lost', 'tail returned'],
   ...['tail dropped for good', 'returned with what it had seen', 'frozen', 'thawed', 'read lock'],
   ...['parted', 'went on alone', 'flushed alone', 'caught up with who was alone', 'refused with its reason'],
   ...['transaction', 'transaction tried again', 'recovered with half a transaction'],
-  ...['checkpoint with unsettled scopes', 'recovered from unsettled scopes', 'read of an abort scope checked'],
+  ...['recovered from unsettled scopes', 'read of an abort scope checked'],
 ];
 
 export class DualFaults {
@@ -44,6 +48,8 @@ export class DualFaults {
     this.#every(options.slowLineMs, () => this.#slowLine());
     this.#every(options.diskFullMs, () => this.#fillDisk());
     this.#every(options.badDiskMs, () => this.#failDisk());
+    this.#every(options.readErrorMs, () => this.#failReads());
+    this.#every(options.slowDiskMs, () => this.#slowDisk());
     this.#every(options.holdMs, () => this.#hold(false));
     this.#every(options.longHoldMs, () => this.#hold(true));
     this.#every(options.emptyMs, () => this.#empty());
@@ -138,10 +144,9 @@ export class DualFaults {
     const site = this.#either();
     const { store } = site;
     if (site.state !== 'up' || site.group === null) return;
-    const used = store.list().reduce((sum, name) => sum + store.load(name)!.length, 0);
     met('disk full');
     note(`${site.name} disk full`);
-    store.capacity = used + Math.floor(random() * 200_000);
+    store.capacity = store.used + Math.floor(random() * 200_000);
     after(random() * 1500, () => {
       store.capacity = Number.POSITIVE_INFINITY;
     });
@@ -149,18 +154,49 @@ export class DualFaults {
 
   /** A write or a sync fails for good: the site serves no more, and is started again. */
   #failDisk(): void {
-    const { random, after, met, note } = this.#world;
     const site = this.#either();
-    const { life } = site;
     if (site.state !== 'up' || site.group === null) return;
-    site.suspect = true;
-    site.store.fail(random() < 0.5 ? 'sync' : 'write', 'EIO', 1, /^segment/);
-    met('bad disk');
-    note(`${site.name} bad disk`);
+    this.#fail(site, this.#world.random() < 0.5 ? 'sync' : 'write', 1, /^segment/);
+  }
+
+  /** Some reads fail: hosts are told, what is behind the scenes takes it for damage, until it is started again. */
+  #failReads(): void {
+    const site = this.#either();
+    if (site.state !== 'up' || site.group === null) return;
+    this.#fail(site, 'read', 1 + Math.floor(this.#world.random() * 3), /^segment/);
+  }
+
+  /** A gateway begins to open. */
+  opening(site: DualSite): void {
+    const { options, random } = this.#world;
+    if (!this.active || options.openFault === 0 || random() >= options.openFault) return;
+    const draw = random();
+    if (draw < 0.3) this.#fail(site, 'read', 1, /^segment|^map/);
+    else this.#fail(site, draw < 0.6 ? 'write' : 'sync', 1, null);
+  }
+
+  #fail(site: DualSite, operation: 'read' | 'write' | 'sync', times: number, name: RegExp | null): void {
+    const { random, after, note } = this.#world;
+    const { life } = site;
+    if (operation === 'read') site.unreadable = true;
+    else site.suspect = true;
+    site.store.fail(operation, 'EIO', times, name);
+    note(`${site.name} is to fail a ${operation}`);
     after(random() * 1500, () => {
       if (life.over) return;
       site.crash(true);
       this.#back(site);
+    });
+  }
+
+  /** A site's syncs take long for a while. */
+  #slowDisk(): void {
+    const { random, after, met } = this.#world;
+    const site = this.#either();
+    met('slow disk');
+    site.slowSyncMs = 20 + random() ** 2 * 1000;
+    after(random() * 2000, () => {
+      site.slowSyncMs = 0;
     });
   }
 

@@ -176,7 +176,7 @@ export class DualHosts {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           met(`${what}: ${code}`);
-          const failed = group.journal.failed !== null || this.#site.state === 'closing';
+          const failed = group.journal.failed !== null || this.#site.state === 'closing' || this.#site.unreadable;
           // a scope that was left open
           const overlaps = code === 'EINVAL' && /overlap an open scope of this session/.test(error.message);
           if (!(code === 'EIO' && failed) && !overlaps && !EXPECTED.includes(code)) throw error;

@@ -19,7 +19,7 @@ import { Pair } from '../../src/volume/pair.js';
 import type { Shown, SiteIndex } from './dual-truth.js';
 import type { DualWorld } from './dual-world.js';
 import type { Hold } from './group-faults.js';
-import { type Life, SimOffload } from './group-rig.js';
+import { cutPower, type Life, SimOffload } from './group-rig.js';
 import { MemoryStore } from './memory-store.js';
 
 /** The gateway's timer. */
@@ -40,6 +40,10 @@ export class DualSite {
   skew = 0;
   /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
   suspect = false;
+  /** Its disk fails reads, in this life: EIO is an answer, and what could not be read counts as damaged until the next. */
+  unreadable = false;
+  /** Every sync takes so much longer. */
+  slowSyncMs = 0;
   opens = 0;
   /** Own records up to here were answered while it was alone. */
   aloneThrough = 0;
@@ -73,14 +77,18 @@ export class DualSite {
   }
 
   newDisk(): void {
-    const { random, options, after } = this.#world;
+    const { random, options, after, met } = this.#world;
     this.aloneThrough = 0;
     this.droppedTo = Number.POSITIVE_INFINITY;
     this.orphan = false;
     this.store = new MemoryStore({
       random,
       defer: (task, delayMs) => after(delayMs, task),
-      latencyMs: (operation) => (operation === 'write' ? 0.02 + random() * 0.6 : 0.1 + random() * options.syncMs),
+      latencyMs: (operation) =>
+        operation === 'write'
+          ? 0.02 + random() * 0.6
+          : 0.1 + random() * options.syncMs + (operation === 'sync' ? this.slowSyncMs : 0),
+      failed: (operation) => met(`failed ${operation}`),
     });
   }
 
@@ -94,6 +102,9 @@ export class DualSite {
     this.state = 'opening';
     this.#stopping = false;
     this.opens += 1;
+    this.unreadable = false;
+    this.store.heal();
+    world.faults.opening(this);
     this.skew = Math.floor((world.random() - 0.5) * 2000 * world.options.skewMs);
     this.#startedMs = world.scheduler.now;
     this.#start(life).catch((error) => {
@@ -113,6 +124,7 @@ export class DualSite {
     else if (this.role === 'primary')
       await this.#openGroup(life, config, newSuperblock(config, volumesFromConfig(config), null));
     if (life.over) return;
+    this.store.heal(); // what was to fail while it opened
     this.state = 'up';
     const platform = this.#platformIn(life);
     const pair = new Pair(this.group, {
@@ -171,6 +183,7 @@ export class DualSite {
       startServing();
     };
     this.#watchSplit(group);
+    this.#watchReturn(group);
     const detach = group.mirror.detach.bind(group.mirror);
     group.mirror.detach = () => {
       const { linked } = group.mirror;
@@ -187,7 +200,7 @@ export class DualSite {
 
   /** When it goes on alone, and when both serve again. */
   #watchSplit(group: Group): void {
-    const { checks } = this.#world;
+    const { checks, met } = this.#world;
     const told = {
       thaw: group.thaw.bind(group),
       serveAlone: group.serveAlone.bind(group),
@@ -208,8 +221,22 @@ export class DualSite {
       told.endAlone();
     };
     group.thaw = () => {
-      if (group.frozen && !group.alone) checks.bothServe(this);
+      if (group.frozen && !group.alone) {
+        met('thawed');
+        checks.bothServe(this);
+      }
       told.thaw();
+    };
+  }
+
+  /** Of its lost tail some records come behind records of the other site that they had seen. */
+  #watchReturn({ receiver }: Group): void {
+    if (receiver === null) return;
+    const takeReturned = receiver.takeReturned.bind(receiver);
+    receiver.takeReturned = (header, position) => {
+      const taken = takeReturned(header, position);
+      if (taken) this.#world.met('returned with what it had seen');
+      return taken;
     };
   }
 
@@ -371,7 +398,7 @@ export class DualSite {
     // after a failed sync only a start of the machine tells what is really there
     if (power || this.suspect) {
       this.suspect = false;
-      this.store.crash();
+      cutPower(this.store, this.#world.met);
     } else this.store.kill();
   }
 
@@ -402,7 +429,8 @@ export class DualSite {
     met('frozen', counters.freezes);
     met('space refused', journal.counters.spaceRefused);
     // a stop ends the threads in the middle of a read
-    if (cleaner.counters.damaged > 0 && !this.#stopping) fail(new Error('the cleaner met damage that nobody did'));
+    if (cleaner.counters.damaged > 0 && !this.#stopping && !this.unreadable)
+      fail(new Error('the cleaner met damage that nobody did'));
     met('rewinds', sender?.counters.rewinds ?? 0);
     met('rejections', sender?.counters.rejections ?? 0);
     met('read back from segments', sender?.readerCounters.fromSegments ?? 0);

@@ -315,18 +315,20 @@ export class Truth {
         if (!dead && this.told.has(record)) this.#violation(`${record.sequence} was told to be aborted, and is alive`);
       }
     }
-    this.#countConflicts();
   }
 
-  /** What kinds of conflicts there were between replay scopes: each pair is counted once, by who is first in its stream. */
-  #countConflicts(): void {
+  /** For the report: every pair of scopes that conflict, by what they are and by what the one is later than the other. */
+  countConflicts(): void {
     const [ours, theirs] = this.streams;
     for (const a of ours) {
-      if (!beginsScope(a) || isRead(a) || (a.flags & FLAG_ABORT_ON_CONFLICT) !== 0) continue;
+      if (!beginsScope(a)) continue;
       for (let at = a.seen; at < theirs.length && theirs[at]!.seen < a.sequence; at += 1) {
         const b = theirs[at]!;
-        if (!beginsScope(b) || isRead(b) || !overlap(a, b)) continue;
-        this.#met(isLater(a, b) ? 'replay lost' : 'replay won');
+        if (!beginsScope(b) || isRead(a) !== isRead(b) || !overlap(a, b)) continue;
+        const [loser, winner] = isLater(a, b) ? [a, b] : [b, a];
+        this.#met(`${kindOf(loser)} lost to ${kindOf(winner)}`);
+        const by = a.generation !== b.generation ? 'generation' : a.clock !== b.clock ? 'clock' : 'site';
+        this.#met(`lost by ${by}`);
       }
     }
   }
@@ -493,6 +495,11 @@ function isRead({ flags }: TruthRecord): boolean {
 /** A LOCK, or a write that implies its lock. */
 export function beginsScope(record: { type: number; scope: number; sequence: number }): boolean {
   return record.type === TYPE_LOCK || (isWrite(record) && record.scope === record.sequence);
+}
+
+function kindOf(scope: TruthRecord): string {
+  if (isRead(scope)) return 'read lock';
+  return (scope.flags & FLAG_ABORT_ON_CONFLICT) !== 0 ? 'abort' : 'replay';
 }
 
 function overlap(a: TruthRecord, b: TruthRecord): boolean {

@@ -121,6 +121,7 @@ export class DualWorld {
     const limitMs = SCOPE_AGE_MS_MAX + 30_000;
     await this.until(() => this.settled(), limitMs, 'the phase without faults does not come to its end');
     await this.checks.compareAll();
+    this.truth.countConflicts();
     await this.#stopBoth();
   }
 
@@ -186,6 +187,7 @@ export class DualWorld {
     faults.active = false;
     for (const each of hosts) each.stopped = true;
     line.bitFlip = 0;
+    line.repeat = 0;
     line.rate = options.rate;
     line.downUntil = 0;
     for (const site of sites) {
@@ -206,6 +208,7 @@ export class DualWorld {
     return sites.every((site) => {
       const { group, other } = site;
       if (site.state !== 'up' || group === null || group.order === null || other.group === null) return false;
+      if (site.unreadable) return false;
       const { appended, durable } = group.journal.own;
       const { closedThrough, doomed } = group.order.conflicts;
       return (

@@ -24,6 +24,15 @@ test('whoever is cut off or killed: both images become one serial order, and not
     if (outcome.failure !== null) throw new Error(writeFailure(outcome, changes, false));
     for (const [what, count] of Object.entries(outcome.counts)) counts[what] = (counts[what] ?? 0) + count;
   }
-  for (const what of ['replay lost', 'abort scope killed', 'cascade', 'masked', 'tail returned', 'frozen'])
+  for (const what of [
+    'replay lost to replay',
+    'abort scope killed',
+    'cascade',
+    'masked',
+    'tail returned',
+    'frozen',
+    'thawed',
+    'failed read',
+  ])
     expect(counts[what], what).toBeGreaterThan(0);
 }, 240_000);

@@ -8,7 +8,7 @@
  *   compare     a site's image is the history at its last (source) or its last applied (target) record
  *   lookAround  locks, ring and journal keep their bounds; now and then the images are compared
  *
- * What a host reads is checked where it reads: group-hosts.ts.
+ * What a host reads is checked where it reads: group-hosts.ts; and in the end, what all of them saw: group-registers.ts.
  */
 import { TYPE_LOCAL, TYPE_TRIM, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import type { Journal } from '../../src/journal/journal.js';
@@ -130,8 +130,9 @@ export class Checks {
 
   /** The former target serves: what it had received is where its own stream begins. */
   #tookOver(site: Site): void {
-    const { history, operator } = this.#world;
+    const { history, registers, operator } = this.#world;
     history.begin(history.imageAt(site.journal.peer.appended), site.journal.own.appended);
+    registers.end();
     this.promisedHere = 0;
     this.#promisedThere = 0;
     this.#lowered = 0;
@@ -247,6 +248,7 @@ export class Checks {
         if (life.over || !open) return;
         release();
         if (error !== null && site.rotten && /checksum/.test(error.message)) return met('rot was told');
+        if (error !== null && site.unreadable) return met('failed read was told');
         if (error !== null) violation(`${site.name}: ${error.message}`);
         const wanted = expected.get(volume.number)!;
         if (history.areTagged(into, wanted)) return this.#giveBack(into);

@@ -70,6 +70,12 @@ export interface GroupWorldOptions {
   restoreMs: number;
   /** A new machine becomes the target, and in the middle of its first copy the one before takes over from the source. */
   replaceMs: number;
+  /** A site's disk fails reads, is slow to sync; and the chance that it fails something while a gateway opens. */
+  readErrorMs: number;
+  slowDiskMs: number;
+  openFault: number;
+  /** Chance that a frame at the beginning of a resumed stream comes twice. */
+  repeat: number;
   /** Share of a flat image that holds data before there is any group; the target's may hold rubbish. */
   prefilled: number;
   /** When the target's machine first appears, ms. */
@@ -127,6 +133,10 @@ export const QUIET: GroupWorldOptions = {
   splitMs: Number.POSITIVE_INFINITY,
   restoreMs: Number.POSITIVE_INFINITY,
   replaceMs: Number.POSITIVE_INFINITY,
+  readErrorMs: Number.POSITIVE_INFINITY,
+  slowDiskMs: Number.POSITIVE_INFINITY,
+  openFault: 0,
+  repeat: 0,
   prefilled: 0,
   kill: 0,
   downMs: 1,
@@ -201,14 +211,23 @@ export function draw(seed: number, random: () => number): GroupWorldOptions {
     syncMs: pick(0.5, 5, 20),
     onReject: pick('target-retry', 'halt', 'retransmit', 'retransmit'),
     depth: pick(1, 4, 8, 16),
-    ...drawAccidents(seededRandom(~seed)),
+    ...drawMore(seededRandom(~seed)),
   };
 }
 
 /** Drawn with chances of their own: to take some of the world's would make another world of every seed. */
-function drawAccidents(random: () => number): Pick<GroupWorldOptions, 'splitMs' | 'restoreMs' | 'replaceMs'> {
+function drawMore(random: () => number): Pick<GroupWorldOptions, 'splitMs' | 'restoreMs' | 'replaceMs'> & DiskFaults {
   const mean = (): number => (random() < 0.12 ? 300 + random() * 2700 : Number.POSITIVE_INFINITY);
-  return { splitMs: mean(), restoreMs: mean(), replaceMs: mean() };
+  return { splitMs: mean(), restoreMs: mean(), replaceMs: mean(), ...drawDiskFaults(random) };
+}
+
+export type DiskFaults = Pick<GroupWorldOptions, 'readErrorMs' | 'slowDiskMs' | 'openFault' | 'repeat'>;
+
+/** The same where both sites write. */
+export function drawDiskFaults(random: () => number): DiskFaults {
+  const mean = (): number => (random() < 0.08 ? 200 + random() * 1800 : Number.POSITIVE_INFINITY);
+  const chance = (): number => (random() < 0.08 ? 0.1 + random() * 0.4 : 0);
+  return { readErrorMs: mean(), slowDiskMs: mean(), openFault: chance(), repeat: chance() };
 }
 
 /** Transactions come with scopes: drawn by themselves they would make another world of every seed. */

@@ -21,11 +21,13 @@ export interface Hold {
 
 /** What each fault is counted as. */
 export const FAULTS: readonly string[] = [
-  ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
-  ...['target crash in the first copy', 'failed over', 'target emptied', 'alpha clock jump', 'beta clock jump'],
-  ...['cut', 'half-open link', 'late frame', 'stalled line', 'slow line', 'bit flip'],
-  ...['alpha disk full', 'beta disk full', 'alpha bad disk', 'beta bad disk', 'alpha journal failed'],
-  ...['beta journal failed', 'disk failed while opening', 'alpha rot', 'beta rot', 'rot was told'],
+  ...['source power cut', 'target power cut', 'source killed', 'target killed', 'source stopped', 'target stopped'],
+  ...['unsynced write written', 'unsynced write lost', 'unsynced write torn', 'unsynced write garbage'],
+  ...['target crash in the first copy', 'failed over', 'target emptied', 'source clock jump', 'target clock jump'],
+  ...['cut', 'half-open link', 'late frame', 'repeated frame', 'stalled line', 'slow line', 'bit flip'],
+  ...['source disk full', 'target disk full', 'source failed write', 'target failed write', 'source failed sync'],
+  ...['target failed sync', 'source journal failed', 'target journal failed', 'disk failed while opening'],
+  ...['source failed read', 'target failed read', 'source slow disk', 'target slow disk', 'target rot', 'rot was told'],
   ...['held at the target', 'long read lock at the target', 'evicted', 'view pinned', 'view dropped', 'prefilled'],
   ...['promoted while apart', 'refused: both primary', 'refused: split brain', 'stray follows', 'refused: a copy'],
   ...['source restored from an older copy', 'target restored from an older copy', 'source replaced in a first copy'],
@@ -61,6 +63,8 @@ export class Faults {
     this.#every(options.pauseMs, () => this.#slowLine());
     this.#every(options.diskFullMs, () => this.#fillDisk());
     this.#every(options.badDiskMs, () => this.#failDisk());
+    this.#every(options.readErrorMs, () => this.#failReads());
+    this.#every(options.slowDiskMs, () => this.#slowDisk());
     this.#every(options.rotMs, () => this.#rot());
     this.#every(options.holdMs, () => this.#hold());
     this.#every(options.longHoldMs, () => this.#holdLong());
@@ -121,7 +125,7 @@ export class Faults {
   #jumpClock(): void {
     const { source, target, random, met } = this.#world;
     const site = random() < 0.5 ? source : target;
-    met(`${site.name} clock jump`);
+    met(`${site.place} clock jump`);
     site.skew += Math.floor((random() - 0.5) * 2e6 * 10 ** (random() * 5));
   }
 
@@ -139,7 +143,7 @@ export class Faults {
     const { source, target, random, after, met, note } = this.#world;
     const site = random() < 0.6 ? source : target;
     if (site.state !== 'up' || site.group === null) return;
-    met(`${site.name} disk full`);
+    met(`${site.place} disk full`);
     note(`${site.name} disk full`);
     site.store.capacity = site.store.used + Math.floor(random() * 200_000);
     after(random() * 1500, () => {
@@ -149,18 +153,53 @@ export class Faults {
 
   /** A write or a sync fails for good: the site serves no more, and is started again. */
   #failDisk(): void {
-    const { source, target, random, after, met, note } = this.#world;
+    const { source, target, random } = this.#world;
     const site = random() < 0.5 ? source : target;
-    const { life } = site;
     if (site.state !== 'up' || site.group === null) return;
-    site.suspect = true;
-    site.store.fail(random() < 0.5 ? 'sync' : 'write', 'EIO', 1, /^segment/);
-    met(`${site.name} bad disk`);
-    note(`${site.name} bad disk`);
+    this.#fail(site, random() < 0.5 ? 'sync' : 'write', 1, /^segment/);
+  }
+
+  /** Some reads fail: hosts are told, what is behind the scenes takes it for damage, until it is started again. */
+  #failReads(): void {
+    const { source, target, random } = this.#world;
+    const site = random() < 0.5 ? source : target;
+    if (site.state !== 'up' || site.group === null) return;
+    this.#fail(site, 'read', 1 + Math.floor(random() * 3), /^segment|^image/);
+  }
+
+  /** A gateway begins to open. */
+  opening(site: Site): void {
+    const { options, random } = this.#world;
+    if (!this.active || options.openFault === 0 || random() >= options.openFault) return;
+    const draw = random();
+    if (draw < 0.3) this.#fail(site, 'read', 1, /^segment|^map/);
+    else this.#fail(site, draw < 0.6 ? 'write' : 'sync', 1, null);
+  }
+
+  #fail(site: Site, operation: 'read' | 'write' | 'sync', times: number, name: RegExp | null): void {
+    const { random, after, note } = this.#world;
+    const { life } = site;
+    if (operation === 'read') {
+      site.unreadable = true;
+      site.images.fail(operation, 'EIO', times, name);
+    } else site.suspect = true;
+    site.store.fail(operation, 'EIO', times, name);
+    note(`${site.name} is to fail a ${operation}`);
     after(random() * 1500, () => {
       if (life.over) return;
       site.crash(true);
       this.#back(site);
+    });
+  }
+
+  /** A site's syncs take long for a while. */
+  #slowDisk(): void {
+    const { source, target, random, after, met } = this.#world;
+    const site = random() < 0.5 ? source : target;
+    met(`${site.place} slow disk`);
+    site.slowSyncMs = 20 + random() ** 2 * 1000;
+    after(random() * 2000, () => {
+      site.slowSyncMs = 0;
     });
   }
 
@@ -175,7 +214,7 @@ export class Faults {
     const name = names[Math.floor(random() * (names.length - 1))];
     if (name === undefined || names.length < 2) return;
     const at = Math.floor(random() * target.store.sizeOf(name));
-    met(`${target.name} rot`);
+    met('target rot');
     note(`${target.name} rot in ${name} at ${at}`);
     target.rotten = true;
     target.store.rot(name, at, 1 + Math.floor(random() * 255));

@@ -5,6 +5,7 @@ import { openScope } from '../../src/volume/scope.js';
 import { runTransaction } from '../../src/volume/transaction.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { UNIT } from './group-history.js';
+import type { Asked } from './group-registers.js';
 import type { Life } from './group-rig.js';
 import type { GroupWorld } from './group-world.js';
 
@@ -78,9 +79,10 @@ export class Hosts {
 
   /** The gateway is gone, and with it whatever was asked. */
   gatewayDied(): void {
-    const { random, after } = this.#world;
+    const { random, after, registers } = this.#world;
     for (const { next } of this.#open) after(1 + random() * NOTICE_MS_MAX, next);
     this.#open.clear();
+    registers.crashed();
   }
 
   /** A clean stop answers first. */
@@ -134,7 +136,7 @@ export class Hosts {
   }
 
   #operation(session: number, group: Group, next: () => void): void {
-    const { options, random, scheduler, checks } = this.#world;
+    const { options, random, scheduler, checks, registers } = this.#world;
     const volumes = [...group.volumes.values()];
     const volume = volumes[Math.floor(random() * volumes.length)]!;
     const draw = random();
@@ -149,11 +151,18 @@ export class Hosts {
     };
     if (isDrawn(options.flush)) {
       const sequence = group.journal.own.appended;
-      volume.flush({ settle: (error) => answer('flush', error, () => checks.flushed(sequence)) });
+      const asked = registers.ask();
+      const good = (): void => {
+        checks.flushed(sequence);
+        registers.flushed(asked);
+      };
+      volume.flush({ settle: (error) => answer('flush', error, good) });
     } else if (isDrawn(options.trim)) {
+      registers.blank(volume.number, offset / UNIT, size / UNIT);
       volume.trim(session, offset, size, false, { settle: (error) => answer('trim', error, () => {}) });
     } else if (isDrawn(options.zero)) {
       const fua = random() < options.fua;
+      registers.blank(volume.number, offset / UNIT, size / UNIT);
       volume.zero(session, offset, size, fua, { settle: (error) => answer('zero', error, () => {}) });
     } else if (isDrawn(options.read)) {
       this.#read(session, place, answer);
@@ -190,7 +199,8 @@ export class Hosts {
         } else {
           const code = (error as ForelockError).code ?? error.message;
           met(`${what}: ${code}`);
-          const failed = code === 'EIO' && (group.journal.failed !== null || source.state === 'closing');
+          const mayFail = group.journal.failed !== null || source.state === 'closing' || source.unreadable;
+          const failed = code === 'EIO' && mayFail;
           if (!failed && !EXPECTED.includes(code)) throw error;
         }
       } catch (violation) {
@@ -217,11 +227,13 @@ export class Hosts {
   }
 
   #write(session: number, { volume, offset, size }: Place, answer: Answer): void {
-    const { options, random, history, checks, violation } = this.#world;
+    const { options, random, history, checks, registers, violation } = this.#world;
     const tag = history.nextTag;
+    const asked = registers.write(volume.number, offset / UNIT, size / UNIT, tag);
     const fua = random() < options.fua;
     const cut = random() < 0.5 ? 0 : Math.floor(random() * size);
     const good = (): void => {
+      asked.answered();
       let last = 0;
       for (let unit = 0; unit < size / UNIT; unit += 1) {
         const sequence = history.sequenceOf(tag + unit);
@@ -240,9 +252,10 @@ export class Hosts {
 
   /** A read gives, for each unit, what was there when it was asked or was written meanwhile. */
   #read(session: number, { volume, offset, size }: Place, answer: Answer): void {
-    const { history, checks, violation } = this.#world;
+    const { history, checks, registers, violation } = this.#world;
     const first = offset / UNIT;
     const count = size / UNIT;
+    const invoked = registers.ask();
     // a group that does not serve yet may still drop a lost tail
     const asked = volume.group.serving
       ? { from: history.length, before: history.unitsNow(volume.number, first, count) }
@@ -251,6 +264,7 @@ export class Hosts {
       settleRead: (error, pieces) =>
         answer('read', error, () => {
           const found = history.tagsOf(pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces), 0, count);
+          registers.read(volume.number, first, found, invoked);
           const from = asked?.from ?? checks.servedFrom;
           const before = asked?.before ?? history.imageAt(from).get(volume.number)!.subarray(first);
           for (let i = 0; i < count; i += 1) {
@@ -284,7 +298,7 @@ export class Hosts {
 
   /** An explicit scope: a lock, some writes that are read back, the unlock. */
   async #scope({ volume, offset, size }: Place): Promise<void> {
-    const { random, history, violation } = this.#world;
+    const { random, history, registers, violation } = this.#world;
     const { blockSize } = volume;
     const lba = Math.floor(offset / blockSize);
     const blockCount = Math.max(1, Math.min(volume.size / blockSize - lba, Math.ceil(size / blockSize)));
@@ -293,9 +307,13 @@ export class Hosts {
     try {
       for (let i = Math.floor(random() * 3); i >= 0; i -= 1) {
         const skip = Math.floor(random() * blockCount);
+        const tag = history.nextTag;
         const bytes = history.payload((1 + Math.floor(random() * Math.min(8, blockCount - skip))) * blockSize);
-        await this.#part(scope.write((lba + skip) * blockSize, bytes));
-        const back = await this.#part(scope.read((lba + skip) * blockSize, bytes.length));
+        const at = (lba + skip) * blockSize;
+        const asked = registers.write(volume.number, at / UNIT, bytes.length / UNIT, tag);
+        await this.#part(scope.write(at, bytes));
+        asked.answered();
+        const back = await this.#part(scope.read(at, bytes.length));
         if (Buffer.compare(back, bytes) !== 0) violation('a scope does not read what it wrote');
         if (random() < 0.5) await this.#pause();
       }
@@ -307,9 +325,10 @@ export class Hosts {
 
   /** Writes to a few places of all volumes, read back; some end without a commit. The history knows what shows when. */
   #transaction(group: Group): { promise: Promise<void>; good: () => void } {
-    const { random, history, checks, options, violation } = this.#world;
+    const { random, history, checks, options, registers, violation } = this.#world;
     const volumes = [...group.volumes.values()];
     const tags: number[] = [];
+    const writes: Asked[] = [];
     let given = false;
     const promise = runTransaction(
       group,
@@ -326,7 +345,9 @@ export class Hosts {
             if ((error as ForelockError).code === 'EINVAL') continue; // it has locked some of it
             throw error;
           }
+          const tag = history.nextTag;
           const bytes = history.payload(Math.max(blockSize, Math.min(most, 4096)));
+          writes.push(registers.write(volume.number, at / UNIT, bytes.length / UNIT, tag));
           transaction.write(name, at, bytes);
           tags.push(...history.tagsOf(bytes, 0, bytes.length / UNIT));
           if (random() < 0.3) await this.#pause();
@@ -344,8 +365,10 @@ export class Hosts {
       const sequences = tags.map((tag) => history.sequenceOf(tag));
       if (given) {
         if (sequences.some((sequence) => sequence > 0)) violation('a transaction without a commit was written');
+        for (const write of writes) write.never();
         return;
       }
+      for (const write of writes) write.answered();
       if (sequences.some((sequence) => sequence === 0)) violation('a transaction lacks some of its writes');
       const last = Math.max(0, ...sequences);
       if (last > 0 && (options.ack !== 'local' || options.speculation === 'off')) checks.writeAnswered(last + 1);

@@ -11,11 +11,12 @@ export interface LineSite {
   readonly life: Life;
   readonly pair: Pair | null;
   readonly group: Group | null;
+  readonly unreadable: boolean;
 }
 
 /** What the line is told of the world between whose sites it is. */
 export interface LineWorld extends LinkWorld {
-  readonly options: { delayMax: number; bitFlip: number; rate: number; lateFrames: number };
+  readonly options: { delayMax: number; bitFlip: number; rate: number; lateFrames: number; repeat: number };
   readonly source: LineSite;
   readonly target: LineSite;
   after(delayMs: number, task: () => void): void;
@@ -31,6 +32,8 @@ export class Line {
   delayMax: number;
   /** Probability that a stretch arrives with a flipped bit. */
   bitFlip: number;
+  /** Probability that a frame at the beginning of a link comes twice. */
+  repeat: number;
   /** Bytes per ms. */
   rate: number;
   /** How long an end may not see that its line is gone, ms. */
@@ -43,9 +46,10 @@ export class Line {
 
   constructor(world: LineWorld) {
     this.#world = world;
-    const { delayMax, bitFlip, rate } = world.options;
+    const { delayMax, bitFlip, rate, repeat } = world.options;
     this.delayMax = delayMax;
     this.bitFlip = bitFlip;
+    this.repeat = repeat;
     this.rate = rate;
   }
 
@@ -189,7 +193,9 @@ export class Line {
         closed.reason,
       ) ||
       (givenUp && /no longer holds/.test(closed.reason));
-    if ([source, target].some((site) => site.group !== null && site.group.journal.failed !== null)) return;
+    const hasFailed = ({ group, unreadable }: LineSite): boolean =>
+      unreadable || (group !== null && group.journal.failed !== null);
+    if (hasFailed(source) || hasFailed(target)) return;
     world.met(fine ? 'closed' : `closed: ${closed.reason.replace(/\d+/g, 'N')}`);
     if (!fine) world.fail(new Error(`the link was closed: ${closed.reason}: ${world.describe()}`));
   }

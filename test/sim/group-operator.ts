@@ -28,7 +28,9 @@ export class Operator {
     if (source.promoting && source.group?.ready === true) this.#replaceOld();
     // what the source still says of a target that was emptied meanwhile is of no account
     const refusal = (target.group !== null && source.pair?.refusal) || (target.pair?.refusal ?? null);
-    if (refusal === null || source.state !== 'up' || target.state !== 'up') {
+    // who cannot read is going to be started again
+    const isOff = [source, target].some(({ state, unreadable }) => state !== 'up' || unreadable);
+    if (refusal === null || isOff) {
       target.refusedSince = -1;
       if (refusal === null && stray !== null) accidents.look(stray);
       return;

@@ -19,6 +19,7 @@ import type { StoreFile } from '../../src/journal/store.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
 import type { GroupMemory } from '../../src/kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD, type ReadRun } from '../../src/kernel/offload.js';
+import { READ_FAILED } from '../../src/kernel/read-run.js';
 import type { FlatImage } from '../../src/platter/flat.js';
 import type { MemoryStore } from './memory-store.js';
 
@@ -160,21 +161,41 @@ export class SimOffload implements Offload {
     const { random, scheduler } = this.#chance;
     scheduler.schedule(() => {
       if (this.#life.over) return;
-      const result = this.#closed ? null : { value: work() };
+      const answer = this.#closed ? null : this.#try(work, then, failed);
       scheduler.schedule(() => {
         if (this.#life.over) return;
-        if (result === null || this.#closed) failed(new Error('the worker pool is closed'));
-        else then(result.value);
+        if (answer === null || this.#closed) failed(new Error('the worker pool is closed'));
+        else answer();
       }, random() * this.#slowest);
     }, random() * this.#slowest);
+  }
+
+  /** What the disk refuses is an answer, too. */
+  #try<T>(work: () => T, then: (result: T) => void, failed: (error: Error) => void): () => void {
+    try {
+      const result = work();
+      return () => then(result);
+    } catch (error) {
+      if (!isDisks(error)) throw error;
+      return () => failed(error);
+    }
   }
 
   #read(fd: number, offset: number, size: number, at: number): number {
     return this.#store().readFd(fd, this.#memory.bytes.subarray(at, at + size), offset);
   }
 
-  /** As the pool's worker does it: header first, then the blocks, each against its checksum. */
   #readRun(run: ReadRun): number {
+    try {
+      return this.#checkedRun(run);
+    } catch (error) {
+      if (!isDisks(error)) throw error;
+      return READ_FAILED;
+    }
+  }
+
+  /** As the pool's worker does it: header first, then the blocks, each against its checksum. */
+  #checkedRun(run: ReadRun): number {
     const { view } = this.#memory;
     if (this.#read(run.fd, run.offset, HEADER_SIZE, run.at) < HEADER_SIZE) return -1;
     // no more than its checksums: to copy into shared memory is slow
@@ -199,6 +220,20 @@ export class SimOffload implements Offload {
   }
 }
 
+function isDisks(error: unknown): error is NodeJS.ErrnoException {
+  return (error as NodeJS.ErrnoException).code === 'EIO';
+}
+
+const FATES = { survived: 'written', lost: 'lost', torn: 'torn', garbled: 'garbage' } as const;
+
+/** The power goes at a disk; what becomes of what no sync covered is counted. */
+export function cutPower(store: MemoryStore, met: (what: string, count: number) => void): void {
+  const before = { ...store.counters };
+  store.crash();
+  for (const [fate, what] of Object.entries(FATES) as [keyof typeof FATES, string][])
+    met(`unsynced write ${what}`, store.counters[fate] - before[fate]);
+}
+
 /** A flat image as a file of a disk that crashes. */
 export function memoryImage(store: MemoryStore, path: string, size: number): FlatImage {
   const created = !store.list().includes(path);
@@ -211,11 +246,17 @@ export function memoryImage(store: MemoryStore, path: string, size: number): Fla
     counters: {},
     read(offset: number, count: number, into: Uint8Array, done: (error: Error | null) => void): void {
       const bytes = new Uint8Array(count);
-      file.read(bytes, offset);
+      let failure: Error | null = null;
+      try {
+        file.read(bytes, offset);
+      } catch (error) {
+        if (!isDisks(error)) throw error;
+        failure = error;
+      }
       // through the disk's queue, so that it is answered later
       store.syncDirectory((error) => {
-        into.set(bytes);
-        done(error);
+        if (failure === null) into.set(bytes);
+        done(failure ?? error);
       });
     },
     write(offset: number, pieces: readonly Uint8Array[], done: (error: Error | null) => void): void {

@@ -13,7 +13,7 @@ import {
   volumesFromConfig,
 } from '../../src/volume/group-state.js';
 import { Pair } from '../../src/volume/pair.js';
-import { type Life, memoryImage, SimOffload } from './group-rig.js';
+import { cutPower, type Life, memoryImage, SimOffload } from './group-rig.js';
 import type { GroupWorld } from './group-world.js';
 import { MemoryStore } from './memory-store.js';
 
@@ -46,6 +46,8 @@ export class Site {
   rotten = false;
   /** Its disk has failed a write or a sync: the page cache may show what will never be on the disk. */
   suspect = false;
+  /** Its disk fails reads, in this life: EIO is an answer, and what could not be read counts as damaged until the next. */
+  unreadable = false;
   /** Every sync takes so much longer. */
   slowSyncMs = 0;
   opens = 0;
@@ -75,12 +77,17 @@ export class Site {
     return { store, images };
   }
 
+  /** What it is here: machines take each other's places. */
+  get place(): 'source' | 'target' {
+    return this === this.#world.source ? 'source' : 'target';
+  }
+
   get journal(): Journal {
     return this.group!.journal;
   }
 
   newDisks(): void {
-    const { random, options, after } = this.#world;
+    const { random, options, after, met } = this.#world;
     const store = () =>
       new MemoryStore({
         random,
@@ -89,6 +96,7 @@ export class Site {
           operation === 'write'
             ? 0.02 + random() * 0.6
             : 0.1 + random() * options.syncMs + (operation === 'sync' ? this.slowSyncMs : 0),
+        failed: (operation) => met(`${this.place} failed ${operation}`),
       });
     this.store = store();
     this.images = store();
@@ -105,6 +113,9 @@ export class Site {
     this.state = 'opening';
     this.#stopping = false;
     this.opens += 1;
+    this.unreadable = false;
+    for (const disk of [this.store, this.images]) disk.heal();
+    world.faults.opening(this);
     this.skew = Math.floor((world.random() - 0.5) * 2000 * world.options.skewMs);
     this.#startedMs = world.scheduler.now;
     this.#start(life).catch((error) => {
@@ -127,6 +138,7 @@ export class Site {
       group = await this.#openGroup(life, config, files, newSuperblock(config, volumesFromConfig(config), null));
     }
     if (life.over) return;
+    this.store.heal(); // what was to fail while it opened
     this.state = 'up';
     const platform = this.#platformIn(life);
     const pair = new Pair(group, {
@@ -245,7 +257,7 @@ export class Site {
     const world = this.#world;
     if (this.state === 'off') return;
     world.note(`${this.name} ${power ? 'loses power' : 'is killed'} while ${this.state}`);
-    world.met(`${this.name} ${power ? 'power cut' : 'killed'}`);
+    world.met(`${this.place} ${power ? 'power cut' : 'killed'}`);
     if (this.group?.receiver?.imageConsistent === false) world.met('target crash in the first copy');
     this.#dead();
     this.#loseDisks(power);
@@ -256,7 +268,7 @@ export class Site {
     const world = this.#world;
     if (this.state !== 'up') return Promise.resolve();
     world.note(`${this.name} stops`);
-    world.met(`${this.name} stopped`);
+    world.met(`${this.place} stopped`);
     const { life, group, pair } = this;
     this.state = 'closing';
     this.#stopping = true;
@@ -283,8 +295,7 @@ export class Site {
     // after a failed sync only a start of the machine tells what is really there
     if (power || this.suspect) {
       this.suspect = false;
-      this.store.crash();
-      this.images.crash();
+      for (const disk of [this.store, this.images]) cutPower(disk, this.#world.met);
     } else {
       this.store.kill();
       this.images.kill();
@@ -310,17 +321,17 @@ export class Site {
     const { journal, cleaner, checkpointer, counters, sender, receiver } = this.group!;
     met('syncs', journal.counters.syncs);
     met('sealed in the pool', journal.counters.sealedInPool);
-    if (journal.failed !== null) met(`${this.name} journal failed`);
-    met(`${this.name} segments freed`, cleaner.counters.segmentsFreed);
-    met(`${this.name} blocks moved`, cleaner.counters.blocksMoved);
-    met(`${this.name} checkpoints`, checkpointer.counters.checkpoints);
+    if (journal.failed !== null) met(`${this.place} journal failed`);
+    met(`${this.place} segments freed`, cleaner.counters.segmentsFreed);
+    met(`${this.place} blocks moved`, cleaner.counters.blocksMoved);
+    met(`${this.place} checkpoints`, checkpointer.counters.checkpoints);
     met('retention given up', cleaner.counters.retentionGivenUp);
     met('room waits', counters.roomWaits);
     met('degraded', counters.degraded);
     met('space refused', journal.counters.spaceRefused);
     if (cleaner.counters.retentionGivenUp > 0) world.operator.retentionGivenUp = true;
     // a stop ends the threads in the middle of a read
-    if (cleaner.counters.damaged > 0 && !this.#stopping && !this.rotten)
+    if (cleaner.counters.damaged > 0 && !this.#stopping && !this.rotten && !this.unreadable)
       world.fail(new Error('the cleaner met damage that nobody did'));
     if (sender !== null) {
       met('read back from segments', sender.readerCounters.fromSegments);

@@ -37,6 +37,7 @@ export class Views {
         try {
           if (error?.code === 'ESHUTDOWN' || (error !== null && target.state === 'closing')) return met('view dropped');
           if (error !== null && target.rotten) return met('rot was told');
+          if (error !== null && target.unreadable) return met('failed read was told');
           if (error !== null) throw error;
           const found = history.tagsOf(Buffer.concat(pieces), 0, units);
           for (let i = 0; i < units; i += 1) {

@@ -7,8 +7,9 @@
  *     group-faults.ts    which faults exist            group-operator.ts  what a person does about them
  *     group-checks.ts    what is checked, and when     group-history.ts   what was written: the truth
  *     group-accidents.ts two that both serve, copies   group-strays.ts    hosts of whom nothing is kept
- *     group-hosts.ts     what hosts do                 group-site.ts      a machine and its gateway's lives
- *     group-line.ts      connecting, and sim-link.ts   group-rig.ts       time, worker threads, flat images
+ *     group-hosts.ts     what hosts do                 group-registers.ts what they saw, to be judged in the end
+ *     group-line.ts      connecting, and sim-link.ts   group-site.ts      a machine and its gateway's lives
+ *                                                      group-rig.ts       time, worker threads, flat images
  *
  * This file is the order of events: a phase with faults (safety), then one without that must come to its end (liveness).
  */
@@ -21,8 +22,10 @@ import { History, type Images, UNIT } from './group-history.js';
 import { Hosts } from './group-hosts.js';
 import { Line } from './group-line.js';
 import { Operator } from './group-operator.js';
+import { Registers } from './group-registers.js';
 import { Scheduler } from './group-rig.js';
 import { Site } from './group-site.js';
+import { seededRandom } from './memory-store.js';
 
 export { type GroupWorldOptions, QUIET } from './group-draw.js';
 
@@ -40,6 +43,7 @@ export class GroupWorld {
   readonly history: History;
   readonly checks: Checks;
   readonly hosts: Hosts;
+  readonly registers: Registers;
   readonly line: Line;
   readonly faults: Faults;
   readonly operator: Operator;
@@ -55,6 +59,7 @@ export class GroupWorld {
     this.hash = hash;
     this.history = new History(options.volumes, this.violation);
     this.checks = new Checks(this);
+    this.registers = new Registers(options.volumes, seededRandom(options.seed));
     this.hosts = new Hosts(this);
     this.line = new Line(this);
     this.faults = new Faults(this);
@@ -156,6 +161,8 @@ export class GroupWorld {
     await this.until(() => this.settled(), 90_000 + catchUpMs, 'the phase without faults does not come to its end');
     await this.checks.compareAll();
     await this.#stopBoth();
+    const impossible = this.registers.judge();
+    if (impossible !== null) this.violation(impossible);
   }
 
   /** Time passes until something holds. @param complaint null: then it just took too long */
@@ -223,6 +230,7 @@ export class GroupWorld {
       }
     });
     history.begin(initial);
+    this.registers.begin(initial);
   }
 
   #lookAroundLater(): void {
@@ -240,6 +248,7 @@ export class GroupWorld {
     faults.active = false;
     hosts.stopped = true;
     line.bitFlip = 0;
+    line.repeat = 0;
     line.rate = options.rate;
     line.downUntil = 0;
     this.operator.mend();
@@ -258,6 +267,7 @@ export class GroupWorld {
       if (site.group !== null && site.group.journal.failed !== null) site.crash(true);
     }
     if (source.promoting || hosts.outstanding > 0 || source.state !== 'up' || target.state !== 'up') return false;
+    if (source.unreadable || target.unreadable) return false;
     if (source.group === null || target.group === null || !source.group.serving) return false;
     const { sender } = source.group;
     const { receiver } = target.group;

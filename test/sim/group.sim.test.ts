@@ -26,16 +26,44 @@ test('whatever fails: nothing flushed is lost, the target is a prefix of the sou
   }
   // the worlds must have met what they are there for
   for (const what of [
-    ...['alpha power cut', 'alpha killed', 'beta power cut', 'beta killed', 'alpha stopped', 'beta stopped', 'cut'],
-    ...['alpha disk full', 'beta disk full', 'alpha journal failed', 'bit flip', 'slow line', 'held at the target'],
+    ...[
+      'source power cut',
+      'source killed',
+      'target power cut',
+      'target killed',
+      'source stopped',
+      'target stopped',
+      'cut',
+    ],
+    ...['source disk full', 'target disk full', 'source journal failed', 'bit flip', 'slow line', 'held at the target'],
     ...['row 2', 'row 3', 'row 6', 'row 7', 'row 9', 'row 10', 'tail returned', 'source lost a tail', 'minted'],
     ...['target crash in the first copy', 'rewinds', 'rejections', 'evicted', 'lowered answer', 'room waits', 'stalls'],
-    ...['alpha segments freed', 'beta segments freed', 'alpha blocks moved', 'alpha checkpoints', 'beta checkpoints'],
+    ...[
+      'source segments freed',
+      'target segments freed',
+      'source blocks moved',
+      'source checkpoints',
+      'target checkpoints',
+    ],
+    ...['disk failed while opening', 'repeated frame', 'source slow disk', 'target slow disk'],
+    ...['unsynced write written', 'unsynced write lost', 'unsynced write torn', 'unsynced write garbage'],
     ...['read back from segments', 'sealed in the pool', 'rounds of writeback', 'fua write', 'scope', 'trim', 'zero'],
   ]) {
     expect(counts[what] ?? 0, what).toBeGreaterThan(0);
   }
 }, 600_000);
+
+test('a disk that fails reads: whoever asked is told, and nothing is taken for written or whole that is not', async () => {
+  const counts: Record<string, number> = {};
+  for (let seed = 1; seed <= 16; seed += 1) {
+    const changes = { operations: 2500, readErrorMs: 150 };
+    const outcome = await runSeed(seed, changes);
+    if (outcome.failure !== null) throw new Error(writeFailure(outcome, changes, false));
+    for (const [what, count] of Object.entries(outcome.counts)) counts[what] = (counts[what] ?? 0) + count;
+  }
+  for (const what of ['source failed read', 'target failed read', 'read: EIO', 'failed read was told'])
+    expect(counts[what] ?? 0, what).toBeGreaterThan(0);
+}, 120_000);
 
 /** Worlds that once failed, as they are drawn today, and how data would have been lost. */
 test.each([

@@ -19,7 +19,11 @@ export interface MemoryStoreOptions {
   latencyMs?: (operation: 'write' | 'sync' | 'save' | 'syncDirectory') => number;
   /** Bytes that fit on the disk: a write beyond is answered ENOSPC. Default: no limit. */
   capacity?: number;
+  /** An operation failed as `fail` had asked. */
+  failed?: (operation: Operation) => void;
 }
+
+type Operation = 'write' | 'sync' | 'read';
 
 export type Fault = 'ENOSPC' | 'EIO';
 
@@ -151,11 +155,11 @@ export class MemoryStore implements Store {
   #cached = new Map<string, MemoryFile>();
   #durable = new Map<string, MemoryFile>();
   #directory: DirectoryChange[] = [];
-  readonly #open = new Map<number, MemoryFile>();
+  readonly #open = new Map<number, { name: string; file: MemoryFile }>();
   #nextFd = 1000;
   /** Counts crashes: handles and callbacks of an earlier life are dead. */
   #life = 0;
-  #faults: { operation: 'write' | 'sync' | 'read'; code: Fault; name: string | RegExp | null; times: number }[] = [];
+  #faults: { operation: Operation; code: Fault; name: string | RegExp | null; times: number }[] = [];
   /** Adjustable while it runs. */
   capacity: number;
   readonly counters = { bytesWritten: 0, writes: 0, syncs: 0, lost: 0, torn: 0, garbled: 0, survived: 0 };
@@ -202,7 +206,7 @@ export class MemoryStore implements Store {
     const file = this.#file(name);
     const fd = this.#nextFd++;
     const life = this.#life;
-    this.#open.set(fd, file);
+    this.#open.set(fd, { name, file });
     const live = () => {
       if (life !== this.#life) throw new Error(`${name}: a handle from before the crash`);
       if (!this.#open.has(fd)) throw new Error(`${name}: closed`);
@@ -296,14 +300,20 @@ export class MemoryStore implements Store {
 
   /** Bytes read through a descriptor: what a pool worker does with it. */
   readFd(fd: number, into: Uint8Array, position: number): number {
-    const file = this.#open.get(fd);
-    if (file === undefined) throw errorOf('EBADF', `fd ${fd}`);
-    return readFrom(file, into, position);
+    const open = this.#open.get(fd);
+    if (open === undefined) throw errorOf('EBADF', `fd ${fd}`);
+    this.#throwFault('read', open.name);
+    return readFrom(open.file, into, position);
   }
 
   /** The next `times` operations of a kind, on files whose name matches, fail. */
-  fail(operation: 'write' | 'sync' | 'read', code: Fault, times = 1, name: string | RegExp | null = null): void {
+  fail(operation: Operation, code: Fault, times = 1, name: string | RegExp | null = null): void {
     this.#faults.push({ operation, code, name, times });
+  }
+
+  /** What was to fail, and has not, does not. */
+  heal(): void {
+    this.#faults = [];
   }
 
   /** Rot: flips bits of one byte, in cache and on disk. */
@@ -451,7 +461,7 @@ export class MemoryStore implements Store {
     return this.used + Math.max(0, end - file.cachedSize) > this.capacity ? errorOf('ENOSPC', 'write') : null;
   }
 
-  #fault(operation: 'write' | 'sync' | 'read', name: string): NodeJS.ErrnoException | null {
+  #fault(operation: Operation, name: string): NodeJS.ErrnoException | null {
     const fault = this.#faults.find(
       (fault) =>
         fault.operation === operation &&
@@ -459,6 +469,7 @@ export class MemoryStore implements Store {
     );
     if (fault === undefined) return null;
     if (--fault.times <= 0) this.#faults.splice(this.#faults.indexOf(fault), 1);
+    this.#options.failed?.(operation);
     return errorOf(fault.code, `${operation} ${name}`);
   }
 

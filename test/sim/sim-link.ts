@@ -1,6 +1,10 @@
 /** A link in memory: a line that delays, slows, flips bits and is cut, with an end at each site. */
 import type { Link } from '../../src/link/link.js';
+import { decode, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Chance, Life } from './group-rig.js';
+
+/** Frames of a link that may come twice: as many as are within any credit. */
+const REPEATED_MAX = 3;
 
 interface Message {
   header: Uint8Array;
@@ -16,6 +20,8 @@ export interface LinkWorld extends Chance {
     delayMax: number;
     /** Probability that a stretch arrives with a flipped bit. */
     bitFlip: number;
+    /** Probability that a frame of records is sent twice, of the first ones that a link carries. */
+    repeat: number;
     /** Bytes per ms. */
     rate: number;
   };
@@ -45,6 +51,8 @@ export class SimLink implements Link {
   #ended = false;
   #arrival = 0;
   #wasHigh = false;
+  /** Frames of the stream that it has sent. */
+  #frames = 0;
   #delivering = false;
   /** What it sends does not arrive before then, ms. */
   #stalledUntil = 0;
@@ -210,6 +218,21 @@ export class SimLink implements Link {
     }
     this.#arrival = Math.max(this.#arrival, scheduler.now + 0.02 + random() * delayMax, this.#stalledUntil);
     scheduler.scheduleAt(() => this.peer.#arrive(message), this.#arrival);
+    if (this.#isRepeated(message)) {
+      met('repeated frame');
+      const again = { ...message, header: message.header.slice(), stretch: message.stretch!.slice() };
+      scheduler.scheduleAt(() => this.peer.#arrive(again), this.#arrival);
+    }
+  }
+
+  /** The line keeps order and loses nothing, but what was under way when it broke may be sent again on the next one. */
+  #isRepeated({ header, stretch }: Message): boolean {
+    const { random, line } = this.#world;
+    if (line.repeat === 0 || stretch === null) return false;
+    const message = decode(header);
+    if (message.kind !== KIND_DATA || message.data.returned || message.data.first === 0) return false;
+    this.#frames += 1;
+    return this.#frames <= REPEATED_MAX && random() < line.repeat;
   }
 
   #arrive(item: Message | { code: number; reason: string }): void {
