@@ -452,7 +452,7 @@ export class Group {
   /** A record of this site's stream that recovery or a returned tail has shown. */
   ownScopeSeen(header: { type: number; sequence: number; scope: number; volume: number }): void {
     if (header.type === TYPE_LOCK) this.ownScopes.set(header.sequence, header.volume);
-    else if (header.type === TYPE_UNLOCK) this.ownScopes.delete(header.scope);
+    else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) this.ownScopes.delete(header.scope);
   }
 
   scopeOpened(lock: number, volume: number, scope: Scope | null = null): void {

@@ -164,7 +164,7 @@ export class Truth {
     if (sequence < this.promised[from])
       this.#violation(`site ${from} goes on behind ${sequence}, a flush had promised ${this.promised[from]}`);
     for (const record of this.streams[from].splice(sequence)) {
-      this.aborts[from].delete(record.scope);
+      if (record.type === TYPE_ABORT) this.aborts[from].delete(record.scope);
       for (const set of [this.confirmed, this.told]) set.delete(record);
       this.reads.delete(record);
     }

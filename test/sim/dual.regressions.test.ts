@@ -724,6 +724,26 @@ test('what waits for a scope is not taken for granted after a restart', async ()
 });
 
 /**
+ * A scope was aborted, its site lost LOCK and ABORT in a crash, and the other one returned both. The site took the scope
+ * for open, kept its blocks from hosts until there was room to end it, and ended what had ended.
+ */
+test('a scope that comes back with its ABORT is over', async () => {
+  const world = await startBoth({ syncMs: 1000 }, 1);
+  const [first, second] = world.sites;
+  first.skew += 1000; // the later stamp loses
+  write(world, second, 0, 1);
+  openAbort(world, first).catch(() => {});
+  await world.until(() => second.journal.peer.appended === 3, 5000, 'LOCK, WRITE and ABORT do not arrive');
+  first.crash(true);
+  first.open();
+  await world.until(() => first.state === 'up', 5000, 'the site does not open');
+  expect(first.journal.own.appended).toBe(0);
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  expect(first.journal.own.appended).toBe(3);
+  await world.checks.compareAll();
+});
+
+/**
  * A site went on alone, and wrote more than the other one had room for. That kept all since its oldest write of which it
  * had not heard that it was decided, and was to hear it behind everything that was written alone: there was no room for
  * that, and none to be made.
