@@ -7,6 +7,7 @@ class MemoryLink {
   onClose = null;
   bufferedBytes = 0;
   roundTripMs = 0;
+  unprovenMs = 0;
   bytesSent = 0;
   bytesReceived = 0;
   other = null;

@@ -98,11 +98,15 @@ export const LOST_TAIL_WAIT_MS = 10_000;
 /** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */
 export const FREEZE_HOLD_MS = 30_000;
 
-/**
- * How long the preferred site of a split waits before it goes on alone: the other has to have noticed first, and stopped.
- * It is PEER_SILENT_MS_MAX behind what it last heard, and what it heard may have been as long on its way.
- */
+/** How long the preferred site of a split waits before it goes on alone: the other has to have stopped by then. */
 export const SPLIT_WAIT_MS = 2 * PEER_SILENT_MS_MAX;
+/**
+ * So long the other serves after it sent a ping that was answered, whatever else it believes of the link. The wait began no
+ * earlier than that ping was sent, and the clocks of the two may differ by a quarter.
+ */
+export const SPLIT_LEASE_MS = 1.5 * PEER_SILENT_MS_MAX;
+/** Pings that wait for their answer; older ones are forgotten. */
+export const PINGS_MAX = 16;
 
 // ---- NBD
 export const NBD_STRING_MAX = 4096; // proto.md: strings
@@ -136,5 +140,7 @@ assert(
   2 * RECORD_SIZE_MAX <= (JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN) / PEER_ROOM_SHARE,
   'the smallest journal promises room for the largest record',
 );
+assert(SPLIT_LEASE_MS <= 0.75 * SPLIT_WAIT_MS, 'who is not preferred has stopped before the other goes on alone');
+assert(PINGS_MAX * HEARTBEAT_MS > SPLIT_LEASE_MS, 'an answer counts as long as it could prolong a lease');
 assert(TRANSACTION_LOCKS_MAX <= SCOPES_MAX, 'a transaction may have its locks');
 assert(RING_SIZE_MIN >= SEGMENT_SIZE_MIN, 'a ring holds a segment');

@@ -42,6 +42,8 @@ export interface Link {
 
   /** The last measured round trip in milliseconds (0 before the first), of the ping behind whatever was queued. */
   readonly roundTripMs: number;
+  /** Milliseconds since the newest ping was sent that the peer has answered: then it held this link. Infinity before the first. */
+  readonly unprovenMs: number;
   /** Payload bytes of messages, both since the link was made. */
   readonly bytesSent: number;
   readonly bytesReceived: number;

@@ -165,6 +165,10 @@ export class ShapedLink implements Link {
     return this.#inner.roundTripMs + this.#shape.roundTripMs;
   }
 
+  get unprovenMs(): number {
+    return this.#inner.unprovenMs;
+  }
+
   send(header: Uint8Array, stretch: Uint8Array | null, released: (() => void) | null): void {
     if (this.#closed) {
       if (released !== null) process.nextTick(released);

@@ -2,7 +2,14 @@
 import type { Socket } from 'node:net';
 import type { WebSocket } from 'ws';
 import { assert } from '../assert.js';
-import { CONTROL_SIZE_MAX, HEARTBEAT_MS, LINK_BUFFER_MAX, MESSAGE_SIZE_MAX, PEER_SILENT_MS_MAX } from '../limits.js';
+import {
+  CONTROL_SIZE_MAX,
+  HEARTBEAT_MS,
+  LINK_BUFFER_MAX,
+  MESSAGE_SIZE_MAX,
+  PEER_SILENT_MS_MAX,
+  PINGS_MAX,
+} from '../limits.js';
 import type { Clock } from './clock.js';
 import type { Intake } from './intake.js';
 import { CLOSE_PROTOCOL, CLOSE_TIMEOUT, fitReason, type Link, STRETCH_FOLLOWS } from './link.js';
@@ -50,9 +57,10 @@ export class WsLink implements Link {
   #silentMs = 0;
   #pingLeaving = false;
   #pongLeaving = false;
-  /** When the ping was sent whose answer will tell the round trip; 0 if none is out. */
-  #pingSentAt = 0;
+  /** When each ping was sent that is not answered yet, by its number, oldest first. */
+  readonly #pings = new Map<number, number>();
   #pingNumber = 0;
+  #provenAt = Number.NEGATIVE_INFINITY;
 
   /**
    * @param intake what the socket reads by, if it does; messages come from there, or from ws
@@ -86,6 +94,10 @@ export class WsLink implements Link {
     });
     this.#cancelBeat = clock.after(HEARTBEAT_MS, () => this.#beat());
     this.#ping();
+  }
+
+  get unprovenMs(): number {
+    return this.#clock.now() - this.#provenAt;
   }
 
   send(header: Uint8Array, stretch: Uint8Array | null, released: (() => void) | null): void {
@@ -219,15 +231,14 @@ export class WsLink implements Link {
   #ping(): void {
     if (this.#pingLeaving || this.#ws.readyState !== this.#ws.OPEN) return; // one at a time, however slow the line
     this.#pingLeaving = true;
-    let payload = '';
-    const now = this.#clock.now();
-    // a pong may be left out when the peer's line is full: then measure anew
-    if (this.#pingSentAt === 0 || now - this.#pingSentAt > PEER_SILENT_MS_MAX) {
-      this.#pingNumber += 1;
-      this.#pingSentAt = now;
-      payload = String(this.#pingNumber);
+    this.#pingNumber += 1;
+    this.#pings.set(this.#pingNumber, this.#clock.now());
+    // answers may be left out when the peer's line is full
+    for (const oldest of this.#pings.keys()) {
+      if (this.#pings.size <= PINGS_MAX) break;
+      this.#pings.delete(oldest);
     }
-    this.#ws.ping(payload, undefined, () => {
+    this.#ws.ping(String(this.#pingNumber), undefined, () => {
       this.#pingLeaving = false;
     });
   }
@@ -241,9 +252,12 @@ export class WsLink implements Link {
   }
 
   #measure(data: Buffer): void {
-    if (this.#pingSentAt === 0 || data.toString('latin1') !== String(this.#pingNumber)) return;
-    this.roundTripMs = Math.max(0, this.#clock.now() - this.#pingSentAt);
-    this.#pingSentAt = 0;
+    const answered = Number(data.toString('latin1'));
+    const sentAt = this.#pings.get(answered);
+    if (sentAt === undefined) return;
+    for (const number of this.#pings.keys()) if (number <= answered) this.#pings.delete(number);
+    this.#provenAt = sentAt;
+    this.roundTripMs = Math.max(0, this.#clock.now() - sentAt);
   }
 }
 

@@ -119,6 +119,7 @@ export class Group {
   #foundThrough = 0;
   /** Dual: since when there is no peer to write with, ms; null while there is, or this site goes on alone. */
   #frozenAt: number | null = null;
+  #mayServe: () => boolean = () => true;
   /** Own records up to here are decided by this site alone; Infinity while it serves alone. */
   #aloneThrough = 0;
   /** Who waits for the peer's scopes, or for a time: true when it is over. */
@@ -249,7 +250,7 @@ export class Group {
         `site ${this.state.superblock.site.name} is the standby of group ${this.name}: content is refused`,
       );
     }
-    if (this.#frozenAt !== null) return this.#frozenError();
+    if (this.frozen) return this.#frozenError();
     if (!this.#serving)
       return new ForelockError('EPERM', `group ${this.name} does not serve yet: ${this.mirror.describe()}`);
     return null;
@@ -321,8 +322,15 @@ export class Group {
 
   // ---- dual: hosts are held while the link is down
 
+  /** To be asked before anything is read or appended: that the lease has run out may not have been noticed before. */
   get frozen(): boolean {
+    if (this.#frozenAt === null && !this.#mayServe()) this.freeze('the other site has not answered for long');
     return this.#frozenAt !== null;
+  }
+
+  /** Dual: the group is frozen as soon as this does not hold any more. */
+  serveWhile(mayServe: () => boolean): void {
+    this.#mayServe = mayServe;
   }
 
   get frozenAt(): number | null {
@@ -348,13 +356,13 @@ export class Group {
   }
 
   /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
-  freeze(): void {
+  freeze(why: string): void {
     if (this.#frozenAt !== null) return;
     this.#frozenAt = this.nowMs();
     this.#aloneThrough = 0;
     if (!this.#serving) return;
     this.counters.freezes += 1;
-    this.tell('frozen: both sites write, and the link is down; hosts wait');
+    this.tell(`frozen: both sites write, and ${why}; hosts wait`);
   }
 
   /** Both streams run: hosts go on. */
@@ -531,7 +539,7 @@ export class Group {
   admits(session: number, volume: Volume, lba: number, blockCount: number, kind: ScopeKind): boolean {
     const { order } = this;
     if (order === null) return true;
-    if (this.#frozenAt !== null) return false;
+    if (this.frozen) return false;
     if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
     for (const lock of this.#ending) {
       // its lock here is gone, or of an earlier life; in the stream it is open

@@ -28,9 +28,11 @@
  *
  * Where both sites write, nobody is served from the loss of a link on (or a start) until both streams run again. Under
  * `prefer` the preferred site alone is, in the same way: SPLIT_WAIT_MS later it is ready, and mints for the first request.
+ * By then the other must have stopped, even if it stood still (SIGSTOP, a machine that swapped) and has not noticed yet
+ * that the link is gone: it serves on a lease, which is looked at whenever something is to be read or appended.
  *
- *     serving --link lost--> frozen --both streams run--> serving
- *                            frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
+ *     serving --link or lease lost--> frozen --both streams run--> serving
+ *                                     frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
  *     alone --both streams run--> serving
  *
  * Who has not served since it was opened mints at its recovered end first, and then ends its scopes: what it appends may
@@ -42,7 +44,14 @@ import { type ErrorCode, ForelockError } from '../errors.js';
 import { RecordHeader } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT, FRAME_SIZE_MAX, LINK_BUFFER_MAX, LOST_TAIL_WAIT_MS, SPLIT_WAIT_MS } from '../limits.js';
+import {
+  BLOCK_SIZE_DEFAULT,
+  FRAME_SIZE_MAX,
+  LINK_BUFFER_MAX,
+  LOST_TAIL_WAIT_MS,
+  SPLIT_LEASE_MS,
+  SPLIT_WAIT_MS,
+} from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type Decision, decide, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
@@ -312,7 +321,8 @@ export class Pair {
     if (group.role === 'standby') return;
     if (group.role === 'dual') {
       this.#splitAt = group.nowMs();
-      return group.freeze();
+      group.serveWhile(() => this.#hasLease(group));
+      return group.freeze('the other site is not there yet');
     }
     const { recovery, superblock } = group.state;
     const peers = Object.keys(superblock.peers).length;
@@ -320,10 +330,18 @@ export class Pair {
     this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
   }
 
+  /** Dual: may this site still believe that the other has not gone on alone? */
+  #hasLease({ state }: Group): boolean {
+    const { whenSplit } = this.#options;
+    if (whenSplit === 'freeze' || whenSplit.prefer === state.superblock.site.name) return true;
+    return this.#link !== null && this.#link.unprovenMs <= SPLIT_LEASE_MS;
+  }
+
   /** Dual: hosts are served once both streams run, and what is here is a whole image. */
   #serveBoth(): void {
     const { group } = this;
     if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
+    if (!this.#hasLease(group)) return;
     if (group.order!.conflicts.isBehind) return; // neither read nor written: the other site has answered what is missing
     const { state, journal } = group;
     if (state.superblock.peerAlone === null) {
@@ -446,7 +464,7 @@ export class Pair {
   #renew(): void {
     const group = this.group!;
     const { alone } = group;
-    group.freeze();
+    group.freeze('the other site is empty');
     if (alone) group.endAlone();
     this.#renewing = true;
     group.tell('the other site is empty: its first copy begins under a new generation');
@@ -908,7 +926,7 @@ export class Pair {
     const { group } = this;
     if (group?.role === 'dual' && this.#running) {
       this.#splitAt = group.nowMs();
-      group.freeze();
+      group.freeze('the link is down');
     } else group?.resumeAlone();
     this.#running = false;
     this.#sending = false;

@@ -47,6 +47,8 @@ export interface ProcessOptions {
   key?: string;
   ack?: 'local' | 'received' | 'applied';
   speculation?: 'on' | 'off';
+  /** freeze, or prefer:SITE. */
+  'when-split'?: string;
   'when-peer-away'?: 'degrade' | 'block' | 'fail';
   'on-reject'?: 'target-retry' | 'halt' | 'retransmit';
   kernel?: 'wasm' | 'reference' | 'compare';
@@ -147,7 +149,9 @@ export class Room {
   }
 
   /** Sites `a` (which listens) and `b`, both empty, both to write volume `vm`, a delay proxy between them. */
-  async dual(options: Pick<PairOptions, 'ring' | 'journal' | 'size' | 'roundTripMs'>): Promise<DualSites> {
+  async dual(
+    options: Pick<PairOptions, 'ring' | 'journal' | 'size' | 'roundTripMs'> & Pick<ProcessOptions, 'when-split'>,
+  ): Promise<DualSites> {
     const port = await freePort();
     const { size, roundTripMs = 0, ...both } = options;
     const a = await this.start({ site: 'a', role: 'dual', volumes: [`vm:${size}`], listen: port, ...both });

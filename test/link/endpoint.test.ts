@@ -270,6 +270,25 @@ test('pings keep a quiet link alive and measure the round trip', async () => {
   expect(a.last.messages).toEqual([]);
 });
 
+test('that the peer held the link is known as of the newest ping that it answered, not as of the answer', async () => {
+  const b = await open({ site: 'b', where: LISTEN });
+  const relay = new TcpRelay(b.endpoint.address!);
+  toClose.push(relay);
+  const clock = new FakeClock();
+  const a = await open({ site: 'a', where: { connect: await relay.listen() }, clock });
+  await until(() => a.links.length === 1);
+  const { link } = a.last;
+  await until(() => link.unprovenMs === 0); // the ping that opens the link
+  clock.advance(HEARTBEAT_MS); // one more is sent
+  clock.time += 500; // and its answer comes so much later
+  await until(() => link.unprovenMs === 500);
+  relay.silence();
+  clock.time += 3_600_000; // nobody looked, or could
+  expect(link.unprovenMs).toBe(3_600_500);
+  for (let beat = 0; beat < 5; beat += 1) clock.advance(HEARTBEAT_MS);
+  expect(link.unprovenMs).toBe(3_600_500 + 5 * HEARTBEAT_MS);
+});
+
 test('stopping says so to the peer, behind what was sent', async () => {
   const { a, b } = await pair();
   await until(() => a.links.length === 1 && b.links.length === 1);

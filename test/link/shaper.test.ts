@@ -11,6 +11,7 @@ class Wire implements Link {
   onClose: Link['onClose'] = null;
   bufferedBytes = 0;
   roundTripMs = 1;
+  unprovenMs = 0;
   bytesSent = 0;
   bytesReceived = 0;
   paused = false;

@@ -9,7 +9,7 @@
  * A phase with faults (safety), then one without that must come to its end (liveness).
  */
 import type { XXHashAPI } from 'xxhash-wasm';
-import { SCOPE_AGE_MS_MAX, SPLIT_WAIT_MS } from '../../src/limits.js';
+import { SCOPE_AGE_MS_MAX } from '../../src/limits.js';
 import { DualChecks } from './dual-checks.js';
 import type { DualWorldOptions } from './dual-draw.js';
 import { DualFaults } from './dual-faults.js';
@@ -50,8 +50,6 @@ export class DualWorld {
     this.sites = [new DualSite(this, 0, options.soloMs > 0 ? 'primary' : 'dual'), new DualSite(this, 1, 'dual')];
     this.hosts = [new DualHosts(this, this.sites[0]), new DualHosts(this, this.sites[1])];
     this.line = new Line(this);
-    // who is preferred waits until the other must have seen it
-    if (options.whenSplit !== 'freeze') this.line.unseenMsMax = SPLIT_WAIT_MS / 2;
     this.faults = new DualFaults(this);
   }
 

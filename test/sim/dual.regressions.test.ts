@@ -10,7 +10,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
-import { FREEZE_HOLD_MS } from '../../src/limits.js';
+import { FREEZE_HOLD_MS, SPLIT_LEASE_MS } from '../../src/limits.js';
 import { KIND_CONFIRM } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
@@ -19,6 +19,7 @@ import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
 import { seededRandom } from './memory-store.js';
+import type { SimLink } from './sim-link.js';
 
 const hash = await xxhash();
 
@@ -640,6 +641,41 @@ test.each([
   world.line.downUntil = 0;
   await world.until(() => world.settled(), 20_000, 'the sites do not find together');
   await world.checks.compareAll();
+});
+
+/**
+ * The site that is not preferred had not noticed that the link was gone (its process stood still, or nothing had told it):
+ * it answered reads, without what the other one's hosts had written alone, and took writes.
+ */
+test('who is not preferred has stopped before the other goes on alone, whether it saw the link go or not', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const [first, second] = world.sites;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  const { link } = second.pair!;
+  const tick = second.group!.tick.bind(second.group);
+  second.group!.tick = () => {}; // whoever stood still is asked something before it looks around
+  world.line.cutUnseen(second, 60_000);
+  await world.until(() => first.group!.frozen, 1000, 'the preferred site does not see it');
+  write(world, first, 0, 1);
+  await world.until(() => first.group!.alone, 10_000, 'the preferred site does not go on alone');
+  expect(second.pair!.link).toBe(link);
+  expect(second.group!.refuseRead()?.message).toMatch(/is frozen.*site alpha alone may serve/);
+  second.group!.tick = tick;
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+test('who is not preferred goes on as soon as the other one answers again', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const [, second] = world.sites;
+  (second.pair!.link as SimLink).stall(SPLIT_LEASE_MS + 500);
+  await world.until(() => second.group!.frozen, 5000, 'it does not stop');
+  expect(second.pair!.link).not.toBeNull();
+  write(world, second, 0, 1); // is held meanwhile
+  await world.until(() => !second.group!.frozen, 5000, 'it does not go on');
+  await world.until(() => world.settled(), 5000, 'the write does not arrive');
+  expect(second.journal.own.appended).toBe(1);
 });
 
 /**

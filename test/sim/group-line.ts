@@ -36,8 +36,6 @@ export class Line {
   repeat: number;
   /** Bytes per ms. */
   rate: number;
-  /** How long an end may not see that its line is gone, ms. */
-  unseenMsMax = PEER_SILENT_MS_MAX;
   #link: [SimLink, SimLink] | null = null;
   /** Ends that do not know yet that their line is gone. */
   #unseen: { site: LineSite; link: SimLink }[] = [];
@@ -71,17 +69,22 @@ export class Line {
     this.#link?.[0].cut();
   }
 
-  /** The line is gone, and one end does not see it: the other one comes again. */
-  cutUnseen(): void {
+  /**
+   * The line is gone, and one end does not see it: the other one comes again.
+   * @param blind    which; one that is drawn
+   * @param unseenMs how long it does not; a time that is drawn
+   */
+  cutUnseen(blind?: LineSite, unseenMs?: number): void {
     const { source, target, random, options, met } = this.#world;
     const link = this.#link;
     if (link === null || link.some((end) => end.ended)) return;
-    const index = random() < 0.5 ? 0 : 1;
+    const isFirst = blind === undefined ? random() < 0.5 : blind === source;
+    const index = isFirst ? 0 : 1;
     const late = random() < options.lateFrames ? random() * 300 : null;
     met('half-open link');
-    this.#unseen.push({ site: index === 0 ? source : target, link: link[index] });
+    this.#unseen.push({ site: isFirst ? source : target, link: link[index] });
     this.#link = null;
-    link[index].cutUnseen(random() ** 2 * this.unseenMsMax, late);
+    link[index].cutUnseen(unseenMs ?? random() ** 2 * PEER_SILENT_MS_MAX, late);
     this.connectSoon();
   }
 

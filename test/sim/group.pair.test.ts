@@ -32,6 +32,7 @@ class HandLink implements Link {
   onClose: Link['onClose'] = null;
   readonly bufferedBytes = 0;
   readonly roundTripMs = 0;
+  readonly unprovenMs = 0;
   readonly bytesSent = 0;
   readonly bytesReceived = 0;
   readonly sent: { header: Uint8Array; stretch: Uint8Array | null }[] = [];

@@ -54,8 +54,11 @@ export class SimLink implements Link {
   /** Frames of the stream that it has sent. */
   #frames = 0;
   #delivering = false;
-  /** What it sends does not arrive before then, ms. */
+  /** What it sends does not arrive before then, ms; since when. */
   #stalledUntil = 0;
+  #stalledAt = 0;
+  /** When the line went, in either direction, ms. */
+  #cutAt = Number.POSITIVE_INFINITY;
   /** After a cut that this end did not see: what was in flight arrives so much later; or, null, never. */
   #lateMs: number | null = null;
 
@@ -156,7 +159,18 @@ export class SimLink implements Link {
 
   /** What this end sends stands still for a while; then it arrives, in order. */
   stall(ms: number): void {
-    this.#stalledUntil = this.#world.scheduler.now + ms;
+    const { now } = this.#world.scheduler;
+    if (this.#stalledUntil <= now) this.#stalledAt = now;
+    this.#stalledUntil = now + ms;
+  }
+
+  /** As if pings were sent and answered all the time, in no time, while the line lets them through. */
+  get unprovenMs(): number {
+    const { now } = this.#world.scheduler;
+    const stopped = [this, this.peer].map((end) =>
+      Math.min(end.#cutAt, end.#stalledUntil > now ? end.#stalledAt : now),
+    );
+    return now - Math.min(...stopped);
   }
 
   #untilLeft(): number {
@@ -172,6 +186,7 @@ export class SimLink implements Link {
   /** Nothing leaves or arrives any more; memory that was on its way is given back. */
   #stop(): void {
     this.#closing = true;
+    this.#cutAt = Math.min(this.#cutAt, this.#world.scheduler.now);
     for (const message of this.#out.splice(0))
       if (message.released !== null) this.#later(message.released, this.#world.random() * 5);
     this.bufferedBytes = 0;
