@@ -36,6 +36,7 @@ function rounds(): Map<string, string>[] {
     const source = sourceOf(file);
     const placed = MUTANTS.filter((mutant) => mutant.file === file)
       .map((mutant) => ({ ...mutant, at: source.indexOf(mutant.find) }))
+      .filter(({ at }) => at >= 0) // the others are told above
       .sort((a, b) => a.at - b.at);
     for (let round = 0; placed.length > 0; round += 1) {
       let text = '';
