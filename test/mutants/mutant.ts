@@ -68,6 +68,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'volume/pair.ts': [
+    'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
     'sim/group.pair.test.ts',
     'sim/group.rejections.test.ts',
