@@ -111,6 +111,12 @@ async function begin(
     return await append(volume, () => {
       const late = group.refuseWrite();
       if (late !== null) return late;
+      // the lease may have ended while this waited: by now somebody else may have the blocks
+      if (lock.state !== 'held') {
+        return new LockTimeoutError(
+          `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
+        );
+      }
       if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
       const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
       if (sequence < 0) return sequence;

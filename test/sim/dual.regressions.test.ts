@@ -10,7 +10,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
-import { FREEZE_HOLD_MS, SPLIT_LEASE_MS } from '../../src/limits.js';
+import { FREEZE_HOLD_MS, LOCK_WAIT_MS_MAX, SPLIT_LEASE_MS } from '../../src/limits.js';
 import { KIND_CONFIRM } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
@@ -777,6 +777,32 @@ test('a scope that comes back with its ABORT is over', async () => {
   await world.until(() => world.settled(), 20_000, 'the sites do not find together');
   expect(first.journal.own.appended).toBe(3);
   await world.checks.compareAll();
+});
+
+/**
+ * A scope had its lock, and its LOCK waited for room. Meanwhile the other site needed the blocks, and the lease on the
+ * lock ended: nobody noticed. The LOCK was appended all the same, and its holder wrote blocks that others held, too.
+ */
+test('a scope is not opened with a lock that it has no more', async () => {
+  const world = await startBoth({}, 1);
+  const [first, second] = world.sites;
+  const [volume] = first.group!.volumes.values();
+  const extent = { offset: 0, size: volume!.blockSize };
+  await holdLock(volume!, 'write', { offset: volume!.blockSize, size: volume!.blockSize }, 1000);
+  const appendScoped = volume!.appendScoped.bind(volume);
+  volume!.appendScoped = () => RING_FULL;
+  const answers: (string | null)[] = [];
+  openScope(volume!, extent).then(
+    () => answers.push(null),
+    (error: ForelockError) => answers.push(error.code),
+  );
+  await world.until(() => volume!.locks.held === 2, 1000, 'the scope does not get its lock');
+  write(world, second, 0, 2);
+  await world.until(() => first.journal.peerApplied === 1, LOCK_WAIT_MS_MAX + 1000, 'the lease does not end');
+  volume!.appendScoped = appendScoped;
+  await world.until(() => answers.length > 0, 1000, 'the scope is not answered');
+  expect(answers).toEqual(['ETIMEDOUT']);
+  await world.until(() => world.settled(), 5000, 'the sites do not come to rest');
 });
 
 /**
