@@ -281,7 +281,10 @@ export class DualSite {
       return staged;
     };
     order.received = (read, position) => {
-      if (!this.orphan) truth.check((1 - index) as SiteIndex, read);
+      if (!this.orphan) {
+        truth.check((1 - index) as SiteIndex, read);
+        this.droppedTo = Number.POSITIVE_INFINITY; // it follows the other site again, and that had no objection
+      }
       told.received(read, position);
     };
     order.applied = (read, position, again) => {
