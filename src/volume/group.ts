@@ -359,6 +359,8 @@ export class Group {
   freeze(why: string): void {
     if (this.#frozenAt !== null) return;
     this.#frozenAt = this.nowMs();
+    // a link came, and went before this site had said START: what it had answered alone is decided
+    if (this.alone) this.endAlone();
     this.#aloneThrough = 0;
     if (!this.#serving) return;
     this.counters.freezes += 1;

@@ -806,6 +806,23 @@ test('a scope is not opened with a lock that it has no more', async () => {
 });
 
 /**
+ * The site that was alone had a link again, and lost it before it had said START, which had to wait for the disk. What
+ * it had answered last, alone, it held for undecided from then on, and told the other site nothing of it.
+ */
+test('what a site answered alone stays decided when it freezes', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const [first] = world.sites;
+  await part(world, first);
+  write(world, first, 0, 1);
+  const { appended } = first.journal.own;
+  first.group!.freeze('the link is down');
+  expect(first.group!.mayBeConfirmed).toBe(appended);
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+/**
  * A site went on alone, and wrote more than the other one had room for. That kept all since its oldest write of which it
  * had not heard that it was decided, and was to hear it behind everything that was written alone: there was no room for
  * that, and none to be made.
