@@ -89,7 +89,7 @@ class Examiner {
 
   /** @param last who noticed it then is asked first */
   async examine(bench: Bench, mutant: Mutant, last: Verdict | null): Promise<Verdict> {
-    const tests = await this.#tests(bench, testsOf(mutant.file), last?.tests.file ?? '');
+    const tests = await this.#tests(bench, testsOf(mutant), last?.tests.file ?? '');
     const [first, ...slower] = simulatorsOf(mutant.file).sort((a, b) => rank(a, last) - rank(b, last));
     let worlds = await this.#worlds(bench, first!, last);
     for (const simulator of slower) {

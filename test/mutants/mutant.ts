@@ -9,6 +9,8 @@ export interface Mutant {
   replace: string;
   /** What is broken, in a line. */
   breaks: string;
+  /** Further tests that are about this place. */
+  tests?: readonly string[];
   /** Why nobody can notice: it has to survive, then. */
   harmless?: string;
 }
@@ -51,7 +53,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/decide.ts': [],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
-  'volume/dual-order.ts': ['mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/dual-order.ts': ['mirror/dual-order.test.ts', 'mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/group.ts': ['sim/group.pair.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
   'volume/sender.ts': [
@@ -76,9 +78,9 @@ const TESTS: Record<string, string[]> = {
   ],
 };
 
-export function testsOf(file: string): string[] {
+export function testsOf({ file, tests = [] }: Mutant): string[] {
   const listed = TESTS[file];
   if (listed === undefined) throw new Error(`which tests are about src/${file}? Say so in TESTS`);
   const named = `${file.slice(0, -'.ts'.length)}.test.ts`;
-  return [...new Set([named, ...listed])].map((each) => `test/${each}`);
+  return [...new Set([named, ...listed, ...tests])].map((each) => `test/${each}`);
 }

@@ -13,7 +13,7 @@ const sourceOf = (file: string): string => readFileSync(join(PACKAGE_ROOT, 'src'
 test('every mutant has a name of its own, and tests that are about its file', () => {
   const names = MUTANTS.map(({ name }) => name);
   expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
-  const without = MUTANTS.filter(({ file }) => !testsOf(file).some((path) => existsSync(join(PACKAGE_ROOT, path))));
+  const without = MUTANTS.filter((mutant) => !testsOf(mutant).some((path) => existsSync(join(PACKAGE_ROOT, path))));
   expect(without.map(({ file }) => file)).toEqual([]);
 });
 

@@ -9,6 +9,8 @@ vi.mock('../../src/limits.js', async (original) => ({
   APPEND_SIZE_MAX: 12 * 1024,
 }));
 
+import { LockTimeoutError } from '../../src/errors.js';
+import { RING_FULL } from '../../src/journal/journal.js';
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { UNIT } from './group-history.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
@@ -144,6 +146,23 @@ for (const platter of PLATTERS) {
     expect(Math.min(...Object.values(met)), JSON.stringify(met)).toBeGreaterThan(0);
   }, 300_000);
 }
+
+test('a transaction whose locks were taken from it while it waited for room writes nothing', async () => {
+  const world = await bothUp({});
+  const group = world.source.group!;
+  const { journal } = group;
+  const room = journal.room.bind(journal);
+  journal.room = () => RING_FULL;
+  const run = runTransaction(group, (transaction) => writeAll(world, transaction));
+  await world.until(() => group.roomIsWaitedFor, 1000, 'it does not wait for room');
+  const [lock] = group.openScopes.keys();
+  group.endScope(lock!, new LockTimeoutError('it was open for too long'));
+  journal.room = room;
+  journal.offerRoom();
+  await expect(world.settle(run)).rejects.toThrow('it was open for too long');
+  await atRest(world);
+  expect(shown(world).every((tag) => tag === 0)).toBe(true);
+});
 
 test('a checkpoint in the middle of one: the half that the target has still counts when its COMMIT comes', async () => {
   // The target had applied, and staged, half of a transaction; its checkpoint said that replay begins behind that. It

@@ -1,0 +1,53 @@
+/** Where a replay begins where both sites write, and when no checkpoint may be taken: see the top of dual-order.ts. */
+import { expect, test } from 'vitest';
+import { FLAG_ABORT_ON_CONFLICT, TYPE_ABORT, TYPE_LOCK, TYPE_WRITE } from '../../assembly/layout.js';
+import type { JournalVolume } from '../../src/journal/journal.js';
+import { Liveness } from '../../src/journal/liveness.js';
+import { BlockMap } from '../../src/journal/map.js';
+import { RecordHeader } from '../../src/journal/record.js';
+import { StagedRun } from '../../src/journal/staged.js';
+import { DualOrder } from '../../src/volume/dual-order.js';
+
+/** Journal between two records: every record has a place of its own. */
+const FAR = 1 << 20;
+
+function order(): DualOrder {
+  const liveness = new Liveness(4 * FAR);
+  const map = new BlockMap(64, liveness);
+  const volume: JournalVolume = { number: 1, map, blockShift: 12, flat: false };
+  return new DualOrder({
+    volumes: new Map([[1, volume]]),
+    ownStaged: new StagedRun(),
+    peerStaged: new StagedRun(),
+    liveness,
+    from: { position: 0, own: 0, peer: 0 },
+    state: DualOrder.settled(0, 0),
+  });
+}
+
+function record(fields: Partial<RecordHeader> & { type: number; sequence: number }): RecordHeader {
+  const clock = fields.sequence;
+  const base = { volume: 1, lba: 0, blockCount: 1, blockShift: 12, generation: 1, session: 1, site: 1, flags: 0 };
+  return Object.assign(new RecordHeader(), { ...base, seen: 0, clock, scope: fields.sequence, ...fields });
+}
+
+test('a replay begins at the last place before what is not closed, and behind no limit', () => {
+  const made = order();
+  for (let sequence = 1; sequence <= 4; sequence += 1) {
+    made.own(record({ type: TYPE_WRITE, sequence }), sequence * FAR);
+  }
+  expect(made.replayFrom(Number.POSITIVE_INFINITY)).toBe(FAR); // the other site has decided on none of them
+  made.confirmed(3, 0);
+  expect(made.replayFrom(2.5 * FAR)).toBe(2 * FAR);
+  expect(made.replayFrom(Number.POSITIVE_INFINITY)).toBe(4 * FAR); // where the first begins that is still open
+});
+
+test('no checkpoint while a scope is dead here and its ABORT is still to be written', () => {
+  const made = order();
+  made.own(record({ type: TYPE_LOCK, sequence: 1, clock: 10, flags: FLAG_ABORT_ON_CONFLICT }), FAR);
+  expect(made.isUndecided).toBe(false);
+  made.received(record({ type: TYPE_WRITE, sequence: 1, site: 2, clock: 5 }), 2 * FAR); // earlier, and on its block
+  expect(made.isUndecided).toBe(true);
+  made.own(record({ type: TYPE_ABORT, sequence: 2, scope: 1, clock: 11 }), 3 * FAR);
+  expect(made.isUndecided).toBe(false);
+});
