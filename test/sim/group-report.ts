@@ -57,18 +57,26 @@ export function writeSummary(outcomes: readonly Outcome[], tookMs: number, proce
   return lines.join('\n');
 }
 
+/** A fault that happens in a smaller share of the worlds proves little: it is named, in a run of so many worlds. */
+const RARE = 0.01;
+const RARE_WORLDS_MIN = 200;
+
 /** In which share of the worlds each thing happened, and how often in all of them. */
 function writeShares(title: string, outcomes: readonly Outcome[], faults: readonly string[]): string[] {
   const total = (what: string): number => outcomes.reduce((sum, each) => sum + (each.counts[what] ?? 0), 0);
+  const shareOf = (what: string): number =>
+    outcomes.filter((each) => (each.counts[what] ?? 0) > 0).length / outcomes.length;
   const row = (what: string): string => {
-    const worlds = outcomes.filter((each) => (each.counts[what] ?? 0) > 0).length;
-    const share = `${((100 * worlds) / outcomes.length).toFixed(1)} %`;
+    const share = `${(100 * shareOf(what)).toFixed(1)} %`;
     return `${share.padStart(15)}${total(what).toLocaleString('en').padStart(12)}   ${what}`;
   };
+  // of fewer worlds a share says nothing
+  const rare = outcomes.length < RARE_WORLDS_MIN ? [] : faults.filter((what) => shareOf(what) < RARE);
   const others = [...new Set(outcomes.flatMap((each) => Object.keys(each.counts)))];
   return [
     ...['', title, 'share of worlds   how often   fault'],
     ...faults.map(row),
+    ...(rare.length === 0 ? [] : [`  in less than ${100 * RARE} % of the worlds: ${rare.join(', ')}`]),
     ...['', 'share of worlds   how often   what else was met'],
     ...others
       .filter((each) => !faults.includes(each))
