@@ -437,14 +437,19 @@ function logGone(p: SiteState, s: SiteState): Decision | null {
       // adopted, and cut off before the first record: there is nothing here that a copy could spoil
       return baseCopy(p, s, 14, end(p, number), { volume: 0, lba: 0 }, s.site.number);
     }
-    return refuse(
-      p,
-      s,
-      13,
-      `the journal of ${author.site.name} begins at ${journalFrom(author, number)}, the peer ${reader.site.name} ends at ${needed}: empty the state directory of ${reader.site.name}, and start it again for a full copy`,
-    );
+    return refuseGone(p, s, author, reader);
   }
   return null;
+}
+
+function refuseGone(p: SiteState, s: SiteState, author: SiteState, reader: SiteState): Decision {
+  const number = author.site.number;
+  return refuse(
+    p,
+    s,
+    13,
+    `the journal of ${author.site.name} begins at ${journalFrom(author, number)}, the peer ${reader.site.name} ends at ${end(reader, number)}: empty the state directory of ${reader.site.name}, and start it again for a full copy`,
+  );
 }
 
 function found(p: SiteState, s: SiteState): Decision {
@@ -486,6 +491,10 @@ function returnTail(holder: SiteState, author: SiteState, row: number, p: SiteSt
       `the journal of ${holder.site.name} begins at ${journalFrom(holder, stream)}, its author ${author.site.name} ends at ${end(author, stream)}: the tail cannot be returned; start ${holder.site.name} with --role primary`,
     );
   }
+  // where both write, what the records had seen of the holder's stream goes in front of them, and the rest of it behind
+  const own = holder.site.number;
+  if (p.role === 'dual' && end(author, own) < end(holder, own) && journalFrom(holder, own) > end(author, own) + 1)
+    return refuseGone(p, s, holder, author);
   return {
     ...outline(holder, author, row),
     action: 'returnTail',

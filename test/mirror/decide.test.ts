@@ -131,6 +131,14 @@ const DUAL_CASES: Case[] = [
     expected: { row: 7, action: 'returnTail', stream: 2, source: 1, target: 2, from: 30, through: 40 },
   },
   {
+    // the link was closed over it each time, for ever: what the tail had seen goes in front of it
+    finding: 'dual, the second site lost its tail, and the first has not what it needs besides',
+    a: { ...DUAL, streams: { 1: 120, 2: 40 }, journalFrom: { 1: 110, 2: 1 }, served: true },
+    b: { ...DUAL, streams: { 1: 100, 2: 30 } },
+    expected: refuse(13),
+    says: /journal of a begins at 110, the peer b ends at 100: empty the state directory of b/,
+  },
+  {
     finding: 'dual, the second site’s journal is gone',
     a: { ...DUAL, streams: { 1: 100, 2: 40 } },
     b: { ...DUAL, streams: { 1: 100, 2: 60 }, journalFrom: { 1: 1, 2: 50 } },
