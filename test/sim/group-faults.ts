@@ -145,9 +145,10 @@ export class Faults {
     if (site.state !== 'up' || site.group === null) return;
     met(`${site.place} disk full`);
     note(`${site.name} disk full`);
-    site.store.capacity = site.store.used + Math.floor(random() * 200_000);
+    const { store } = site; // by then the site may run on others
+    store.capacity = store.used + Math.floor(random() * 200_000);
     after(random() * 1500, () => {
-      site.store.capacity = Number.POSITIVE_INFINITY;
+      store.capacity = Number.POSITIVE_INFINITY;
     });
   }
 
