@@ -19,7 +19,7 @@ import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
 import { seededRandom } from './memory-store.js';
-import type { SimLink } from './sim-link.js';
+import { SimLink } from './sim-link.js';
 
 const hash = await xxhash();
 
@@ -638,6 +638,28 @@ test.each([
   volume!.write(1, 2 * volume!.blockSize, volume!.blockSize, payload(volume!.blockSize), false, { settle });
   await world.until(() => answers.length === 2, FREEZE_HOLD_MS + 1000, 'they are not answered');
   expect(answers).toEqual([code, code]);
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+/**
+ * The superblock that goes with a START would name the new generation before the checkpoint that begins behind it: after a
+ * crash the scopes that had ended with the minting were told again, under that generation, and open.
+ */
+test('nobody is met while a generation is being minted', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha', syncMs: 20 }, 1);
+  const [first, second] = world.sites;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 1000, 'it does not freeze');
+  write(world, first, 0, 1);
+  await world.until(() => first.pair!.counters.minted === 1, 10_000, 'it does not mint');
+  expect(first.group!.alone).toBe(false);
+  const [link] = SimLink.pair(world, first.life, second.life);
+  first.pair!.onLink(link, structuredClone(second.pair!.hello()));
+  expect(link.closedWith?.reason).toMatch(/a generation is being minted/);
+  await world.until(() => first.group!.alone, 1000, 'it does not go on alone');
   world.line.downUntil = 0;
   await world.until(() => world.settled(), 20_000, 'the sites do not find together');
   await world.checks.compareAll();
