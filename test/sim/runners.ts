@@ -42,6 +42,7 @@ export class Runners {
   }
 
   close(): void {
-    for (const worker of this.#all) worker.disconnect();
+    // one that died is gone already: why is what is to be told
+    for (const worker of this.#all) if (worker.connected) worker.disconnect();
   }
 }
