@@ -975,7 +975,7 @@ export class Group {
           ),
         );
       } else if (this.policy.whenPeerAway === 'degrade') {
-        if (this.state.superblock.degradedSince === null) return this.#degrade();
+        if (this.#degrading || this.state.superblock.degradedSince === null) return this.#degrade();
         this.#gate.advance(own.durable, Infinity, Infinity, Infinity);
         peer.loweredThrough(own.appended);
         return;

@@ -1,9 +1,10 @@
 /** The journal by itself: order of disk calls, segments that turn, a ring that wraps, a disk that fills. */
 import { describe, expect, test } from 'vitest';
-import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_PAD, TYPE_WRITE } from '../../assembly/layout.js';
+import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_MARK, TYPE_PAD, TYPE_WRITE } from '../../assembly/layout.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { recordSize } from '../../src/journal/record.js';
 import type { StoreFile } from '../../src/journal/store.js';
+import { createKernel } from '../../src/kernel/create.js';
 import { Scheduler } from '../sim/group-rig.js';
 import { MemoryStore, seededRandom } from '../sim/memory-store.js';
 import { BLOCK_SIZE, BLOCKS, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
@@ -209,6 +210,32 @@ test('a flush with little to write appends and syncs in one call, unless somethi
   again.settle();
   again.store.crash();
   expect(makeJournal({ store: again.store, scheduler: again.scheduler, seed: 4 }).journal.own.appended).toBe(sequence);
+});
+
+test('a MARK says of no more than is durable when it is written', () => {
+  // It bears witness against rot: of what was only appended it would make a torn tail into damage, and nothing would open.
+  const marks: { says: number; durable: number; written: number }[] = [];
+  const rig = makeJournal({
+    kernel: (memory) => {
+      const kernel = createKernel('wasm', memory);
+      const encode = kernel.encode.bind(kernel);
+      kernel.encode = (...fields) => {
+        const { journal } = rig;
+        const { durable, written } = journal;
+        if (fields[1] === TYPE_MARK) marks.push({ says: fields[4], durable, written });
+        return encode(...fields);
+      };
+      return kernel;
+    },
+  });
+  for (let i = 0; i < 200; i += 1) {
+    rig.write(i, 40, 1);
+    rig.journal.sync();
+    for (let step = 0; step < 3; step += 1) rig.scheduler.step();
+  }
+  rig.settle();
+  expect(marks.filter(({ durable, written }) => durable < written).length).toBeGreaterThan(0);
+  expect(marks.filter(({ says, durable }) => says > durable)).toEqual([]);
 });
 
 test('hosts wait while the peer has promised no room for more of this stream, and are told when it may have', () => {

@@ -1515,8 +1515,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'group: degraded before it is written down',
     file: 'volume/group.ts',
-    find: 'if (this.state.superblock.degradedSince === null) return this.#degrade();',
-    replace: 'if (this.state.superblock.degradedSince === null) this.#degrade();',
+    find: 'if (this.#degrading || this.state.superblock.degradedSince === null) return this.#degrade();',
+    replace: 'if (this.state.superblock.degradedSince === null) return this.#degrade();',
     breaks: 'after a crash nobody knows of answers that only this site holds',
   },
   {

@@ -296,6 +296,31 @@ test('a source that starts again keeps what its absent peer may need, though it 
   expect(sender.retainFrom).toBe(oldest);
 });
 
+test('that answers are lowered is on the disk before the first of them', async () => {
+  // One tick later they were given, whether that was written down or not. A source that crashed right then took for
+  // granted that its peer had all that was ever answered.
+  const world = await bothUp({ ack: 'received' });
+  const { source } = world;
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => source.pair!.link === null, 1000, 'the source does not notice');
+  const { store } = source;
+  const save = store.save.bind(store);
+  const held: (() => void)[] = [];
+  store.save = (name, bytes, done) => void held.push(() => save(name, bytes, done));
+  let answered = false;
+  const written = world.write(0, 8).then(() => {
+    answered = true;
+  });
+  await world.until(() => held.length > 0, 3000, 'nothing is written down');
+  await world.until(() => answered, 1000, null);
+  expect(answered).toBe(false);
+  store.save = save;
+  for (const go of held) go();
+  await world.settle(written);
+  expect(source.group!.state.superblock.degradedSince).not.toBeNull();
+});
+
 test('what the peer has only received stays in the rollback log', async () => {
   // The journal was freed up to what the peer had received. The peer lost power, and the records were nowhere.
   const world = await bothUp();
