@@ -1,7 +1,7 @@
 /**
  * Offload to worker threads: batches of kernel work over the group's shared memory, through Piscina.
  *
- * A hand-off costs the main thread about as much as hashing 200 KiB of warm data, 90 KiB of cold (bench/kernels.js), and
+ * A hand-off costs the main thread about as much as hashing 200 KiB of warm data, 90 KiB of cold (bench/subjects/pool.js), and
  * never lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
  *
  * Small reads are the exception that the pool decides on itself: while what is asked for has been in the page cache

@@ -39,7 +39,7 @@ import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { gatewayStatus } from './status.js';
 
-/** Batches of at least this many bytes are sealed by the pool: where a hand-off begins to pay (bench/kernels.js measures it). */
+/** Batches of at least this many bytes are sealed by the pool: where a hand-off begins to pay (bench/subjects/pool.js measures it). */
 export const POOL_SEAL_BYTES = 256 * KIB;
 
 const TICK_MS = 50;
