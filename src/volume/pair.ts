@@ -235,7 +235,7 @@ export class Pair {
               generation: inconsistent.generation,
               start: inconsistent.startSequence,
               next: this.#baseProgress(inconsistent.base),
-              end: inconsistent.untilSequence,
+              end: this.#baseEnd(inconsistent.untilSequence),
             },
       epoch: this.#epoch,
       served: group.serving,
@@ -967,6 +967,12 @@ export class Pair {
 
   #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
     return this.group!.receiver?.target.base?.next ?? saved;
+  }
+
+  /** Not whole either while it is taken up again: its end may be written down late, in the middle of that. */
+  #baseEnd(saved: number | null): number | null {
+    const base = this.group!.receiver?.target.base ?? null;
+    return base !== null && base.end === null ? null : saved;
   }
 }
 

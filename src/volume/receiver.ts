@@ -619,8 +619,8 @@ export class Receiver implements MirrorEnd {
     const { journal, state } = this.#group;
     const { inconsistent } = state.superblock;
     const { base } = this.#target;
-    if (this.#notingBaseEnd || base === null || inconsistent === null || base.end === inconsistent.untilSequence)
-      return;
+    if (this.#notingBaseEnd || inconsistent === null || base === null || base.end === null) return;
+    if (base.end === inconsistent.untilSequence) return;
     this.#notingBaseEnd = true;
     const { head } = journal;
     const next = { ...base.next };
