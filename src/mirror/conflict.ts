@@ -20,7 +20,8 @@
  *
  * Why both ends decide alike. Nothing in the rule depends on when something arrives. A site judges a scope of the peer
  * when it receives it, against its own records after the scope's `seen`: all of those that the peer had not seen, and
- * among them is every one that can conflict, because what this site appends from then on has seen the scope. The peer
+ * among them is every one that can conflict, because what this site appends from then on has seen the scope. What it had
+ * appended has not (`own` asserts that a record stands behind all that it has seen), so that half is not asked. The peer
  * judges the same pairs the other way round, when our records arrive there. How frames were cut, repeated or delayed,
  * what was confirmed, and what was applied by then does not enter. Pairs are judged alone: that a scope is dead itself
  * does not save those whom it beats, so the order in which pairs are met does not matter either.
@@ -426,21 +427,21 @@ export class Conflicts {
   }
 
   #meets(scope: Scope): boolean {
-    const own = (scope.read ? this.#ownReads : this.#ownIndex).first(scope.volume, scope.lba, scope.end, scope.seen);
-    return own !== null && own.seen < scope.sequence;
+    const own = scope.read ? this.#ownReads : this.#ownIndex;
+    return own.first(scope.volume, scope.lba, scope.end, scope.seen) !== null;
   }
 
   #isBeaten(scope: Scope): boolean {
     const { session, seen } = scope;
     if (scope.read) {
       const other = this.#ownReads.first(scope.volume, scope.lba, scope.end, seen);
-      return other !== null && other.seen < scope.sequence && isLater(scope, other);
+      return other !== null && isLater(scope, other);
     }
     if (seen < (this.#cascades.get(session) ?? 0)) return true;
     if (!scope.abort) return false;
     // stamps ascend with sequences: if the first that overlaps is not earlier, none is
     const killer = this.#ownIndex.first(scope.volume, scope.lba, scope.end, seen);
-    if (killer === null || killer.seen >= scope.sequence || !isLater(scope, killer)) return false;
+    if (killer === null || !isLater(scope, killer)) return false;
     this.#cascades.delete(session); // to the end of the order in which they are forgotten
     this.#cascades.set(session, killer.sequence);
     return true;
@@ -451,17 +452,17 @@ export class Conflicts {
     if (this.#ownAborts.count === 0) return;
     const beaten = this.#beaten;
     this.#ownAborts.forEach(scope.volume, scope.lba, scope.end, scope.seen, (own) => {
-      if (own.seen < scope.sequence && isLater(own, scope)) beaten.push(own);
+      if (isLater(own, scope)) beaten.push(own);
       return false;
     });
     beaten.sort((a, b) => a.sequence - b.sequence);
-    for (const own of beaten) if (!own.dead) this.#kill(own, scope.sequence);
+    for (const own of beaten) if (!own.dead) this.#kill(own);
     beaten.length = 0;
   }
 
   #beatReads(scope: Scope): void {
     this.#ownReads.forEach(scope.volume, scope.lba, scope.end, scope.seen, (own) => {
-      if (own.seen < scope.sequence && isLater(own, scope) && !own.dead) {
+      if (isLater(own, scope) && !own.dead) {
         own.dead = true;
         this.#doomed.add(own.sequence);
         this.counters.aborted += 1;
@@ -474,9 +475,9 @@ export class Conflicts {
     return scope.read ? this.#pendingReads : this.#pendingIndex;
   }
 
-  #kill(own: Scope, killer: number): void {
+  #kill(own: Scope): void {
     for (let scope: Scope | null = own; scope !== null; scope = scope.next) {
-      if (scope.dead || scope.seen >= killer) continue;
+      if (scope.dead) continue;
       scope.dead = true;
       if (scope.abort) this.#ownAborts.remove(scope);
       this.#doomed.add(scope.sequence);

@@ -267,7 +267,6 @@ export class Sender implements MirrorEnd {
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
     this.#isAhead ||= !this.#source.consistent;
-    this.#unproved.length = 0;
     this.#keepProved();
     this.#said(ready.horizon);
     link.onDrain = () => this.pump();
