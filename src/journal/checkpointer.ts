@@ -42,7 +42,10 @@ export class Checkpointer {
   #wanted = false;
   /** The last one was begun. */
   #finished = false;
-  /** Head when the last checkpoint was begun: one is due when the journal has grown enough since. */
+  /**
+   * Head when the last checkpoint was begun: one is due when the journal has grown enough since. Of an earlier life's it
+   * is where replay begins, or a process that is killed again and again would replay more each time.
+   */
   #begunAt: number;
   #waiting: { position: number; then: () => void } | null = null;
 
@@ -57,7 +60,7 @@ export class Checkpointer {
     this.#onDone = onDone;
     this.#defer = defer;
     this.position = state.superblock.checkpoint.position;
-    this.#begunAt = state.journal.head;
+    this.#begunAt = this.position;
   }
 
   /** The number of the last checkpoint that is on disk, and of the next one to begin. */

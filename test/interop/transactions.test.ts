@@ -117,6 +117,7 @@ test(`whoever is killed, no site shows half a transaction (FORELOCK_SEED=${seed}
   let ahead = 0;
   for (let round = 1; round <= KILLS; round += 1) {
     const victim = VICTIMS[round % VICTIMS.length]!;
+    if (round % 50 === 0) process.stderr.write(`transactions: kill ${round} of ${KILLS}\n`);
     await sleep(50 + random() * 400);
     if (victim === 'target') {
       await target.kill();

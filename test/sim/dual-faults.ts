@@ -183,7 +183,7 @@ export class DualFaults {
     site.store.fail(operation, 'EIO', times, name);
     note(`${site.name} is to fail a ${operation}`);
     after(random() * 1500, () => {
-      if (life.over) return;
+      if (life.over || (!this.active && site.state === 'closing')) return; // the last stop is in order
       site.crash(true);
       this.#back(site);
     });

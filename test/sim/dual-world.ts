@@ -190,6 +190,7 @@ export class DualWorld {
     line.downUntil = 0;
     for (const site of sites) {
       site.store.capacity = Number.POSITIVE_INFINITY;
+      site.store.heal(); // what was to fail and was not asked yet
       if (site.state === 'off') this.after(10, () => site.open());
     }
   }

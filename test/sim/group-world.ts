@@ -254,6 +254,7 @@ export class GroupWorld {
     this.operator.mend();
     for (const site of [this.source, this.target]) {
       site.store.capacity = Number.POSITIVE_INFINITY;
+      for (const disk of [site.store, site.images]) disk.heal(); // what was to fail and was not asked yet
       if (site.state === 'off') this.after(10, () => site.open());
     }
   }

@@ -675,3 +675,30 @@ test('a scope of the former primary that was open when the standby took over can
     await atRest(world);
   }
 });
+
+test('who is killed again and again does not replay more each time', async () => {
+  // A checkpoint was due when a life had written enough, and a life that ended before it left that to the next one, which
+  // counted from its own beginning: after 200 kills within seconds a start took twenty. Both sites.
+  const world = makeWorld({ journalSegments: 100 }); // so many that none has to be freed
+  await bothUp(world);
+  for (let life = 0; life < 6; life += 1) {
+    const { stretch } = world.source.group!.checkpointer;
+    const { head } = world.source.journal;
+    for (let unit = 0; world.source.journal.head - head < stretch / 3; unit = (unit + 8) % 64) {
+      world.write(unit, 8).catch((error) => world.fail(error));
+      await world.pass(0.5);
+    }
+    await world.until(() => world.settled(), 3000, 'the sites do not come to rest');
+    for (const site of [world.source, world.target]) {
+      site.crash(false);
+      site.open();
+    }
+    await world.until(() => world.settled(), 3000, 'the sites do not find together again');
+  }
+  for (const { group, name } of [world.source, world.target]) {
+    const { position, stretch } = group!.checkpointer;
+    expect(group!.journal.head, name).toBeGreaterThan(2 * stretch);
+    expect(group!.journal.head - position, name).toBeLessThan(1.5 * stretch);
+  }
+  await atRest(world);
+});
