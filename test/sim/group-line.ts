@@ -190,7 +190,7 @@ export class Line {
     end.closedWith = null;
     world.note(`link closed: ${closed.reason}`);
     // under pressure the journal may give up what a START had asked it to keep
-    const givenUp = (source.group?.cleaner.counters.retentionGivenUp ?? 0) > 0;
+    const givenUp = [source, target].some(({ group }) => (group?.cleaner.counters.retentionGivenUp ?? 0) > 0);
     const fine =
       /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
         closed.reason,
