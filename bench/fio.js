@@ -11,10 +11,12 @@ import { run } from './processes.js';
  * @property {string[]} [more]
  * @property {'IOPS' | 'MB/s'} unit
  * @property {boolean} [warm] everything is read once beforehand
+ * @property {string} [written] and written once before that, in sequence, in requests of this size
  */
 
 const small = (name, rw, depth, more = {}) => ({ name: `4 KiB ${name}`, rw, bs: '4k', depth, unit: 'IOPS', ...more });
 const large = (name, rw, bs, depth, more = {}) => ({ name, rw, bs, depth, unit: 'MB/s', ...more });
+const inSequence = (bs) => ({ written: bs, warm: true });
 const flushEvery = (count) => ({ more: [`--fsync=${count}`] });
 
 /** @type {Record<string, Job>} r, w: read, write; r, s: random, sequential; then depth or size; f: flush; c: connections */
@@ -32,9 +34,10 @@ export const JOBS = {
   rr8c4: small('random read, 4 connections of depth 8', 'randread', 8, { connections: 4, warm: true }),
   rw32c4: small('random write, 4 connections of depth 32', 'randwrite', 32, { connections: 4 }),
   sw128: large('128 KiB sequential write, depth 16', 'write', '128k', 16),
-  sr128: large('128 KiB sequential read, depth 16', 'read', '128k', 16, { warm: true }),
+  sr128: large('128 KiB sequential read, depth 16', 'read', '128k', 16, inSequence('128k')),
   sw1m: large('1 MiB sequential write, depth 4', 'write', '1m', 4),
-  sr1m: large('1 MiB sequential read, depth 4', 'read', '1m', 4, { warm: true }),
+  sr1m: large('1 MiB sequential read, depth 4', 'read', '1m', 4, inSequence('1m')),
+  sr128s: large('128 KiB sequential read of blocks written at random, depth 16', 'read', '128k', 16, { warm: true }),
 };
 
 const RANKS = [1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.99];
@@ -76,5 +79,12 @@ export async function fill(contender, size) {
   await contender.rest();
 }
 
-/** Reads everything once, in random order. */
-export const warm = ({ uri }, size) => runFio(uri, size, { rw: 'randread', bs: '4k', depth: 32 }, []);
+/** Reads everything once, in random order; what is to be read in sequence is written so first. */
+export async function warm(contender, size, { written }) {
+  const { uri } = contender;
+  if (written !== undefined) {
+    await runFio(uri, size, { rw: 'write', bs: written, depth: 4 }, ['--end_fsync=1']);
+    await contender.drained();
+  }
+  await runFio(uri, size, { rw: 'randread', bs: '4k', depth: 32 }, []);
+}

@@ -72,7 +72,7 @@ export async function compare(context, subject, contenders, key, more = {}) {
     for (const contender of contenders) {
       context.say(`${subject}: ${job.name}: warming ${contender.name}`);
       await contender.prepare();
-      await warm(contender, context.size);
+      await warm(contender, context.size, job);
     }
   }
   for (let round = 0; round < context.runs; round += 1) {

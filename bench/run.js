@@ -1,11 +1,7 @@
 /**
  * Forelock and its peers, measured in one run, in turn.
  *
- *     npm run bench -- [--all] [--quick] [--only SUBJECTS] [--seconds 1.5] [--runs 3] [--baseline FILE]
- *                      [--jobs rw1,rw32,…] [--size MIB] [--profile DIRECTORY]
- *
- * Without --all: what the table of goals needs (goals.js), in less than ten minutes. Writes JSON, one HTML page and plots to
- * bench/results/DATE/. How to read them: bench/NOTES.md.
+ * Without --all: what the table of goals needs (goals.js). `--help` lists the rest; how to read the results: bench/NOTES.md.
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,6 +32,23 @@ const PARTS = Object.values(SUBJECTS).flat();
 
 const USAGE = 2;
 
+const HELP = `Measures Forelock and its peers in one run, in turn, and writes JSON, one HTML page and plots to bench/results/DATE/.
+
+  npm run bench                         what the table of goals needs, in less than ten minutes
+  npm run bench -- --all                every subject and every peer: more than an hour
+  npm run bench -- --quick              does it still run? Short figures, one round
+  npm run bench -- --only NAME,...      some subjects, or parts of them:
+${Object.entries(SUBJECTS)
+  .map(([subject, parts]) => `                                        ${subject.padEnd(10)}${parts.join(', ')}`)
+  .join('\n')}
+  npm run bench -- --jobs NAME,...      these loads of volume and mirror: ${Object.keys(JOBS).slice(0, 6).join(', ')}, ...
+  npm run bench -- --baseline FILE      beside an earlier run.json: ratios, and what changed
+  npm run bench -- --seconds S --runs N --size MIB    of a measurement (1.5), rounds (3), of the volumes (1024)
+  npm run bench -- --profile DIRECTORY  every gateway under V8's profiler; then: node bench/profile.js DIRECTORY/NAME
+
+It needs fio and gcc; peers that are not installed are named and left out. How to read what it prints: bench/NOTES.md.
+`;
+
 function fail(message) {
   process.stderr.write(`bench: ${message}\n`);
   process.exit(USAGE);
@@ -47,7 +60,7 @@ function parse() {
     const { values } = parseArgs({
       options: {
         ...{ all: boolean, quick: boolean, only: string, seconds: string, runs: string, baseline: string },
-        ...{ jobs: string, size: string, profile: string },
+        ...{ jobs: string, size: string, profile: string, help: boolean },
       },
     });
     return values;
@@ -76,6 +89,10 @@ function readBaseline(file) {
 }
 
 const options = parse();
+if (options.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
 const { all = false, quick = false } = options;
 const names = [...new Set([...Object.keys(SUBJECTS), ...PARTS])];
 const only = options.only === undefined ? null : list(options.only, names, 'subject');
