@@ -37,6 +37,8 @@ export const JOURNAL_SEGMENTS_MIN = 8;
  * default, twice the volumes' size, is 160 MB/s at 100 ms for the smallest, and leaves hosts the rest.
  */
 export const PEER_ROOM_SHARE = 8;
+/** Smaller reads are copied to the receiver: that costs less than the way back of what is lent. */
+export const LEND_SIZE_MIN = 32 * KIB;
 /** Most bytes handed to one disk append: bounds the time until a flush that waits behind it is looked at. */
 export const APPEND_SIZE_MAX = 4 * MIB;
 /** Without a flush, data is synced this often, so that trimming and recovery keep up. */

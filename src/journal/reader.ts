@@ -1,8 +1,9 @@
 /**
  * Reads blocks of a volume (or of a pinned view) from where the map says they are: copied out of the ring on this
- * thread, or read from segments in batches by the pool, which checks every block against its checksum.
+ * thread, or read from segments in batches by the pool, which checks every block against its checksum. What was read in
+ * one piece and is large is lent where the pool has put it; the rest is copied to where the reader wants it.
  */
-import { AT_BLOCK_COUNT, AT_CHECKSUMS } from '../../assembly/layout.js';
+import { AT_BLOCK_COUNT, AT_CHECKSUMS, RECORD_BLOCKS_MAX } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD, type ReadRun } from '../kernel/offload.js';
@@ -15,11 +16,14 @@ export interface ImageSource {
   read(offset: number, size: number, into: Uint8Array, done: (error: Error | null) => void): void;
 }
 
+/** `bytes` is what was read; with `release` they are lent until it is called, else they are the receiver's own. */
+type LentDone = (error: ForelockError | null, bytes: Uint8Array | null, release: (() => void) | null) => void;
+
 interface Job {
   runs: ReadRun[];
   segments: Segment[];
-  /** Where each run's payload goes. */
-  into: Uint8Array[];
+  /** Where each run's payload goes; null: it is the whole of its operation, and may be lent. */
+  into: (Uint8Array | null)[];
   owner: ReadOperation[];
   used: number;
 }
@@ -28,16 +32,31 @@ interface Job {
 class ReadOperation {
   waiting = 1;
   error: ForelockError | null = null;
-  readonly #done: (error: ForelockError | null) => void;
+  #bytes: Uint8Array | null = null;
+  #release: (() => void) | null = null;
+  readonly #done: LentDone;
+  readonly #buffer: (() => Uint8Array) | null;
 
-  constructor(done: (error: ForelockError | null) => void) {
+  /** @param buffer memory of the receiver, for what is not lent after all */
+  constructor(done: LentDone, buffer: (() => Uint8Array) | null = null) {
     this.#done = done;
+    this.#buffer = buffer;
+  }
+
+  lend(bytes: Uint8Array, release: () => void): void {
+    this.#bytes = bytes;
+    this.#release = release;
+  }
+
+  copy(bytes: Uint8Array): void {
+    this.#bytes = this.#buffer!();
+    this.#bytes.set(bytes);
   }
 
   partDone(error: ForelockError | null): void {
     this.error ??= error;
     this.waiting -= 1;
-    if (this.waiting === 0) this.#done(this.error);
+    if (this.waiting === 0) this.#done(this.error, this.#bytes, this.#release);
   }
 }
 
@@ -50,12 +69,16 @@ export class BlockReader {
   #job: Job | null = null;
   #jobQueued = false;
   readonly #waitingRuns: (() => void)[] = [];
+  #lentSlices = 0;
+  /** Of the slices, so many may be lent at a time: who is slow to send them does not keep others from reading. */
+  readonly #lentMax: number;
   readonly counters = { blocksFromRing: 0, blocksFromSegments: 0, batches: 0, checksumErrors: 0, readErrors: 0 };
 
   constructor(journal: Journal, offload: Offload, slices: Region[], defer: (task: () => void) => void) {
     this.#journal = journal;
     this.#offload = offload;
     this.#slices = [...slices];
+    this.#lentMax = slices.length >> 1;
     this.#defer = defer;
   }
 
@@ -102,7 +125,7 @@ export class BlockReader {
       const position = map.position;
       const index = map.index;
       let count = 1;
-      while (at + count < blockCount && index + count < 1024 && map.lookup(lba + at + count)) {
+      while (at + count < blockCount && index + count < RECORD_BLOCKS_MAX && map.lookup(lba + at + count)) {
         if (map.zero || map.position !== position || map.index !== index + count) break;
         count += 1;
       }
@@ -130,6 +153,31 @@ export class BlockReader {
     this.#defer(() => operation.partDone(null));
   }
 
+  /**
+   * Reads blocks that stand in one record on disk, and lends them where they were put. `done` as for `read`.
+   * @param buffer memory to copy them to, asked for when so much is lent already that it has to be
+   * @returns false: they do not stand so, `read` them
+   */
+  lend(
+    map: MapLookup,
+    volume: number,
+    blockShift: number,
+    lba: number,
+    blockCount: number,
+    buffer: () => Uint8Array,
+    done: LentDone,
+  ): boolean {
+    if (!map.lookup(lba) || map.zero) return false;
+    const { position, index } = map;
+    if (index + blockCount > RECORD_BLOCKS_MAX || this.#journal.inRing(position)) return false;
+    for (let at = 1; at < blockCount; at += 1)
+      if (!map.lookup(lba + at) || map.zero || map.position !== position || map.index !== index + at) return false;
+    const operation = new ReadOperation(done, buffer);
+    this.#add(operation, volume, blockShift, lba, position, index, blockCount, null);
+    this.#defer(() => operation.partDone(null));
+    return true;
+  }
+
   #add(
     operation: ReadOperation,
     volume: number,
@@ -138,7 +186,7 @@ export class BlockReader {
     position: number,
     index: number,
     count: number,
-    into: Uint8Array,
+    into: Uint8Array | null,
   ): void {
     const journal = this.#journal;
     const segment = journal.segments.get(journal.segments.numberOf(position));
@@ -163,7 +211,7 @@ export class BlockReader {
     );
   }
 
-  #place(operation: ReadOperation, segment: Segment, run: ReadRun, into: Uint8Array): void {
+  #place(operation: ReadOperation, segment: Segment, run: ReadRun, into: Uint8Array | null): void {
     const need = READ_RUN_OVERHEAD + (run.count << run.blockShift);
     let job = this.#job;
     if (job !== null && job.used + need > this.#slices[0]!.size) {
@@ -200,20 +248,39 @@ export class BlockReader {
     this.counters.batches += 1;
     this.#offload.read(job.runs, (error, payloadAt) => {
       const bytes = this.#journal.memory.bytes;
+      let users = 1;
+      const release = (): void => {
+        users -= 1;
+        if (users > 0) return;
+        this.#lentSlices -= 1;
+        this.#give(slice);
+      };
       for (let i = 0; i < job.runs.length; i += 1) {
         const run = job.runs[i]!;
         const at = error ? -2 : payloadAt[i]!;
         if (at >= 0) {
+          const payload = bytes.subarray(at, at + (run.count << run.blockShift));
           const into = job.into[i]!;
-          into.set(bytes.subarray(at, at + into.length));
+          if (into !== null) into.set(payload);
+          else if (users === 1 && this.#lentSlices === this.#lentMax) job.owner[i]!.copy(payload);
+          else {
+            if (users === 1) this.#lentSlices += 1;
+            users += 1;
+            job.owner[i]!.lend(payload, release);
+          }
         } else if (at === -1) this.counters.checksumErrors += 1;
         else this.counters.readErrors += 1;
         this.#journal.segments.release(job.segments[i]!);
         job.owner[i]!.partDone(at >= 0 ? null : unreadable(run, job.segments[i]!.number, at, error));
       }
-      this.#slices.push(slice);
-      while (this.#waitingRuns.length > 0 && this.#slices.length > 0) this.#waitingRuns.shift()!();
+      if (users === 1) this.#give(slice);
+      else release();
     });
+  }
+
+  #give(slice: Region): void {
+    this.#slices.push(slice);
+    while (this.#waitingRuns.length > 0 && this.#slices.length > 0) this.#waitingRuns.shift()!();
   }
 }
 

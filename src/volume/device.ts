@@ -16,6 +16,11 @@ export interface ReadCompletion {
   buffer?(size: number): Uint8Array;
   /** `data`: pieces that add up to the size asked for, now owned by the receiver; empty on error. */
   settleRead(error: ForelockError | null, data: readonly Uint8Array[]): void;
+  /**
+   * Instead of `settleRead` with memory of the receiver: `data` stands in the device's own memory, and is lent until the
+   * receiver calls `release`, once, and soon. A receiver without this gets everything copied.
+   */
+  settleLent?(data: Uint8Array, release: () => void): void;
 }
 
 /** A run of bytes with one allocation status. */

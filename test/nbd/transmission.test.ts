@@ -4,7 +4,7 @@ import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
 import { NBD_PAYLOAD_MAX, NBD_REQUESTS_MAX } from '../../src/limits.js';
-import type { BlockDevice } from '../../src/volume/device.js';
+import type { BlockDevice, ReadCompletion } from '../../src/volume/device.js';
 import { FaultyDevice, MemoryDevice } from './memory-device.js';
 import { hex, join, type ParsedReply, parseReplies, request } from './wire.js';
 
@@ -392,6 +392,44 @@ describe('limits', () => {
     for (let block = 0; block < 100; block += 1) await ask(block);
     const again = port.lent.filter((piece) => piece.length === 4096);
     expect(again.every((piece) => before.has(piece.buffer))).toBe(true);
+  });
+
+  // What is never given back keeps later reads from being lent; what is given back too soon holds other blocks' bytes.
+  test('what a device lends is given back once: when it is sent, or the connection is lost', async () => {
+    const given: number[] = [];
+    class Lender extends MemoryDevice {
+      override read(offset: number, size: number, completion: ReadCompletion): void {
+        const data = this.bytes.subarray(offset, offset + size);
+        setImmediate(() => completion.settleLent!(data, () => given.push(offset)));
+      }
+    }
+    const ask = async (transmission: Transmission, offset: number): Promise<void> => {
+      transmission.receive(request(READ, { offset: BigInt(offset), size: 65536 }));
+      await turn();
+      await turn();
+    };
+    const { port, transmission } = start({ device: new Lender() });
+    port.lent = [];
+    await ask(transmission, 0);
+    await ask(transmission, 65536);
+    expect(port.lent.filter(({ length }) => length === 65536)).toHaveLength(2);
+    expect(given).toEqual([]);
+    port.done.shift()!();
+    expect(given).toEqual([0]);
+    // read, and the connection is gone before the device answers
+    transmission.receive(request(READ, { offset: 131072n, size: 65536 }));
+    transmission.disconnected();
+    await turn();
+    await turn();
+    expect(given).toEqual([0, 131072]);
+    for (const done of port.done.splice(0)) done();
+    expect(given).toEqual([0, 131072, 65536]);
+    // answered, and the connection is gone before that is sent
+    const late = start({ device: new Lender() });
+    late.port.scheduleFlush = () => {};
+    await ask(late.transmission, 196608);
+    late.transmission.disconnected();
+    expect(given).toEqual([0, 131072, 65536, 196608]);
   });
 
   test('a slow reader is not served further until it has caught up', async () => {

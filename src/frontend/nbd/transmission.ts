@@ -87,6 +87,8 @@ class Request implements Completion, ReadCompletion {
   inFlight = false;
   /** Where what it reads is put. */
   slab: ReadSlab | null = null;
+  /** What it read is the device's until this is called. */
+  giveBack: (() => void) | null = null;
 
   constructor(owner: Transmission) {
     this.owner = owner;
@@ -96,6 +98,10 @@ class Request implements Completion, ReadCompletion {
   }
   settleRead(error: ForelockError | null, data: readonly Uint8Array[]): void {
     this.owner.settled(this, error, data);
+  }
+  settleLent(data: Uint8Array, release: () => void): void {
+    this.giveBack = release;
+    this.owner.settled(this, null, [data]);
   }
   buffer(size: number): Uint8Array {
     return this.owner.readBuffer(this, size);
@@ -132,6 +138,8 @@ export class Transmission {
   /** The slab that reads are put into now, and those of which bytes are in `out`, once for each read. */
   private readSlab: ReadSlab | null = null;
   private outSlabs: ReadSlab[] = [];
+  /** Called when what is in `out` is sent, or never will be. */
+  private outLent: (() => void)[] = [];
   private slab: Uint8Array = Buffer.allocUnsafeSlow(REPLY_SLAB_SIZE);
   /** slab[0, sealed) is sent or in `out`; [sealed, filled) is the piece being made. */
   private slabSealed = 0;
@@ -184,11 +192,14 @@ export class Transmission {
     this.seal();
     if (this.out.length > 0) {
       const slabs = this.outSlabs;
+      const lent = this.outLent;
       const release = (): void => {
         for (const slab of slabs) this.releaseSlab(slab);
+        for (const giveBack of lent) giveBack();
       };
       if (slabs.length > 0) this.outSlabs = [];
-      if (!this.port.send(this.out, slabs.length === 0 ? null : release)) this.readerSlow = true;
+      if (lent.length > 0) this.outLent = [];
+      if (!this.port.send(this.out, slabs.length + lent.length === 0 ? null : release)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
     }
@@ -224,6 +235,7 @@ export class Transmission {
     this.unparsed = [];
     this.out.length = 0;
     for (const slab of this.outSlabs.splice(0)) this.releaseSlab(slab);
+    for (const giveBack of this.outLent.splice(0)) giveBack();
     this.dropCollecting();
     if (this.inFlight === 0) this.finish();
   }
@@ -489,6 +501,8 @@ export class Transmission {
     request.refused = null;
     if (request.slab !== null) this.releaseSlab(request.slab);
     request.slab = null;
+    request.giveBack?.();
+    request.giveBack = null;
     this.pool.push(request);
   }
 
@@ -551,6 +565,8 @@ export class Transmission {
     assert(size === request.size, 'a read returned another size than was asked for');
     if (request.slab !== null) this.outSlabs.push(request.slab);
     request.slab = null; // until it is sent
+    if (request.giveBack !== null) this.outLent.push(request.giveBack);
+    request.giveBack = null;
     this.release(request);
   }
 
