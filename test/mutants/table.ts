@@ -747,6 +747,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'stamps begin anew after a restart',
   },
   {
+    name: 'checkpointer: each life counts anew',
+    file: 'journal/checkpointer.ts',
+    find: 'this.#begunAt = this.position;',
+    replace: 'this.#begunAt = state.journal.head;',
+    breaks: 'who is killed again and again replays more each time',
+  },
+  {
     name: 'checkpointer: every stop is clean',
     file: 'journal/checkpointer.ts',
     find: 'if (clean) superblock.clean = true;',
@@ -936,6 +943,27 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (journal.own.durable < journal.own.appended) journal.sync();',
     replace: 'if (journal.own.durable < 0) journal.sync();',
     breaks: 'a generation begins at an end that the next crash takes back',
+  },
+  {
+    name: 'pair: a copy that is taken up again counts as whole',
+    file: 'volume/pair.ts',
+    find: 'return base !== null && base.end === null ? null : saved;',
+    replace: 'return saved;',
+    breaks: 'a first copy whose end was written down late is refused at every meeting',
+  },
+  {
+    name: 'reader: lends all slices',
+    file: 'journal/reader.ts',
+    find: 'this.#lentMax = slices.length >> 1;',
+    replace: 'this.#lentMax = slices.length;',
+    breaks: 'a receiver that does not give back keeps others from reading',
+  },
+  {
+    name: 'reader: takes a slice back from its first user',
+    file: 'journal/reader.ts',
+    find: 'if (users > 0) return;\n',
+    replace: '',
+    breaks: 'a host gets the bytes of another read',
   },
   {
     name: 'pair: adopts no generation',
