@@ -163,7 +163,7 @@ export class Checks {
   #promisePeer(sequence: number): void {
     const { target, violation } = this.#world;
     this.#promisedThere = Math.max(this.#promisedThere, sequence);
-    if (target.group === null || target.state !== 'up') return;
+    if (target.group === null || target.state !== 'up' || target.stray) return; // on an older copy of its disks: not the one that said so
     const { durable } = target.journal.peer;
     if (durable < sequence) violation(`a flush of ${sequence} was answered, the target has ${durable} on disk`);
     if (!target.group.mirror.imageConsistent) {
