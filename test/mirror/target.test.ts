@@ -190,7 +190,11 @@ test('open scopes outlive a cut, and are rebuilt after a restart', () => {
   expect(second.locks.isFree(8, 4, 7)).toBe(true);
 });
 
-test('base copy: consistent only when it is whole, applied, caught up with and durable', () => {
+test.each([
+  ['applied', 'caught up with', 'durable', 'base durable'],
+  ['applied', 'caught up with', 'base durable', 'durable'],
+  ['durable', 'base durable', 'applied', 'caught up with'],
+] as const)('base copy: consistent only with the last of %s, %s, %s, %s', (...order) => {
   const { target, frame } = rig();
   const at = { epoch: 1, attempt: 0 };
   target.step({
@@ -205,15 +209,26 @@ test('base copy: consistent only when it is whole, applied, caught up with and d
   target.step({ kind: 'baseVerified', ...at, count: 3, next: { volume: 0, lba: 9 } });
   expect(target.base).toEqual({ start: 5, next: { volume: 0, lba: 9 }, end: 6 });
   target.step({ kind: 'verified', ...at, through: 6 });
-  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 3, scope: 0, sequence: 0 }, 0)).toBe(
-    APPLY,
-  );
-  target.step({ kind: 'baseApplied', count: 3 });
-  target.admit({ type: TYPE_WRITE, flags: 0, volume: 0, lba: 0, blockCount: 1, scope: 6, sequence: 6 }, 0);
-  target.step({ kind: 'applied', through: 6 });
-  target.step({ kind: 'durable', through: 6 });
-  expect(target.takeConfirm()).toMatchObject({ consistent: false, base: { volume: 0, lba: 0 } });
-  target.step({ kind: 'baseDurable', next: { volume: 0, lba: 9 } });
+  target.drain();
+  const steps = {
+    applied: () => {
+      const base = { type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 3, scope: 0, sequence: 0 };
+      expect(target.admit({ ...base, size: 80 }, 0)).toBe(APPLY);
+      target.step({ kind: 'baseApplied', count: 3 });
+    },
+    'caught up with': () => {
+      const write = { type: TYPE_WRITE, flags: 0, volume: 0, lba: 0, blockCount: 1, scope: 6, sequence: 6 };
+      expect(target.admit({ ...write, size: 80 }, 0)).toBe(APPLY);
+      target.step({ kind: 'applied', through: 6 });
+    },
+    durable: () => target.step({ kind: 'durable', through: 6 }),
+    'base durable': () => target.step({ kind: 'baseDurable', next: { volume: 0, lba: 9 } }),
+  };
+  for (const each of order) {
+    expect(lines(target.drain())).toEqual([]);
+    expect(target.takeConfirm()).toMatchObject({ consistent: false });
+    steps[each]();
+  }
   expect(lines(target.drain())).toEqual(['consistent']);
   expect(target.takeConfirm()).toMatchObject({ consistent: true, base: { volume: 0, lba: 9 } });
 });
