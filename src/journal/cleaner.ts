@@ -191,7 +191,7 @@ export class Cleaner {
       if (kept) continue;
       if (end <= replay) coming -= segment.size;
       this.#dead.delete(number);
-      segments.remove(segment);
+      journal.freeSegment(segment);
       this.#passedOver.delete(number);
       this.counters.segmentsFreed += 1;
       freed = true;

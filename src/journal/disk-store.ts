@@ -104,9 +104,14 @@ export class DiskStore implements Store {
 
   open(name: string, create: boolean): StoreFile {
     const flags = fs.constants.O_RDWR | (create ? fs.constants.O_CREAT : 0);
-    const fd = fs.openSync(join(this.directory, name), flags, 0o600);
+    let path = join(this.directory, name);
+    const fd = fs.openSync(path, flags, 0o600);
     const file = new DiskFile(fd, this.bytesWritten, kindOf(name), {
-      synced: () => this.#syncedOf(file, name),
+      synced: () => this.#syncedOf(file, path),
+      rename: (to) => {
+        fs.renameSync(path, join(this.directory, to));
+        path = join(this.directory, to);
+      },
       closed: () => {
         this.#files.delete(file);
         if (this.#synced?.file === file) this.#closeSynced();
@@ -116,10 +121,10 @@ export class DiskStore implements Store {
     return file;
   }
 
-  #syncedOf(file: DiskFile, name: string): number {
+  #syncedOf(file: DiskFile, path: string): number {
     if (this.#synced?.file === file) return this.#synced.fd;
     this.#closeSynced();
-    const fd = fs.openSync(join(this.directory, name), fs.constants.O_RDWR | fs.constants.O_DSYNC);
+    const fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_DSYNC);
     this.#synced = { file, fd };
     return fd;
   }
@@ -161,6 +166,7 @@ export class DiskStore implements Store {
 interface FileOwner {
   /** The descriptor for `writeSynced`. */
   synced(): number;
+  rename(name: string): void;
   closed(): void;
 }
 
@@ -208,6 +214,10 @@ class DiskFile implements StoreFile {
       size += n;
     }
     return size;
+  }
+
+  rename(name: string): void {
+    this.#owner.rename(name);
   }
 
   truncate(size: number): void {

@@ -173,6 +173,7 @@ export class Journal {
     syncs: 0,
     diskFull: 0,
     spaceRefused: 0,
+    segmentsReused: 0,
   };
 
   readonly #options: JournalOptions;
@@ -299,6 +300,11 @@ export class Journal {
     return header.type < TYPE_LOCAL || (header.session === this.#options.journalId && header.sequence === position);
   }
 
+  /** Whether a local record is of this journal and stood at an earlier position: its segment's file is used again. */
+  stoodEarlier(header: RecordHeader, position: number): boolean {
+    return header.session === this.#options.journalId && header.sequence < position;
+  }
+
   /**
    * Address in shared memory of the record at `position`: of the whole record while it is in the ring, otherwise of its
    * header and checksums, read back from the segment and checked. The next call uses that memory again.
@@ -331,6 +337,17 @@ export class Journal {
     this.own.durable = this.own.appended;
     this.peer.sealed = this.peer.appended;
     this.peer.durable = this.peer.appended;
+    this.barReuse(); // what the files hold of streams may have been cut off, or taken back
+  }
+
+  /** Nothing that was written so far may be found behind the journal's end later (segments.ts). */
+  barReuse(): void {
+    this.segments.barReuse(this.segments.numberOf(this.head));
+  }
+
+  /** Gives up a segment that nothing refers to any more. */
+  freeSegment(segment: Segment): void {
+    if (this.segments.free(segment, this.size)) this.#directoryDirty = true;
   }
 
   // ---- writing
@@ -494,6 +511,8 @@ export class Journal {
       const at = this.address(this.head);
       this.memory.bytes.set(part === stretch.length ? stretch : stretch.subarray(taken, taken + part), at);
       const good = this.kernel.verify(at, part);
+      const type = this.memory.view.getUint8(at + AT_TYPE);
+      if (type === TYPE_BASE || type === TYPE_BASE_ZERO) this.barReuse();
       let kept = 0;
       while (kept < good && onRecord(at + kept, this.head + kept)) {
         kept += this.memory.view.getUint32(at + kept + AT_SIZE, true);
@@ -529,6 +548,7 @@ export class Journal {
     for (const mark of this.#sealMarks) mark.peer = Math.min(mark.peer, through);
     this.#turnSegment(RECORD_SIZE_MIN);
     this.noteTruncated(this.head, through);
+    this.barReuse();
     this.head += this.#encodeLocal(TYPE_TRUNCATED, 0, 0, 0, 0, through);
     this.#sealInline(this.head);
     this.sync();
@@ -568,7 +588,7 @@ export class Journal {
 
   /** Timed work: periodic sync, retry after a full disk. */
   tick(nowMs: number): void {
-    if (this.order !== null) this.#diskSize = this.segments.used + this.#options.store.free();
+    if (this.order !== null) this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
     if (this.#diskFull && nowMs >= this.#retryAt) {
       this.#retryAt = nowMs + 250;
       this.#queuePump();
@@ -597,7 +617,7 @@ export class Journal {
 
   close(): void {
     this.#closed = true;
-    this.segments.close();
+    this.segments.close(this.written === this.head && !this.#writing && this.#failed === null);
   }
 
   // ---- inside
@@ -798,6 +818,8 @@ export class Journal {
       } catch (error) {
         return this.#writeFailed(error as NodeJS.ErrnoException);
       }
+      if (segment.fileSize > 0) this.counters.segmentsReused += 1;
+      this.segments.trim(this.size);
       this.#readSegmentHead(segment);
       this.#directoryDirty = true;
     }
@@ -813,6 +835,7 @@ export class Journal {
       this.counters.appends += 1;
       this.counters.bytesAppended += end - from;
       this.segments.grow(target, offset + end - from);
+      this.segments.trim(this.size);
       this.written = end;
       if (synced) {
         this.counters.syncs += 1;
@@ -879,6 +902,7 @@ export class Journal {
       return;
     }
     // nothing is lost: the bytes stay in the ring and are tried again
+    this.segments.trim(0);
     if (!this.#diskFull) this.counters.diskFull += 1;
     this.#diskFull = true;
     this.#retryAt = 0;
@@ -901,6 +925,7 @@ export class Journal {
     this.#unsynced.clear();
     let waiting = segments.length + (this.#directoryDirty ? 1 : 0);
     let firstError: Error | null = null;
+    const settled = this.#directoryDirty ? this.segments.settling() : null;
     const done = (error: Error | null): void => {
       firstError ??= error;
       waiting -= 1;
@@ -908,6 +933,7 @@ export class Journal {
       this.#syncing = false;
       if (this.#closed) return;
       if (firstError) return this.#syncFailed(firstError);
+      settled?.();
       this.counters.syncs += 1;
       this.#durableTo(covered);
       this.#pump();

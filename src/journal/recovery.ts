@@ -7,12 +7,13 @@
  *     P below a durable mark (in the superblock, or in a      rot          refuse: STATE_CORRUPT, saying where
  *     MARK record anywhere behind P)
  *     P where the superblock says that a sync failed          suspect      cut off at P, whatever follows
- *     a record whose sequence does not follow                rot          refuse
+ *     a record whose sequence is too high                    rot          refuse
  *     a segment that is missing or short, below a durable    rot          refuse
  *     mark or with live blocks in it
  *     a record that its file does not hold to the end        as any that does not check
  *
- * A local record that names another place or another journal does not check, however whole it is.
+ * A local record that names another place or another journal does not check, however whole it is; neither does a record
+ * of a stream whose sequence is too low, where not everything was durable: an earlier segment's file was written over.
  *
  * A durable mark in a MARK record is written only after the sync that it tells of, so a mark above P proves that P was
  * once whole. Behind P every offset may be a MARK, or the middle of a payload that holds the copy of one: a state
@@ -155,9 +156,12 @@ export function recover(
         if (recordAt - at + (header.type === TYPE_PAD ? RECORD_SIZE_MIN : header.size) > bytes) break;
         const belongs = journal.belongsAt(header, here);
         const head = header.type === TYPE_SEGMENT;
-        if (head && here === start) readHead(journal, segment, belongs ? recordAt : -1);
+        if (head && here === start && !journal.stoodEarlier(header, here))
+          readHead(journal, segment, belongs ? recordAt : -1);
         if (!belongs || head !== (here === start)) break;
-        if (!follows(journal, header, from)) {
+        const step = stepOf(journal, header, here, from);
+        if (step === 'left over') break;
+        if (step === 'jump') {
           throw corrupt(number, recordAt - at, `${streamOf(journal, header)} jumps to sequence ${header.sequence}`);
         }
         replay(journal, header, recordAt, here, from, peer, report, onRecord);
@@ -215,12 +219,20 @@ function streamOf(journal: Journal, header: RecordHeader): string {
   return header.site === journal.own.site ? "this site's stream" : `the stream of site ${header.site}`;
 }
 
-function follows(journal: Journal, header: RecordHeader, from: ReplayFrom): boolean {
-  if (header.type >= TYPE_LOCAL || header.sequence === 0) return true;
-  const own = header.site === journal.own.site;
-  const stream = own ? journal.own : journal.peer;
+/** How a record that checks goes on from those before it. */
+function stepOf(
+  journal: Journal,
+  { type, site, sequence }: RecordHeader,
+  position: number,
+  from: ReplayFrom,
+): 'follows' | 'left over' | 'jump' {
+  if (type >= TYPE_LOCAL || sequence === 0) return 'follows';
+  const own = site === journal.own.site;
+  const { appended } = own ? journal.own : journal.peer;
+  if (sequence === appended + 1) return 'follows';
+  if (position >= from.durable) return sequence <= appended ? 'left over' : 'jump';
   // a checkpoint held back by unapplied records replays some that it already counts
-  return header.sequence === stream.appended + 1 || header.sequence <= (own ? from.own : from.peerReceived);
+  return sequence <= (own ? from.own : from.peerReceived) ? 'follows' : 'jump';
 }
 
 function replay(
@@ -410,8 +422,9 @@ function highestMarkBehind(journal: Journal, store: Store, numbers: readonly num
   return highest;
 }
 
-/** Cuts everything from `end` on. */
+/** Cuts everything from `end` on, and removes what was kept to be written over. */
 function cutTail(journal: Journal, numbers: readonly number[], end: number): number {
+  journal.segments.removeSpares();
   let cut = 0;
   for (const number of numbers) {
     const start = number * journal.segmentSize;

@@ -1,16 +1,28 @@
 /**
  * The segment files of one journal. A position is a byte on one endless line; segment k holds positions
  * [k * segmentSize, (k + 1) * segmentSize) in the file `segment-<k, ten digits>.log`, at offset position mod segmentSize.
- * A file may be shorter than that: the body of the PAD at its end is never written.
+ * A file may be shorter than that: the body of the PAD at its end is never written. It then ends with that PAD.
+ *
+ * The file of a freed segment is written over by a later one, which costs the system less than a new file:
+ *
+ *     segment-<k>.log --free--> spare-<k>.log --its name is durable, `open`--> segment-<n>.log
+ *
+ * Were it written over before that, a power cut could bring back the name of a segment that holds records of another.
+ * Behind the last record of such a segment stand whole records of the earlier one, until it is full. Local records name
+ * their position, so these are not taken for the new segment's own. A record of a stream has a sequence, and what was
+ * freed has lower ones than all that is appended after it: `barReuse` is told when that is not so.
  */
 import { assert } from '../assert.js';
+import { SPARE_SEGMENTS_MAX } from '../limits.js';
 import type { Store, StoreFile } from './store.js';
 
 export interface Segment {
   readonly number: number;
   readonly file: StoreFile;
-  /** Bytes in the file, as far as this process knows. */
+  /** Bytes of its records in the file, as far as this process knows. */
   size: number;
+  /** Bytes of the file: more, while an earlier segment's is written over. */
+  fileSize: number;
   /** Last sequence of each stream before this segment: where to look for a sequence. */
   ownBefore: number;
   peerBefore: number;
@@ -19,11 +31,23 @@ export interface Segment {
   removed: boolean;
 }
 
+/** The file of a freed segment, to be written over. */
+interface Spare {
+  readonly name: string;
+  readonly file: StoreFile;
+  readonly size: number;
+  /** A power cut does not bring back its old name. */
+  isSettled: boolean;
+}
+
+const SPARE_NAME = /^spare-\d{10}\.log$/;
 const NAME = /^segment-(\d{10})\.log$/;
 
 export function segmentName(number: number): string {
   return `segment-${String(number).padStart(10, '0')}.log`;
 }
+
+const spareName = (number: number): string => `spare-${String(number).padStart(10, '0')}.log`;
 
 export class Segments {
   readonly segmentSize: number;
@@ -31,7 +55,13 @@ export class Segments {
   readonly #byNumber = new Map<number, Segment>();
   /** All of them, ascending; null when one has come or gone since. */
   #ordered: readonly Segment[] | null = null;
-  /** Bytes in all files. */
+  /** Eldest first. */
+  #spares: Spare[] = [];
+  /** Segments below this are not written over. */
+  #reusableFrom = 0;
+  /** The one that `open` made last. */
+  #newest: Segment | null = null;
+  /** Bytes of records in all files. */
   used = 0;
 
   constructor(store: Store, segmentSize: number) {
@@ -67,13 +97,23 @@ export class Segments {
     return this.#ordered;
   }
 
+  /** @param create the next one is begun, and the one before is whole */
   open(number: number, create: boolean): Segment {
     assert(!this.#byNumber.has(number), `segment ${number} is open already`);
-    const file = this.#store.open(segmentName(number), create);
+    if (create) this.#cutNewest();
+    const spare = create ? this.#spares.findIndex(({ isSettled }) => isSettled) : -1;
+    const [reused] = spare < 0 ? [] : this.#spares.splice(spare, 1);
+    if (reused !== undefined) {
+      reused.file.rename(segmentName(number));
+      reused.file.truncate(this.segmentSize); // or it would not end with its PAD, if it is not cut later
+    }
+    const file = reused?.file ?? this.#store.open(segmentName(number), create);
+    const fileSize = file.size();
     const segment: Segment = {
       number,
       file,
-      size: file.size(),
+      size: reused === undefined ? fileSize : 0,
+      fileSize,
       ownBefore: 0,
       peerBefore: 0,
       readers: 0,
@@ -82,6 +122,7 @@ export class Segments {
     this.#byNumber.set(number, segment);
     this.#ordered = null;
     this.used += segment.size;
+    if (create) this.#newest = segment;
     return segment;
   }
 
@@ -89,26 +130,100 @@ export class Segments {
     if (size > segment.size) {
       this.used += size - segment.size;
       segment.size = size;
+      segment.fileSize = Math.max(segment.fileSize, size);
     }
   }
 
   /** Cuts a file at `size`: what lies beyond is a torn tail. */
   truncate(segment: Segment, size: number): void {
-    if (size < segment.size) {
-      segment.file.truncate(size);
-      this.used -= segment.size - size;
-      segment.size = size;
+    if (size >= segment.fileSize) return;
+    segment.file.truncate(size);
+    segment.fileSize = size;
+    this.used -= Math.max(0, segment.size - size);
+    segment.size = Math.min(segment.size, size);
+  }
+
+  /**
+   * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be, and all files are
+   * `limit` bytes or less: then its new name has to become durable (`settling`).
+   * @returns whether it was kept
+   */
+  free(segment: Segment, limit: number): boolean {
+    const { number, readers, file, fileSize } = segment;
+    this.#forget(segment);
+    const isRoom = this.#spares.length < SPARE_SEGMENTS_MAX && this.used + this.spareSize + fileSize <= limit;
+    // who still reads it must find what was there
+    if (readers > 0 || number < this.#reusableFrom || !isRoom) {
+      this.#removeFile(segment);
+      return false;
     }
+    const name = spareName(number);
+    file.rename(name);
+    this.#spares.push({ name, file, size: fileSize, isSettled: false });
+    return true;
+  }
+
+  /** To be called before the directory is synced. @returns to be called when it was */
+  settling(): () => void {
+    const spares = [...this.#spares];
+    return () => {
+      for (const spare of spares) spare.isSettled = true;
+    };
+  }
+
+  /**
+   * Segments up to this one hold records that could be taken for what will be appended: of a first copy, which have no
+   * sequence, or of a stream that goes on from before them.
+   */
+  barReuse(number: number): void {
+    this.#reusableFrom = Math.max(this.#reusableFrom, number + 1);
+  }
+
+  /** Bytes in files beyond what `used` counts. */
+  get spareSize(): number {
+    let size = this.#newest === null ? 0 : this.#newest.fileSize - this.#newest.size;
+    for (const spare of this.#spares) size += spare.size;
+    return size;
+  }
+
+  /** Gives up what is kept to be written over until all files are `limit` bytes or less. No write is under way. */
+  trim(limit: number): void {
+    while (this.#spares.length > 0 && this.used + this.spareSize > limit) this.#dropSpare(this.#spares.pop()!);
+    if (this.used + this.spareSize > limit) this.#cutNewest();
+  }
+
+  /** Of an earlier life. */
+  removeSpares(): void {
+    for (const name of this.#store.list()) if (SPARE_NAME.test(name)) this.#store.remove(name);
+  }
+
+  #dropSpare({ name, file }: Spare): void {
+    this.#store.remove(name);
+    file.close();
+  }
+
+  /** Of the segment being written: cuts off what an earlier one left in its file. */
+  #cutNewest(): void {
+    if (this.#newest !== null) this.truncate(this.#newest, this.#newest.size);
   }
 
   /** Removes the file; it is closed when its last reader is done. */
   remove(segment: Segment): void {
-    this.#byNumber.delete(segment.number);
-    this.#ordered = null;
-    this.used -= segment.size;
+    this.#forget(segment);
+    this.#removeFile(segment);
+  }
+
+  #removeFile(segment: Segment): void {
     this.#store.remove(segmentName(segment.number));
     segment.removed = true;
     if (segment.readers === 0) segment.file.close();
+  }
+
+  #forget(segment: Segment): void {
+    this.#byNumber.delete(segment.number);
+    this.#ordered = null;
+    this.used -= segment.size;
+    if (this.#newest === segment) this.#newest = null;
   }
 
   retain(segment: Segment): void {
@@ -121,7 +236,11 @@ export class Segments {
     if (segment.readers === 0 && segment.removed) segment.file.close();
   }
 
-  close(): void {
+  /** @param clean all that was appended is in the files, and nothing is being written */
+  close(clean: boolean): void {
+    if (clean) this.#cutNewest();
+    for (const spare of this.#spares) this.#dropSpare(spare);
+    this.#spares = [];
     for (const segment of this.#byNumber.values()) segment.file.close();
     this.#byNumber.clear();
     this.#ordered = null;

@@ -29,6 +29,8 @@ export interface StoreFile {
   sync(done: (error: Error | null) => void): void;
   /** Synchronous read, for recovery: bytes read, short at the end of the file. */
   read(into: Uint8Array, position: number): number;
+  /** Gives it another name of the store, which nobody has. */
+  rename(name: string): void;
   truncate(size: number): void;
   close(): void;
 }

@@ -274,7 +274,8 @@ export class StreamReader {
     }
     const region = this.#free.pop();
     if (region === undefined) return; // all of them are on their way; a release calls onReady
-    const size = Math.min(region.size, this.#segmentEnd() - position);
+    // behind what is written stand records of an earlier segment
+    const size = Math.min(region.size, this.#segmentEnd() - position, journal.written - position);
     this.#loading = true;
     journal.segments.retain(segment);
     this.#offload.load(segment.file.fd, position % journal.segmentSize, size, region.at, (error, bytesRead) => {

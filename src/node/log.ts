@@ -308,13 +308,21 @@ export class JournalWalk {
     }
     let offset = 0;
     let reason = this.#headProblem(number, size);
-    if (reason !== null && size >= layout.RECORD_SIZE_MIN)
-      this.#bad.push({ segment: number, offset: 0, size: 0, message: reason });
+    if (reason !== null && size >= layout.RECORD_SIZE_MIN) {
+      const isLeftOver = this.#isLeftOver(number, 0);
+      this.#bad.push({ segment: number, offset: 0, size: isLeftOver ? size : 0, message: reason });
+      if (isLeftOver) return;
+    }
     while (offset < size) {
       const type = this.#whole(offset, size);
       if (type >= 0) {
+        if (this.#isLeftOver(number, offset)) {
+          this.#leftOver(number, offset, size);
+          return;
+        }
         const event = this.#record(number, offset);
         yield event;
+        if (type === layout.TYPE_SEGMENT) this.#beginAt(this.#segmentHead(offset));
         this.#follow(event);
         if (type === layout.TYPE_PAD) return;
         offset += this.#header.size;
@@ -330,6 +338,28 @@ export class JournalWalk {
       // only the segment being written may end like this
       this.#bad.push({ segment: number, offset: size, size: 0, message: 'the segment ends without its PAD' });
     }
+  }
+
+  /** Whether the record just read is of the segment whose file this one is written over. */
+  #isLeftOver(segment: number, offset: number): boolean {
+    const { type, site, sequence } = this.#header;
+    const position = segment * this.#segmentSize + offset;
+    if (position < this.#durable) return false;
+    if (type >= layout.TYPE_LOCAL) return sequence < position;
+    return sequence > 0 && sequence <= (this.#last.get(site) ?? 0);
+  }
+
+  #leftOver(segment: number, offset: number, end: number): void {
+    const before = this.#bad.at(-1);
+    if (before !== undefined && before.segment === segment && before.offset + before.size === offset)
+      before.size += end - offset;
+    else this.#bad.push({ segment, offset, size: end - offset, message: 'records of an earlier use of this file' });
+  }
+
+  /** Where the streams stood, if what came before is missing. */
+  #beginAt(head: ReturnType<typeof parseSegmentHead>): void {
+    if (head === null) return;
+    for (const { site, before } of [head.own, head.peer]) if (!this.#last.has(site)) this.#last.set(site, before);
   }
 
   /** Bytes loaded at #at, or null if the file is gone. */

@@ -179,7 +179,9 @@ export class Receiver implements MirrorEnd {
   /** Whose stream it takes, from now on. */
   follow(stream: number): void {
     this.#stream = stream;
-    this.#group.journal.peer.site = stream;
+    const { journal } = this.#group;
+    if (journal.peer.site !== stream) journal.barReuse();
+    journal.peer.site = stream;
   }
 
   /**
@@ -205,6 +207,7 @@ export class Receiver implements MirrorEnd {
       const { base } = start;
       while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();
       this.#group.order?.beginPeer(start.from);
+      this.#group.journal.barReuse();
       this.#group.journal.peer.appended = start.from;
       this.#group.journal.peerApplied = start.from;
       this.#group.journal.peerStaged.truncate(0);

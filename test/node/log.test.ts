@@ -43,12 +43,15 @@ class SegmentMaker {
   /** Offsets of the records made. */
   readonly offsets: number[] = [];
 
-  constructor(readonly number: number) {
+  constructor(
+    readonly number: number,
+    ownBefore = 0,
+  ) {
     const head = {
       group: 'g',
       segment: number,
       segmentSize: SEGMENT_SIZE,
-      own: { site: 1, before: 0 },
+      own: { site: 1, before: ownBefore },
       peer: { site: 2, before: 0 },
     };
     this.#add(layout.TYPE_SEGMENT, { lba: number, blockCount: 1, blockShift: 9 }, Buffer.from(JSON.stringify(head)));
@@ -61,7 +64,8 @@ class SegmentMaker {
     >,
     payload: Uint8Array,
   ): this {
-    const { flags = 0, lba = 0, blockCount = 0, blockShift = 0, sequence = 0, seen = 0, scope = 0, site = 1 } = fields;
+    const { flags = 0, lba = 0, blockCount = 0, blockShift = 0, seen = 0, scope = 0, site = 1 } = fields;
+    const { sequence = this.number * SEGMENT_SIZE + this.size } = fields; // a local record's is its position
     const at = this.#at + this.size;
     const size = this.#kernel.encode(
       at,
@@ -102,7 +106,8 @@ class SegmentMaker {
   /** As the journal does it: only the PAD's header is in the file. */
   pad(): this {
     const at = this.#at + this.size;
-    this.#kernel.encode(at, layout.TYPE_PAD, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1);
+    const position = this.number * SEGMENT_SIZE + this.size;
+    this.#kernel.encode(at, layout.TYPE_PAD, 0, 0, 0, 0, 0, position, 0, 0, 0, 1, 0, 1);
     this.#memory.view.setUint32(at + layout.AT_SIZE, SEGMENT_SIZE - this.size, true);
     this.#kernel.seal(at, SEGMENT_SIZE - this.size);
     this.offsets.push(this.size);
@@ -196,6 +201,23 @@ test('zeroes at the end, as a file system leaves them after a crash, are a torn 
   ]);
 });
 
+test('what an earlier segment left behind the end, in a file that is written over, is not of the journal', () => {
+  const earlier = new SegmentMaker(2).write(1).write(2).mark(100).flush(3).pad().bytes;
+  // the new records end where one of the old ones begins, and within one
+  for (const blockCount of [2, 3]) {
+    const maker = new SegmentMaker(9, 70).write(71, 1, blockCount);
+    maker.save((bytes) => Buffer.concat([bytes, earlier.subarray(bytes.length)]));
+    const { records, problems, events } = walk();
+    expect(records.map(({ type, sequence }) => `${type} ${sequence}`)).toEqual(['SEGMENT 0', 'WRITE 71']);
+    expect(problems).toMatchObject([{ severity: 'torn', offset: maker.size, size: earlier.length - maker.size }]);
+    expect(events.at(-1)).toMatchObject({ own: 71, damaged: 0, torn: 1 });
+  }
+  new SegmentMaker(9).save(() => earlier); // its name reached the disk, and nothing else did
+  expect(walk().problems).toMatchObject([
+    { severity: 'torn', offset: 0, message: expect.stringContaining('it says that it is segment 2') },
+  ]);
+});
+
 test('a flipped bit below a durable mark is damage, and the walk goes on behind it', () => {
   const maker = new SegmentMaker(0).write(1).write(2).write(3);
   maker.mark(maker.size).save((bytes) => {
@@ -252,7 +274,7 @@ test('garbage of any kind is walked through', () => {
 
 test("a gap in a stream is damage; missing segments before the checkpoint are the cleaner's work", () => {
   new SegmentMaker(0).write(1).write(5).pad().save();
-  new SegmentMaker(3).write(9).save();
+  new SegmentMaker(3, 8).write(9).save();
   const { problems, events } = walk();
   expect(problems).toMatchObject([{ severity: 'damaged', message: 'the stream of site 1 jumps from sequence 1 to 5' }]);
   expect(events).toContainEqual(
@@ -261,9 +283,9 @@ test("a gap in a stream is damage; missing segments before the checkpoint are th
 });
 
 test('a segment in the wrong place is damage', () => {
-  const maker = new SegmentMaker(0).write(1);
-  const bytes = maker.mark(SEGMENT_SIZE * 2 + 100).bytes;
+  const { bytes } = new SegmentMaker(0).write(1);
   writeFileSync(join(folder, 'segment-0000000002.log'), bytes);
+  new SegmentMaker(3).mark(SEGMENT_SIZE * 2 + 100).save();
   expect(walk().problems).toMatchObject([{ severity: 'damaged', message: 'it says that it is segment 0' }]);
 });
 

@@ -221,6 +221,9 @@ export class DualChecks {
       const { segments, limit, segmentSize, head, written, ringSize, own } = site.journal;
       if (head - written > ringSize) violation('the ring is overrun');
       if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      const { spareSize } = segments;
+      if (spareSize > 0 && segments.used + spareSize > limit)
+        violation(`${spareSize} bytes are kept beside the journal's ${segments.used}`);
       const { order } = site.group;
       if (order !== null) {
         const { appended, confirmedThrough, closedThrough, received, applied } = order.conflicts;

@@ -425,6 +425,7 @@ export class DualSite {
     met('sealed in the pool', journal.counters.sealedInPool);
     if (journal.failed !== null) met(`${this.name} journal failed`);
     met('segments freed', cleaner.counters.segmentsFreed);
+    met('segments reused', journal.counters.segmentsReused);
     met('blocks moved', cleaner.counters.blocksMoved);
     met('checkpoints', checkpointer.counters.checkpoints);
     met('retention given up', cleaner.counters.retentionGivenUp);

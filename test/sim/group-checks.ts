@@ -201,6 +201,9 @@ export class Checks {
       const { segments, limit, segmentSize, head, written, ringSize } = site.journal;
       if (head - written > ringSize) violation('the ring is overrun');
       if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      const { spareSize } = segments;
+      if (spareSize > 0 && segments.used + spareSize > limit)
+        violation(`${spareSize} bytes are kept beside the journal's ${segments.used}`);
       if (random() < 0.3) this.#compare(site);
     }
     if (this.#lowered > 0 && source.group?.serving && !this.#isDegraded()) {

@@ -323,6 +323,7 @@ export class Site {
     met('sealed in the pool', journal.counters.sealedInPool);
     if (journal.failed !== null) met(`${this.place} journal failed`);
     met(`${this.place} segments freed`, cleaner.counters.segmentsFreed);
+    met(`${this.place} segments reused`, journal.counters.segmentsReused);
     met(`${this.place} blocks moved`, cleaner.counters.blocksMoved);
     met(`${this.place} checkpoints`, checkpointer.counters.checkpoints);
     met('retention given up', cleaner.counters.retentionGivenUp);

@@ -41,6 +41,8 @@ test('whatever fails: nothing flushed is lost, the target is a prefix of the sou
     ...[
       'source segments freed',
       'target segments freed',
+      'source segments reused',
+      'target segments reused',
       'source blocks moved',
       'source checkpoints',
       'target checkpoints',

@@ -2,9 +2,9 @@
  * A disk in memory that crashes as disks do: for a simulator and for the tests of everything above Store.
  *
  * A write is in the page cache at once (reads see it) and durable after a sync. At `crash` every write that no sync
- * covered is drawn apart: written, lost, torn (some of its sectors) or garbage (some sectors hold rubbish). File
- * creations and removals that no `syncDirectory` covered are drawn too. After a sync that failed the kernel may have
- * dropped the pages: what it was to cover is never made durable by a later sync.
+ * covered is drawn apart: written, lost, torn (some of its sectors) or garbage (some sectors hold rubbish). Files made,
+ * renamed and removed that no `syncDirectory` covered are drawn too. After a sync that failed the kernel may have dropped
+ * the pages: what it was to cover is never made durable by a later sync.
  *
  * Deterministic: chance comes from `random` only, and callbacks run when `defer` runs them.
  */
@@ -145,6 +145,8 @@ function put(content: Uint8Array, size: number, at: number, bytes: Uint8Array | 
 
 interface DirectoryChange {
   name: string;
+  /** It had this name before; null: it is new, or removed. */
+  from: string | null;
   /** Null: removed. */
   file: MemoryFile | null;
 }
@@ -206,7 +208,8 @@ export class MemoryStore implements Store {
     const file = this.#file(name);
     const fd = this.#nextFd++;
     const life = this.#life;
-    this.#open.set(fd, { name, file });
+    const opened = { name, file };
+    this.#open.set(fd, opened);
     const live = () => {
       if (life !== this.#life) throw new Error(`${name}: a handle from before the crash`);
       if (!this.#open.has(fd)) throw new Error(`${name}: closed`);
@@ -219,7 +222,7 @@ export class MemoryStore implements Store {
       },
       write: (bytes, position, done) => {
         live();
-        const fault = this.#fault('write', name) ?? this.#overCapacity(file, position + bytes.length);
+        const fault = this.#fault('write', opened.name) ?? this.#overCapacity(file, position + bytes.length);
         if (fault !== null) {
           // A part may have reached the disk before the error.
           const part = Math.floor(this.#options.random() * (bytes.length + 1));
@@ -236,13 +239,13 @@ export class MemoryStore implements Store {
       },
       writeSynced: (bytes, position, done) => {
         live();
-        const fault = this.#fault('write', name) ?? this.#overCapacity(file, position + bytes.length);
+        const fault = this.#fault('write', opened.name) ?? this.#overCapacity(file, position + bytes.length);
         if (fault !== null) return this.#answer('write', done, fault);
         this.counters.bytesWritten += bytes.length;
         this.counters.writes++;
         this.counters.syncs++;
         const write = file.write(position, bytes);
-        const unsynced = this.#fault('sync', name);
+        const unsynced = this.#fault('sync', opened.name);
         this.#answer('sync', done, unsynced, () => {
           write.answered = true;
           this.#settle(file, [write], unsynced !== null);
@@ -252,13 +255,21 @@ export class MemoryStore implements Store {
         live();
         this.counters.syncs++;
         const covered = file.pending.filter((write) => write.answered && !write.doomed);
-        const fault = this.#fault('sync', name);
+        const fault = this.#fault('sync', opened.name);
         this.#answer('sync', done, fault, () => this.#settle(file, covered, fault !== null));
       },
       read: (into, position) => {
         live();
-        this.#throwFault('read', name);
+        this.#throwFault('read', opened.name);
         return readFrom(file, into, position);
+      },
+      rename: (to) => {
+        live();
+        if (this.#cached.has(to)) throw errorOf('EEXIST', to);
+        this.#cached.delete(opened.name);
+        this.#cached.set(to, file);
+        this.#directory.push({ name: to, from: opened.name, file });
+        opened.name = to;
       },
       truncate: (size) => {
         live();
@@ -273,7 +284,7 @@ export class MemoryStore implements Store {
 
   remove(name: string): void {
     if (!this.#cached.delete(name)) throw errorOf('ENOENT', name);
-    this.#directory.push({ name, file: null });
+    this.#directory.push({ name, from: null, file: null });
   }
 
   free(): number {
@@ -403,7 +414,7 @@ export class MemoryStore implements Store {
     if (file === undefined) {
       file = new MemoryFile();
       this.#cached.set(name, file);
-      this.#directory.push({ name, file });
+      this.#directory.push({ name, from: null, file });
     }
     return file;
   }
@@ -438,6 +449,7 @@ export class MemoryStore implements Store {
   }
 
   #applyChange(change: DirectoryChange): void {
+    if (change.from !== null && this.#durable.get(change.from) === change.file) this.#durable.delete(change.from);
     if (change.file === null) this.#durable.delete(change.name);
     else this.#durable.set(change.name, change.file);
   }

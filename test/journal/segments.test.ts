@@ -1,0 +1,262 @@
+/** Files of freed segments that are written over: what they held is never taken for the journal's own. */
+import { expect, test } from 'vitest';
+import { AT_TYPE, TYPE_BASE, TYPE_SEGMENT, TYPE_WRITE } from '../../assembly/layout.js';
+import { RecordHeader, recordSize } from '../../src/journal/record.js';
+import { segmentName } from '../../src/journal/segments.js';
+import { StreamReader } from '../../src/journal/stream-reader.js';
+import { SPARE_SEGMENTS_MAX } from '../../src/limits.js';
+import { type JournalRig, makeJournal, type RigOptions, SEGMENT_SIZE } from './journal-rig.js';
+
+const RECORD_SIZE = recordSize(TYPE_WRITE, 16, 12);
+const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, 9);
+
+const spares = ({ store }: JournalRig): string[] => store.list().filter((name) => name.startsWith('spare-'));
+
+/** Writes of one size, so that new records stand where old ones stood, until `until`. */
+function writeUntil(rig: JournalRig, until: () => boolean): void {
+  for (let i = 0; !until(); i += 1) rig.write((i * 16) % 4096, 16, 1 + (i % 250));
+}
+
+/** The head is in this segment, of which so many writes are there; everything is on the disk. */
+function writeTo(rig: JournalRig, segment: number, writes = 3): void {
+  const { journal } = rig;
+  writeUntil(rig, () => Math.floor(journal.head / SEGMENT_SIZE) === segment);
+  for (let i = 1; i < writes; i += 1) rig.write(i * 16, 16, i);
+  journal.sync();
+  rig.settle();
+}
+
+/** Gives up the oldest segment, and makes that durable. */
+function freeOldest(rig: JournalRig, settle = true): void {
+  const { journal } = rig;
+  journal.freeSegment(journal.segments.all()[0]!);
+  if (!settle) return;
+  rig.flush();
+  rig.settle();
+}
+
+/** A journal that begins with segment 1: that in which a process starts is not written over. */
+function begun(options: RigOptions = {}): JournalRig {
+  const rig = makeJournal(options);
+  writeTo(rig, 1);
+  freeOldest(rig);
+  expect(spares(rig)).toEqual([]);
+  return rig;
+}
+
+/** Segment 4 is being written over what was segment 1. */
+function reusing(options: RigOptions = {}): JournalRig {
+  const rig = begun(options);
+  writeTo(rig, 3);
+  freeOldest(rig);
+  expect(spares(rig)).toEqual(['spare-0000000001.log']);
+  writeTo(rig, 4, 20);
+  expect(spares(rig)).toEqual([]);
+  expect(rig.store.sizeOf(segmentName(4))).toBe(SEGMENT_SIZE);
+  return rig;
+}
+
+/** Replay begins at segment 3, whose blocks are the only ones that show. */
+function reopen(rig: JournalRig, from: RigOptions['from'] = {}): JournalRig {
+  const { store, scheduler, journal } = rig;
+  const own = journal.segments.get(3)!.ownBefore;
+  return makeJournal({ store, scheduler, from: { position: 3 * SEGMENT_SIZE, durable: 0, own, ...from } });
+}
+
+test('a whole record of the earlier segment right behind the end is not read', () => {
+  const rig = reusing();
+  const { own, head, segments } = rig.journal;
+  // one of the segment before, so that it stands just where the next record would
+  const left = new Uint8Array(RECORD_SIZE);
+  segments.get(3)!.file.read(left, SEGMENT_RECORD_SIZE);
+  expect(left[AT_TYPE]).toBe(TYPE_WRITE);
+  segments.get(4)!.file.write(left, head % SEGMENT_SIZE, () => {});
+  rig.settle();
+  rig.store.kill();
+  const again = reopen(rig);
+  expect(again.journal.own.appended).toBe(own.appended);
+  expect(again.journal.head).toBe(head);
+  expect(again.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
+});
+
+test('nor when replay begins at the very end', () => {
+  const rig = reusing();
+  const { own, head } = rig.journal;
+  rig.store.kill();
+  const again = reopen(rig, { position: head, durable: head, own: own.appended });
+  expect([again.journal.head, again.journal.own.appended]).toEqual([head, own.appended]);
+});
+
+test('a file that has its new name, and nothing else of the new segment, is the end', () => {
+  const rig = reusing();
+  const { head } = rig.journal;
+  freeOldest(rig);
+  writeTo(rig, 5);
+  // as a power cut may leave it
+  const third = rig.journal.segments.get(4)!.file;
+  const bytes = new Uint8Array(SEGMENT_SIZE);
+  rig.journal.segments.get(3)!.file.read(bytes, 0);
+  rig.store.kill();
+  expect(third).toBeDefined();
+  rig.store.put(segmentName(4), bytes);
+  rig.store.remove(segmentName(5));
+  const again = reopen(rig);
+  expect(again.journal.head).toBe(4 * SEGMENT_SIZE);
+  expect(again.journal.head).toBeLessThan(head);
+});
+
+test('a segment of another journal is refused, and not taken for one to be written over', () => {
+  const rig = reusing();
+  rig.store.kill();
+  const { store, scheduler } = rig;
+  const own = rig.journal.segments.get(3)!.ownBefore;
+  expect(() => makeJournal({ store, scheduler, journalId: 0xbeef, from: { position: 3 * SEGMENT_SIZE, own } })).toThrow(
+    /not of this journal/,
+  );
+});
+
+test('whatever a power cut does, what was durable is there, and nothing else is', () => {
+  for (let seed = 1; seed <= 12; seed += 1) {
+    const rig = reusing({ seed });
+    freeOldest(rig);
+    const first = rig.journal.segments.get(3)!.ownBefore;
+    let turned = rig.journal.head;
+    const shown = new Map<number, number>();
+    for (let i = 0; i < 70; i += 1) {
+      shown.set(rig.write(i * 16, 16, 1 + i), i);
+      if (i % 30 === 7 + seed) rig.journal.sync();
+      for (let steps = 0; steps < seed % 5; steps += 1) rig.scheduler.step();
+      if (Math.floor(rig.journal.head / SEGMENT_SIZE) === 5) turned = Math.min(turned, rig.journal.head);
+    }
+    const { durable, appended } = rig.journal.own;
+    rig.store.crash();
+    const again = reopen(rig);
+    const end = again.journal.own.appended;
+    expect(end).toBeGreaterThanOrEqual(durable);
+    expect(end).toBeLessThanOrEqual(appended);
+    for (const [sequence, i] of shown) {
+      if (sequence <= end && sequence > first) expect(again.read(i * 16, 16)).toEqual(new Array(16).fill(1 + i));
+    }
+    expect(spares(again)).toEqual([]);
+  }
+});
+
+test('a file is written over only when a power cut cannot bring back its old name', () => {
+  const rig = begun();
+  writeTo(rig, 3, 60);
+  freeOldest(rig, false);
+  const { journal } = rig;
+  // the next segment is begun before any sync
+  while (Math.floor(journal.written / SEGMENT_SIZE) === 3) {
+    rig.write(0, 16, 1);
+    rig.write(0, 16, 1);
+    rig.scheduler.step();
+  }
+  expect(spares(rig)).toEqual(['spare-0000000001.log']);
+  expect(rig.store.sizeOf(segmentName(4))).toBeLessThan(SEGMENT_SIZE);
+});
+
+test('who still reads a freed segment finds what was there', () => {
+  const rig = begun();
+  writeTo(rig, 3);
+  const { segments } = rig.journal;
+  const oldest = segments.all()[0]!;
+  segments.retain(oldest);
+  freeOldest(rig);
+  expect(spares(rig)).toEqual([]);
+  const head = new Uint8Array(80);
+  expect(oldest.file.read(head, 0)).toBe(80);
+  segments.release(oldest);
+  expect(() => oldest.file.size()).toThrow(/closed/);
+});
+
+test('what has no sequence of its own, or comes again with the same one, is never written over', () => {
+  const records = (type: number): Uint8Array => {
+    const source = makeJournal({ ownSite: 7 });
+    source.journal.reserve(type, 0, 1, 0, 1, 12, 1, 0, 0);
+    source.journal.publish();
+    source.journal.sealNow();
+    const size = new RecordHeader().read(source.journal.memory.view, source.journal.address(592)).size;
+    const at = source.journal.address(592);
+    return source.journal.memory.bytes.slice(at, at + size);
+  };
+  const stretch = records(TYPE_BASE);
+  for (const what of ['nothing', 'a first copy', 'a dropped tail', 'another stream', 'a restart']) {
+    let rig = begun();
+    writeTo(rig, 3);
+    if (what === 'a first copy') expect(rig.journal.accept(stretch, () => true)).toBe(stretch.length);
+    if (what === 'a dropped tail') rig.journal.truncatePeer(0);
+    if (what === 'another stream') rig.journal.barReuse();
+    if (what === 'a restart') {
+      rig.store.kill();
+      const from = { position: SEGMENT_SIZE, own: rig.journal.segments.get(1)!.ownBefore };
+      rig = makeJournal({ store: rig.store, scheduler: rig.scheduler, from });
+    }
+    writeTo(rig, 4);
+    freeOldest(rig);
+    expect(spares(rig), what).toHaveLength(what === 'nothing' ? 1 : 0);
+  }
+});
+
+test('a stream is not read behind what is written of it', () => {
+  const rig = reusing();
+  const { journal, offload, readBack } = rig;
+  const target = journal.own.appended;
+  const from = journal.segments.get(4)!.ownBefore + 1;
+  // out of the ring: it holds two segments
+  const reader = new StreamReader(journal, offload, 1, readBack, () => {});
+  const written = journal.written;
+  writeUntil(rig, () => !journal.inRing(4 * SEGMENT_SIZE));
+  journal.written = written; // what a slow disk has of it
+  expect(reader.seek(from)).toBe(true);
+  const sequences: number[] = [];
+  for (let turn = 0; turn < 40 && reader.nextSequence <= target; turn += 1) {
+    const stretch = reader.next(target, 1 << 20);
+    if (stretch === null) {
+      rig.scheduler.step();
+      continue;
+    }
+    for (let i = 0; i < stretch.count; i += 1) sequences.push(stretch.first + i);
+    stretch.release();
+  }
+  expect(reader.damage).toBeNull();
+  expect(sequences).toEqual(Array.from({ length: target - from + 1 }, (_, i) => from + i));
+});
+
+test('what is kept stays below the limit of the journal, and goes when the disk is full', () => {
+  const limit = 6 * SEGMENT_SIZE;
+  const rig = begun({ limit });
+  const { segments } = rig.journal;
+  for (let round = 0; round < 12; round += 1) {
+    writeTo(rig, round + 3);
+    freeOldest(rig);
+    expect(segments.used + segments.spareSize).toBeLessThanOrEqual(limit);
+    expect(rig.store.used).toBe(segments.used + segments.spareSize);
+  }
+  while (segments.count > 1) freeOldest(rig);
+  expect(spares(rig).length).toBeGreaterThan(1);
+  rig.store.capacity = rig.store.used + 2 * RECORD_SIZE; // and the ends of the two that are begun
+  writeTo(rig, 15, 40);
+  expect(rig.journal.counters.diskFull).toBe(0); // the files that it has are enough
+  rig.store.capacity = 0;
+  rig.write(0, 16, 1);
+  rig.journal.sync();
+  while (rig.journal.counters.diskFull === 0) rig.scheduler.step();
+  expect(spares(rig)).toEqual([]);
+});
+
+test('so many are kept, and no more', () => {
+  const rig = begun();
+  writeTo(rig, SPARE_SEGMENTS_MAX + 3);
+  for (let i = 0; i <= SPARE_SEGMENTS_MAX; i += 1) freeOldest(rig);
+  expect(spares(rig)).toHaveLength(SPARE_SEGMENTS_MAX);
+});
+
+test('a clean stop leaves nothing of it', () => {
+  const rig = reusing();
+  freeOldest(rig);
+  const { head } = rig.journal;
+  rig.journal.close();
+  expect(spares(rig)).toEqual([]);
+  expect(rig.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
+});
