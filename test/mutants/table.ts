@@ -711,8 +711,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'recovery: gaps pass',
     file: 'journal/recovery.ts',
-    find: 'header.sequence === stream.appended + 1 ||',
-    replace: 'header.sequence > stream.appended ||',
+    find: "return sequence <= appended ? 'left over' : 'jump';",
+    replace: "return sequence <= appended ? 'left over' : 'follows';",
     breaks: 'lost records are skipped',
   },
   {
