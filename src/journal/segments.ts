@@ -144,19 +144,18 @@ export class Segments {
   }
 
   /**
-   * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be, and all files are
-   * `limit` bytes or less: then its new name has to become durable (`settling`).
+   * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be: then its new name has
+   * to become durable (`settling`).
    * @returns whether it was kept
    */
-  free(segment: Segment, limit: number): boolean {
+  free(segment: Segment): boolean {
     const { number, readers, file, fileSize } = segment;
-    this.#forget(segment);
-    const isRoom = this.#spares.length < SPARE_SEGMENTS_MAX && this.used + this.spareSize + fileSize <= limit;
     // who still reads it must find what was there
-    if (readers > 0 || number < this.#reusableFrom || !isRoom) {
-      this.#removeFile(segment);
+    if (readers > 0 || number < this.#reusableFrom || this.#spares.length >= SPARE_SEGMENTS_MAX) {
+      this.remove(segment);
       return false;
     }
+    this.#forget(segment);
     const name = spareName(number);
     file.rename(name);
     this.#spares.push({ name, file, size: fileSize, isSettled: false });
@@ -210,10 +209,6 @@ export class Segments {
   /** Removes the file; it is closed when its last reader is done. */
   remove(segment: Segment): void {
     this.#forget(segment);
-    this.#removeFile(segment);
-  }
-
-  #removeFile(segment: Segment): void {
     this.#store.remove(segmentName(segment.number));
     segment.removed = true;
     if (segment.readers === 0) segment.file.close();

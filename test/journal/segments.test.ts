@@ -56,6 +56,16 @@ function reusing(options: RigOptions = {}): JournalRig {
   return rig;
 }
 
+/** A whole record of an earlier segment stands just where the next one will. */
+function leaveRecord(rig: JournalRig): void {
+  const { segments, head } = rig.journal;
+  const left = new Uint8Array(RECORD_SIZE);
+  segments.get(3)!.file.read(left, SEGMENT_RECORD_SIZE);
+  expect(left[AT_TYPE]).toBe(TYPE_WRITE);
+  segments.get(4)!.file.write(left, head % SEGMENT_SIZE, () => {});
+  rig.settle();
+}
+
 /** Replay begins at segment 3, whose blocks are the only ones that show. */
 function reopen(rig: JournalRig, from: RigOptions['from'] = {}): JournalRig {
   const { store, scheduler, journal } = rig;
@@ -65,13 +75,8 @@ function reopen(rig: JournalRig, from: RigOptions['from'] = {}): JournalRig {
 
 test('a whole record of the earlier segment right behind the end is not read', () => {
   const rig = reusing();
-  const { own, head, segments } = rig.journal;
-  // one of the segment before, so that it stands just where the next record would
-  const left = new Uint8Array(RECORD_SIZE);
-  segments.get(3)!.file.read(left, SEGMENT_RECORD_SIZE);
-  expect(left[AT_TYPE]).toBe(TYPE_WRITE);
-  segments.get(4)!.file.write(left, head % SEGMENT_SIZE, () => {});
-  rig.settle();
+  const { own, head } = rig.journal;
+  leaveRecord(rig);
   rig.store.kill();
   const again = reopen(rig);
   expect(again.journal.own.appended).toBe(own.appended);
@@ -201,17 +206,18 @@ test('what has no sequence of its own, or comes again with the same one, is neve
 test('a stream is not read behind what is written of it', () => {
   const rig = reusing();
   const { journal, offload, readBack } = rig;
-  const target = journal.own.appended;
-  const from = journal.segments.get(4)!.ownBefore + 1;
-  // out of the ring: it holds two segments
+  leaveRecord(rig);
+  const { file, ownBefore } = journal.segments.get(4)!;
+  file.write = () => {}; // a disk that does not answer
+  const begin = 4 * SEGMENT_SIZE + SEGMENT_RECORD_SIZE;
+  writeUntil(rig, () => !journal.inRing(begin));
+  journal.sealNow();
   const reader = new StreamReader(journal, offload, 1, readBack, () => {});
-  const written = journal.written;
-  writeUntil(rig, () => !journal.inRing(4 * SEGMENT_SIZE));
-  journal.written = written; // what a slow disk has of it
-  expect(reader.seek(from)).toBe(true);
+  expect(reader.seek(ownBefore + 1)).toBe(true);
   const sequences: number[] = [];
-  for (let turn = 0; turn < 40 && reader.nextSequence <= target; turn += 1) {
-    const stretch = reader.next(target, 1 << 20);
+  const { appended } = journal.own;
+  for (let turn = 0; turn < 1000 && reader.nextSequence <= appended; turn += 1) {
+    const stretch = reader.next(appended, 1 << 20);
     if (stretch === null) {
       rig.scheduler.step();
       continue;
@@ -220,7 +226,8 @@ test('a stream is not read behind what is written of it', () => {
     stretch.release();
   }
   expect(reader.damage).toBeNull();
-  expect(sequences).toEqual(Array.from({ length: target - from + 1 }, (_, i) => from + i));
+  expect(reader.counters.fromSegments).toBeGreaterThan(0);
+  expect(sequences).toEqual(Array.from({ length: appended - ownBefore }, (_, i) => ownBefore + 1 + i));
 });
 
 test('what is kept stays below the limit of the journal, and goes when the disk is full', () => {

@@ -611,16 +611,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'segments: everything is written over',
     file: 'journal/segments.ts',
-    find: 'number < this.#reusableFrom || !isRoom',
-    replace: '!isRoom',
-    breaks: 'records of a first copy, or that were dropped, are found again behind the end',
-  },
-  {
-    name: 'segments: keeps files beyond the limit',
-    file: 'journal/segments.ts',
-    find: ' && this.used + this.spareSize + fileSize <= limit',
+    find: 'number < this.#reusableFrom || ',
     replace: '',
-    breaks: 'the disk holds more than the journal may have',
+    breaks: 'records of a first copy, or that were dropped, are found again behind the end',
   },
   {
     name: 'segments: a full disk keeps what is spare',
