@@ -347,7 +347,7 @@ export class Journal {
 
   /** Gives up a segment that nothing refers to any more. */
   freeSegment(segment: Segment): void {
-    if (this.segments.free(segment)) this.#directoryDirty = true;
+    if (this.segments.free(segment, this.size)) this.#directoryDirty = true;
   }
 
   // ---- writing

@@ -144,14 +144,15 @@ export class Segments {
   }
 
   /**
-   * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be: then its new name has
-   * to become durable (`settling`).
+   * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be, and all files are no
+   * more than `limit` bytes with it: then its new name has to become durable (`settling`).
    * @returns whether it was kept
    */
-  free(segment: Segment): boolean {
+  free(segment: Segment, limit: number): boolean {
     const { number, readers, file, fileSize } = segment;
+    const isRoom = this.#spares.length < SPARE_SEGMENTS_MAX && this.used + this.spareSize <= limit;
     // who still reads it must find what was there
-    if (readers > 0 || number < this.#reusableFrom || this.#spares.length >= SPARE_SEGMENTS_MAX) {
+    if (readers > 0 || number < this.#reusableFrom || !isRoom) {
       this.remove(segment);
       return false;
     }

@@ -258,6 +258,15 @@ test('what is kept stays below the limit of the journal, and goes when the disk 
   expect(spares(rig)).toEqual([]);
 });
 
+test('nothing is kept of a journal that holds more than its limit', () => {
+  // the cleaner's copies and the peer's records may go beyond it, and then it is on its way back
+  const rig = begun();
+  writeTo(rig, 5);
+  rig.journal.limit = 3 * SEGMENT_SIZE;
+  freeOldest(rig, false);
+  expect(spares(rig)).toEqual([]);
+});
+
 test('so many are kept, and no more', () => {
   const rig = begun();
   writeTo(rig, SPARE_SEGMENTS_MAX + 3);

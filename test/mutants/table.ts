@@ -611,9 +611,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'segments: everything is written over',
     file: 'journal/segments.ts',
-    find: 'number < this.#reusableFrom || ',
-    replace: '',
+    find: 'number < this.#reusableFrom || !isRoom',
+    replace: '!isRoom',
     breaks: 'records of a first copy, or that were dropped, are found again behind the end',
+  },
+  {
+    name: 'segments: keeps files beyond the limit',
+    file: 'journal/segments.ts',
+    find: ' && this.used + this.spareSize <= limit',
+    replace: '',
+    breaks: 'the disk holds more than the journal may have',
   },
   {
     name: 'segments: a full disk keeps what is spare',
