@@ -122,7 +122,7 @@ export type TargetEvent =
 
 export type TargetEffect =
   | { kind: 'accept'; epoch: number; attempt: number; first: number; count: number; bytes: number }
-  /** Throw the stretch away (counted). Its credit is given back already. */
+  /** Throw the stretch away (counted). Its credit, if it has cost any, is given back already. */
   | { kind: 'drop'; reason: DropReason; bytes: number }
   /** Answer NAK; throw away everything accepted of this attempt and not yet verified. */
   | { kind: 'nak'; epoch: number; attempt: number; sequence: number; base: BasePosition | null; reason: number }
@@ -767,7 +767,9 @@ export class TargetStream {
       this.#awaited = -1;
     }
     if (last <= this.#accepted) {
-      this.#ignoreConsumed('duplicate', bytes);
+      // the link said it twice, the source has paid for it once: given back, it would be credit without end
+      this.#arrivedBytes -= bytes;
+      this.#ignore('duplicate', bytes);
       return;
     }
     if (first !== this.#accepted + 1) {

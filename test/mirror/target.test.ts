@@ -51,6 +51,19 @@ test('frames come in order: what fits is accepted, what was had is dropped, a ga
   expect(frame(4, 1, now)).toEqual(['drop reason="away" bytes=80']);
 });
 
+test('what the link says twice gives no credit', () => {
+  // The source had paid for it once. In a full journal at the target, which promised nothing any more, each record that
+  // was taken then gave credit for another one, for ever (seed 1014).
+  const { target, frame, receive } = rig();
+  receive(2);
+  target.step({ kind: 'room', bytes: 0 });
+  const before = target.creditBytes;
+  for (let i = 0; i < 3; i += 1) expect(frame(1, 2)[0]).toMatch(/duplicate/);
+  target.step({ kind: 'consumed', bytes: 160 });
+  expect(target.creditBytes).toBe(before);
+  expect(() => target.step({ kind: 'consumed', bytes: 1 })).toThrow(/consumed 161 of 160/);
+});
+
 test.each<[string, number, number, object, RegExp]>([
   ['a later epoch', 1, 1, { epoch: 2 }, /frame of epoch 2 in epoch 1/],
   ['an attempt nobody asked for', 1, 1, { attempt: 1 }, /attempt 1, not asked for/],

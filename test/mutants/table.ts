@@ -230,11 +230,18 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a peer may send without bound',
   },
   {
+    name: 'target: duplicates give credit',
+    file: 'mirror/target.ts',
+    find: "this.#arrivedBytes -= bytes;\n      this.#ignore('duplicate', bytes);",
+    replace: "this.#ignoreConsumed('duplicate', bytes);",
+    breaks: 'a full journal is sent more, without end',
+  },
+  {
     name: 'target: dropped frames keep their credit',
     file: 'mirror/target.ts',
     find: 'this.#consumed(bytes);\n    this.#ignore(reason, bytes);',
     replace: 'this.#ignore(reason, bytes);',
-    breaks: 'the line falls silent after enough duplicates',
+    breaks: 'the line falls silent after enough attempts',
   },
   {
     name: 'target: drops what it has told',

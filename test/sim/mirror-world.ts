@@ -482,7 +482,7 @@ export class World {
       this.unconsumed = 0;
     }
     const room = this.pending.reduce((sum, each) => sum + each.bytes, this.unconsumed);
-    // a record may overshoot; what the network said twice was paid for once, and its credit given back twice
+    // a record may overshoot; what the network said twice may pass for an earlier attempt's, whose credit is given back
     const allowed = this.options.creditBytes + this.duplicated + RECORD_SIZE * 16;
     assert(room <= allowed, `${room} bytes came in, credit ${allowed}`);
   }
