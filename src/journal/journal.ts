@@ -185,19 +185,17 @@ export class Journal {
   #ringFrom = 0;
   /** Ring bytes given to the link and not yet released, oldest first. */
   readonly #pins: { position: number; released: boolean }[] = [];
-  #pending: {
-    type: number;
-    staging: boolean;
-    volume: number;
-    lba: number;
-    blockCount: number;
-    size: number;
-  } | null = null;
+  /** What is reserved and not yet published; a size of 0: nothing. */
+  readonly #pending = { type: 0, staging: false, volume: 0, lba: 0, blockCount: 0, size: 0 };
   readonly #pads: { from: number; to: number }[] = [];
   readonly #sealMarks: Mark[] = [];
   /** The last TRUNCATED: where it stands, and with which sequence the peer's stream ends before it. */
   #truncated = { position: 0, through: 0 };
   #pumpQueued = false;
+  readonly #pumpLater = (): void => {
+    this.#pumpQueued = false;
+    this.#pump();
+  };
   #sealing = false;
   #writing = false;
   #syncing = false;
@@ -372,7 +370,8 @@ export class Journal {
     seen: number,
     clock = 0,
   ): number {
-    assert(this.#pending === null, 'one reservation at a time');
+    const pending = this.#pending;
+    assert(pending.size === 0, 'one reservation at a time');
     const size = recordSize(type, blockCount, blockShift);
     // what ends a scope finds room at both sites whatever happens: others wait for it
     const begins = type < TYPE_LOCAL && type !== TYPE_UNLOCK && type !== TYPE_ABORT && type !== TYPE_COMMIT;
@@ -400,8 +399,12 @@ export class Journal {
       this.own.site,
     );
     assert(encoded === size, 'encode and recordSize agree');
-    const staging = (flags & FLAG_STAGED) !== 0 || type === TYPE_COMMIT;
-    this.#pending = { type, staging, volume, lba, blockCount, size };
+    pending.type = type;
+    pending.staging = (flags & FLAG_STAGED) !== 0 || type === TYPE_COMMIT;
+    pending.volume = volume;
+    pending.lba = lba;
+    pending.blockCount = blockCount;
+    pending.size = size;
     return at + AT_CHECKSUMS + 8 * blockCount;
   }
 
@@ -411,10 +414,10 @@ export class Journal {
    */
   publish(): number {
     const pending = this.#pending;
-    assert(pending !== null, 'publish follows reserve');
-    this.#pending = null;
+    assert(pending.size > 0, 'publish follows reserve');
     const position = this.head;
     this.head += pending.size;
+    pending.size = 0;
     if (pending.type < TYPE_LOCAL) {
       this.own.appended += 1;
       if (this.order !== null) this.order.own(this.#header.read(this.memory.view, this.address(position)), position);
@@ -717,10 +720,7 @@ export class Journal {
   #queuePump(): void {
     if (this.#pumpQueued || this.#closed) return;
     this.#pumpQueued = true;
-    this.#options.defer(() => {
-      this.#pumpQueued = false;
-      this.#pump();
-    });
+    this.#options.defer(this.#pumpLater);
   }
 
   #pump(): void {

@@ -1,7 +1,7 @@
 /** A Link over one WebSocket whose ends have already proved themselves to each other. */
 import type { Socket } from 'node:net';
 import type { WebSocket } from 'ws';
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import {
   CONTROL_SIZE_MAX,
   HEARTBEAT_MS,
@@ -102,13 +102,11 @@ export class WsLink implements Link {
 
   send(header: Uint8Array, stretch: Uint8Array | null, released: (() => void) | null): void {
     const headerSize = header.length;
-    assert(headerSize >= 2 && headerSize <= CONTROL_SIZE_MAX, `a header of ${headerSize} bytes`);
+    if (!(headerSize >= 2 && headerSize <= CONTROL_SIZE_MAX)) fail(`a header of ${headerSize} bytes`);
     assert(((header[1]! & STRETCH_FOLLOWS) !== 0) === (stretch !== null), 'the header says whether a stretch follows');
     const stretchSize = stretch === null ? 0 : stretch.length;
-    assert(
-      stretch === null || (stretchSize > 0 && stretchSize <= MESSAGE_SIZE_MAX),
-      `a stretch of ${stretchSize} bytes`,
-    );
+    if (stretch !== null && !(stretchSize > 0 && stretchSize <= MESSAGE_SIZE_MAX))
+      fail(`a stretch of ${stretchSize} bytes`);
     if (this.#closed) {
       if (released !== null) process.nextTick(released);
       return;

@@ -58,7 +58,7 @@ import {
   TYPE_WRITE,
   TYPE_ZERO,
 } from '../../assembly/layout.js';
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { ExtentIndex } from '../journal/extents.js';
 import { isLater, type Stamp } from '../journal/versions.js';
@@ -295,7 +295,7 @@ export class Conflicts {
 
   /** A record of the own stream stands in the journal. */
   own(record: ScopeRecord): void {
-    assert(record.sequence === this.#appended + 1, `own records follow: ${record.sequence} after ${this.#appended}`);
+    if (record.sequence !== this.#appended + 1) fail(`own records follow: ${record.sequence} after ${this.#appended}`);
     assert(record.seen <= this.#received, 'a record stands in the journal behind all that it has seen');
     this.#appended = record.sequence;
     if (beginsScope(record)) this.#begin(record);
@@ -389,7 +389,7 @@ export class Conflicts {
    */
   receive(record: ScopeRecord): void {
     const { sequence } = record;
-    assert(sequence === this.#received + 1, `the peer's records follow: ${sequence} after ${this.#received}`);
+    if (sequence !== this.#received + 1) fail(`the peer's records follow: ${sequence} after ${this.#received}`);
     if (beginsScope(record)) this.#judge(record);
     else if (isWrite(record)) this.#checkScoped(record);
     else if (record.type === TYPE_ABORT && sequence > this.#retoldThrough) this.#checkAbort(record);

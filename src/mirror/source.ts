@@ -27,7 +27,7 @@
  * While the base copy runs, the peer's cursors stand at its start: they say nothing about promises until
  * `consistent`. `halted` and `rewound` are told by `stopped`, within phase streaming. The same machine returns a lost tail to its author: there, `appended` is the end of the copy.
  */
-import { assert } from '../assert.js';
+import { assert, fail } from '../assert.js';
 import { FRAME_SIZE_MAX, HEARTBEAT_MS } from '../limits.js';
 import { type BasePosition, positionBefore } from './base.js';
 import { type Confirm, NAK_REJECTED, type Nak, type RejectPolicy } from './wire.js';
@@ -460,16 +460,16 @@ export class SourceStream {
   }
 
   #sentThrough(through: number, bytes: number): void {
-    assert(this.#phase === 'streaming', `sent while ${this.#phase}`);
-    assert(through > this.#sent && through <= this.#sealed, `sent ${through} of (${this.#sent}, ${this.#sealed}]`);
+    if (this.#phase !== 'streaming') fail(`sent while ${this.#phase}`);
+    if (!(through > this.#sent && through <= this.#sealed)) fail(`sent ${through} of (${this.#sent}, ${this.#sealed}]`);
     this.#sent = through;
     this.#sentBytes += bytes;
   }
 
   #baseSent(next: BasePosition, bytes: number, last: boolean, readAt: number): void {
-    assert(this.#phase === 'base', `base sent while ${this.#phase}`);
+    if (this.#phase !== 'base') fail(`base sent while ${this.#phase}`);
     assert(!positionBefore(next, this.#base), 'the base copy only goes on');
-    assert(readAt <= this.#durable, `base records read at ${readAt} sent with only ${this.#durable} durable`);
+    if (!(readAt <= this.#durable)) fail(`base records read at ${readAt} sent with only ${this.#durable} durable`);
     this.#base = { volume: next.volume, lba: next.lba };
     this.#sentBytes += bytes;
     if (!last) return;
@@ -551,8 +551,9 @@ export class SourceStream {
 
   #check(): void {
     if (this.#phase === 'broken') return;
-    assert(
-      this.#appended >= this.#sealed &&
+    if (
+      !(
+        this.#appended >= this.#sealed &&
         this.#sealed >= this.#sent &&
         this.#sent >= this.#received &&
         this.#received >= this.#granted &&
@@ -560,10 +561,13 @@ export class SourceStream {
         this.#applied >= this.#trimmed &&
         this.#sealed >= this.#durable &&
         this.#received >= this.#peerDurable &&
-        this.#peerDurable >= this.#trimmed,
-      `source cursors: appended ${this.#appended}, sealed ${this.#sealed}, durable ${this.#durable}, sent ${this.#sent}, ` +
-        `received ${this.#received}, granted ${this.#granted}, applied ${this.#applied}, ` +
-        `peer durable ${this.#peerDurable}, trimmed ${this.#trimmed}`,
-    );
+        this.#peerDurable >= this.#trimmed
+      )
+    )
+      fail(
+        `source cursors: appended ${this.#appended}, sealed ${this.#sealed}, durable ${this.#durable}, sent ${this.#sent}, ` +
+          `received ${this.#received}, granted ${this.#granted}, applied ${this.#applied}, ` +
+          `peer durable ${this.#peerDurable}, trimmed ${this.#trimmed}`,
+      );
   }
 }

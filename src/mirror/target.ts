@@ -365,7 +365,7 @@ export class TargetStream {
         if (this.current(event.epoch, event.attempt)) this.#bad(event.sequence);
         break;
       case 'durable':
-        assert(event.through >= this.#durable, `durable ${event.through} after ${this.#durable}`);
+        if (!(event.through >= this.#durable)) fail(`durable ${event.through} after ${this.#durable}`);
         if (event.through > this.#durable) this.#dirty = true;
         this.#durable = event.through;
         this.#caughtUp();
@@ -864,7 +864,8 @@ export class TargetStream {
   #consumed(bytes: number): void {
     if (!this.#live) return;
     this.#consumedBytes += bytes;
-    assert(this.#consumedBytes <= this.#arrivedBytes, `consumed ${this.#consumedBytes} of ${this.#arrivedBytes} bytes`);
+    if (!(this.#consumedBytes <= this.#arrivedBytes))
+      fail(`consumed ${this.#consumedBytes} of ${this.#arrivedBytes} bytes`);
     if (bytes > 0) this.#dirty = true;
     this.#giveCredit();
   }
@@ -878,7 +879,7 @@ export class TargetStream {
   }
 
   #appliedThrough(through: number): void {
-    assert(through >= this.#applied && through <= this.#granted, `applied ${through}, granted ${this.#granted}`);
+    if (!(through >= this.#applied && through <= this.#granted)) fail(`applied ${through}, granted ${this.#granted}`);
     if (through > this.#applied) this.#dirty = true;
     this.#applied = through;
     if (this.#had && through === this.#granted) this.#endWait();
@@ -913,13 +914,17 @@ export class TargetStream {
   }
 
   #check(): void {
-    assert(
-      this.#accepted >= this.#received &&
+    if (
+      !(
+        this.#accepted >= this.#received &&
         this.#received >= this.#granted &&
         this.#granted >= this.#applied &&
-        this.#received >= this.#durable,
-      `target cursors: accepted ${this.#accepted}, received ${this.#received}, granted ${this.#granted}, ` +
-        `applied ${this.#applied}, durable ${this.#durable}`,
-    );
+        this.#received >= this.#durable
+      )
+    )
+      fail(
+        `target cursors: accepted ${this.#accepted}, received ${this.#received}, granted ${this.#granted}, ` +
+          `applied ${this.#applied}, durable ${this.#durable}`,
+      );
   }
 }

@@ -349,7 +349,7 @@ export class WireEncoder {
 
   data(data: Data): Uint8Array {
     assert(data.count > 0 ? data.size >= data.count * RECORD_SIZE_MIN : data.size === 0, 'count and size agree');
-    assert(data.size <= MESSAGE_SIZE_MAX, `a stretch of ${data.size} bytes`);
+    if (!(data.size <= MESSAGE_SIZE_MAX)) fail(`a stretch of ${data.size} bytes`);
     const bytes = this.#take(DATA_SIZE);
     const view = this.#view;
     const at = this.#at - DATA_SIZE;

@@ -191,20 +191,24 @@ export class Transmission {
     if (this.lost) return;
     this.seal();
     if (this.out.length > 0) {
-      const slabs = this.outSlabs;
-      const lent = this.outLent;
-      const release = (): void => {
-        for (const slab of slabs) this.releaseSlab(slab);
-        for (const giveBack of lent) giveBack();
-      };
-      if (slabs.length > 0) this.outSlabs = [];
-      if (lent.length > 0) this.outLent = [];
-      if (!this.port.send(this.out, slabs.length + lent.length === 0 ? null : release)) this.readerSlow = true;
+      const release = this.outSlabs.length + this.outLent.length === 0 ? null : this.takeRelease();
+      if (!this.port.send(this.out, release)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
     }
     this.unblock();
     this.finishIfIdle();
+  }
+
+  /** What gives back the memory of the reads in `out`. */
+  private takeRelease(): () => void {
+    const { outSlabs, outLent } = this;
+    this.outSlabs = [];
+    this.outLent = [];
+    return () => {
+      for (const slab of outSlabs) this.releaseSlab(slab);
+      for (const giveBack of outLent) giveBack();
+    };
   }
 
   /** The slow reader has caught up. */
