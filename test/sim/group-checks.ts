@@ -112,7 +112,9 @@ export class Checks {
     if (dropped < 0) violation('the source serves what was never written');
     if (dropped > 0) {
       met('tail dropped for good');
-      if (target.state === 'off' || target.state === 'opening') target.droppedTo = Math.min(target.droppedTo, appended);
+      // on an older copy of its disks: its own may have more
+      const isAway = target.state === 'off' || target.state === 'opening' || target.stray;
+      if (isAway) target.droppedTo = Math.min(target.droppedTo, appended);
       else if (target.group !== null && target.journal.peer.appended > appended && !target.orphan) {
         target.orphan = true;
         met('orphan');
