@@ -108,11 +108,9 @@ test('a file that has its new name, and nothing else of the new segment, is the 
   freeOldest(rig);
   writeTo(rig, 5);
   // as a power cut may leave it
-  const third = rig.journal.segments.get(4)!.file;
   const bytes = new Uint8Array(SEGMENT_SIZE);
   rig.journal.segments.get(3)!.file.read(bytes, 0);
   rig.store.kill();
-  expect(third).toBeDefined();
   rig.store.put(segmentName(4), bytes);
   rig.store.remove(segmentName(5));
   const again = reopen(rig);
@@ -135,13 +133,11 @@ test('whatever a power cut does, what was durable is there, and nothing else is'
     const rig = reusing({ seed });
     freeOldest(rig);
     const first = rig.journal.segments.get(3)!.ownBefore;
-    let turned = rig.journal.head;
     const shown = new Map<number, number>();
     for (let i = 0; i < 70; i += 1) {
       shown.set(rig.write(i * 16, 16, 1 + i), i);
       if (i % 30 === 7 + seed) rig.journal.sync();
       for (let steps = 0; steps < seed % 5; steps += 1) rig.scheduler.step();
-      if (Math.floor(rig.journal.head / SEGMENT_SIZE) === 5) turned = Math.min(turned, rig.journal.head);
     }
     const { durable, appended } = rig.journal.own;
     rig.store.crash();
