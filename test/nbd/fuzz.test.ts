@@ -1,6 +1,7 @@
 /** Bytes nobody chose: the machines answer or hang up, never throw, never lose a request, never hold more than their limits. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { Negotiation } from '../../src/frontend/nbd/negotiation.js';
 import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
@@ -180,6 +181,7 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
     abort: () => undefined,
   };
   const session = { device, structuredReplies, allocationContext: structuredReplies };
-  const transmission = new Transmission(session, port, counters, requestsMax, new ReadMemory());
+  const busyPoll = new BusyPoll(1, () => 0, setImmediate);
+  const transmission = new Transmission(session, port, counters, requestsMax, new ReadMemory(), busyPoll);
   return { transmission, sent, counters };
 }

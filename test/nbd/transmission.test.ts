@@ -1,5 +1,6 @@
 /** The transmission phase on its own: every row of the error table, odd deliveries, ends. No socket in here. */
 import { describe, expect, test } from 'vitest';
+import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
@@ -84,6 +85,7 @@ function start(setup: Setup = {}) {
     counters,
     setup.requestsMax ?? NBD_REQUESTS_MAX,
     new ReadMemory(),
+    new BusyPoll(1, () => 0, setImmediate),
   );
   port.transmission = transmission;
   return { device, port, counters, transmission };
@@ -363,6 +365,7 @@ describe('limits', () => {
       Object.assign(new NbdCounters(), { bytesPending: 2 ** 40 }),
       NBD_REQUESTS_MAX,
       new ReadMemory(),
+      new BusyPoll(1, () => 0, setImmediate),
     );
     second.receive(join(...reads));
     expect(held.heldCount).toBe(3);

@@ -7,6 +7,7 @@
 import type { Socket } from 'node:net';
 import { readingInto } from '../../sockets.js';
 import type { DeviceCatalog } from '../../volume/device.js';
+import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
 import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BACKLOG_MAX } from './limits.js';
 import { Negotiation } from './negotiation.js';
@@ -29,6 +30,7 @@ export interface NbdConnectionContext {
   /** Where all connections read to: what is in it is done with, or copied, before the next read. */
   readonly readBuffer: Uint8Array;
   readonly readMemory: ReadMemory;
+  readonly busyPoll: BusyPoll;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
 }
@@ -105,6 +107,7 @@ export class NbdConnection implements ReplyPort {
       this.context.counters,
       this.context.requestsMax,
       this.context.readMemory,
+      this.context.busyPoll,
     );
     if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
   }

@@ -20,6 +20,8 @@ export const GATHERED_KEPT_MAX = 1 * MIB;
 export const READ_SLAB_SIZE = 256 * KIB;
 /** Free slabs that a server keeps: what two dozen reads of 128 KiB take. */
 export const READ_SLABS_KEPT_MAX = 12;
+/** How long the next request of a client that waits for each reply is looked for: it takes 30 to 60 µs, asleep or not. */
+export const BUSY_POLL_MS_MAX = 0.1;
 /** After the last reply, how long a client may take to hang up before it is cut off. */
 export const LINGER_MS_MAX = 1000;
 /** How long `close` and a revocation wait for requests in flight. */

@@ -7,10 +7,12 @@
  *     await server.close();
  */
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
+import { availableParallelism } from 'node:os';
 import { ForelockError } from '../../errors.js';
 import { NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_MS_MAX, NBD_REQUESTS_MAX } from '../../limits.js';
 import type { DeviceCatalog } from '../../volume/device.js';
 import { formatAddress, type NbdAddress, removeStaleSocket } from './address.js';
+import { BusyPoll } from './busy-poll.js';
 import { NbdConnection, type NbdConnectionContext, type NbdTimers } from './connection.js';
 import { NbdCounters } from './counters.js';
 import { DRAIN_MS_MAX, READ_SIZE } from './limits.js';
@@ -53,6 +55,7 @@ export class NbdServer {
       handshakeMsMax: options.handshakeMsMax ?? NBD_HANDSHAKE_MS_MAX,
       readBuffer: new Uint8Array(READ_SIZE),
       readMemory: new ReadMemory(),
+      busyPoll: new BusyPoll(availableParallelism(), () => performance.now(), setImmediate),
       onClosed: (connection) => this.forget(connection),
     };
     options.catalog.onRevoked(() => this.revoke());

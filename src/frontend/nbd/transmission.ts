@@ -19,6 +19,7 @@ import { assert } from '../../assert.js';
 import { ForelockError } from '../../errors.js';
 import { NBD_EXTENTS_MAX, NBD_STRING_MAX } from '../../limits.js';
 import type { BlockDevice, Completion, DeviceExtent, ReadCompletion } from '../../volume/device.js';
+import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
 import {
   CONNECTION_PENDING_MAX,
@@ -115,6 +116,7 @@ export class Transmission {
   private readonly counters: NbdCounters;
   private readonly requestsMax: number;
   private readonly memory: ReadMemory;
+  private readonly busyPoll: BusyPoll;
 
   // ---- requests
   private readonly pool: Request[] = [];
@@ -161,6 +163,7 @@ export class Transmission {
     counters: NbdCounters,
     requestsMax: number,
     memory: ReadMemory,
+    busyPoll: BusyPoll,
   ) {
     this.session = session;
     this.device = session.device;
@@ -168,6 +171,7 @@ export class Transmission {
     this.counters = counters;
     this.requestsMax = requestsMax;
     this.memory = memory;
+    this.busyPoll = busyPoll;
   }
 
   /** Bytes from the client, in any portions; lent for the call. */
@@ -195,6 +199,7 @@ export class Transmission {
       if (!this.port.send(this.out, release)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
+      this.busyPoll.answered();
     }
     this.unblock();
     this.finishIfIdle();
@@ -470,6 +475,7 @@ export class Transmission {
   private launch(request: Request): void {
     request.inFlight = true;
     this.inFlight += 1;
+    this.busyPoll.begin();
   }
 
   /** The device is done with a request; `data` is null for anything but a read. */
@@ -477,6 +483,7 @@ export class Transmission {
     assert(request.inFlight, 'a request settled twice');
     request.inFlight = false;
     this.inFlight -= 1;
+    this.busyPoll.settle();
     const { command, size } = request;
     if (command <= COMMAND.WRITE) this.addPending(-size);
     if (this.lost) {
