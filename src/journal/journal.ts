@@ -38,7 +38,7 @@ import {
 import { assert, fail } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
-import type { GroupMemory, Region } from '../kernel/memory.js';
+import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
 import { APPEND_SIZE_MAX, CREDIT_BYTES, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
 import type { BlockMap } from './map.js';
@@ -512,7 +512,7 @@ export class Journal {
         }
       }
       const at = this.address(this.head);
-      this.memory.bytes.set(part === stretch.length ? stretch : stretch.subarray(taken, taken + part), at);
+      copyBytes(this.memory.bytes, at, part === stretch.length ? stretch : stretch.subarray(taken, taken + part));
       const good = this.kernel.verify(at, part);
       const type = this.memory.view.getUint8(at + AT_TYPE);
       if (type === TYPE_BASE || type === TYPE_BASE_ZERO) this.barReuse();

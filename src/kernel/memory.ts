@@ -12,6 +12,15 @@ export interface Region {
 
 const PAGE = 65536;
 
+/** From here on the call that `fill` is costs less than it saves. */
+const FILL_SIZE_MIN = 16 * 1024;
+
+/** Copies all of `from` to `to[at]`. Into shared memory `set` goes word by word, which takes large pieces twice as long. */
+export function copyBytes(to: Uint8Array, at: number, from: Uint8Array): void {
+  if (from.length < FILL_SIZE_MIN) to.set(from, at);
+  else Buffer.prototype.fill.call(to, from, at, at + from.length); // with bytes as many as are asked for, a memcpy
+}
+
 export class GroupMemory {
   readonly memory: WebAssembly.Memory;
   /** The whole memory. Views of it may be given to fs, net and ws as they are. */

@@ -326,7 +326,7 @@ export class Gateway {
     }
     const pair = new Pair(group, {
       config,
-      platform: { nowMs: () => performance.now(), defer: environment.defer, after },
+      platform: { nowMs: () => performance.now(), defer: environment.defer, soon: process.nextTick, after },
       whenSplit: options.whenSplit ?? 'freeze',
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
@@ -366,6 +366,7 @@ export class Gateway {
       {
         nowMs: () => performance.now(),
         defer: environment.defer,
+        soon: process.nextTick,
         after,
         tell: (text) => this.options.onEvent?.(text),
       },

@@ -50,7 +50,10 @@ export interface GroupPolicy {
 export interface Platform {
   /** Milliseconds, for waits; may be monotonic. */
   nowMs(): number;
+  /** Runs a task in the next turn, after all that has arrived by now was looked at. */
   defer(task: () => void): void;
+  /** Runs a task as soon as what runs now has returned: before anything else that has arrived is looked at. */
+  soon(task: () => void): void;
   /** Runs a task once, about so much later. */
   after(delayMs: number, task: () => void): void;
   /** A line for the operator's log. */
@@ -110,6 +113,10 @@ export class Group {
   #roomPumping = false;
   #waking = false;
   #advanceQueued = false;
+  readonly #advanceSoon = (): void => {
+    this.#advanceQueued = false;
+    this.#advance();
+  };
   readonly #durableWaiters: (() => void)[] = [];
   readonly #peerWaiters: (() => void)[] = [];
   #sessions: number;
@@ -938,10 +945,7 @@ export class Group {
   #queueAdvance(): void {
     if (this.#advanceQueued) return;
     this.#advanceQueued = true;
-    this.#platform.defer(() => {
-      this.#advanceQueued = false;
-      this.#advance();
-    });
+    this.#platform.soon(this.#advanceSoon);
   }
 
   /** Settles what is promised by now. */

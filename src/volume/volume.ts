@@ -11,6 +11,7 @@ import { ForelockError, LockAbortedError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { BlockMap } from '../journal/map.js';
 import { recordSize } from '../journal/record.js';
+import { copyBytes } from '../kernel/memory.js';
 import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
@@ -226,7 +227,7 @@ export class Volume {
       clock,
     );
     if (at < 0) return at;
-    if (payload !== null) journal.memory.bytes.set(payload, at);
+    if (payload !== null) copyBytes(journal.memory.bytes, at, payload);
     return journal.publish();
   }
 
@@ -517,7 +518,7 @@ export function copyPieces(
       continue;
     }
     const count = Math.min(piece.length - skip, left);
-    to.set(skip === 0 && count === piece.length ? piece : piece.subarray(skip, skip + count), target);
+    copyBytes(to, target, skip === 0 && count === piece.length ? piece : piece.subarray(skip, skip + count));
     target += count;
     left -= count;
     skip = 0;

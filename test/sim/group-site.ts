@@ -217,6 +217,7 @@ export class Site {
     return {
       nowMs: () => scheduler.now - startedMs,
       defer: this.#deferIn(life),
+      soon: this.#deferIn(life), // nobody may count on more than that it is not within the call
       // as setTimeout does; and less than the clock can tell apart would never be over
       after: (delayMs, task) =>
         this.#world.after(Math.max(1, delayMs), () => {
