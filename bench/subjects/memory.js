@@ -31,7 +31,7 @@ async function peakWhile(pid, work) {
 export async function* run(context) {
   const mapped = context.quick ? 1 : 3; // GiB
   const rounds = { thin: [], load: [], idle: [], mapped: [] };
-  for (let round = 0; round < (context.all ? context.runs : 1); round += 1) {
+  for (let round = 0; round < context.runs; round += 1) {
     context.say(`memory: 1 TiB thin, ${mapped} GiB mapped, round ${round + 1}`);
     const alone = await startAlone(context, { size: 1024 * GIB });
     const { pid } = alone.gateway;
