@@ -92,9 +92,17 @@ async function runOnce(uri, size, { rw, bs, depth, connections = 1, more = [] },
 
 export const lasting = (seconds) => ['--time_based', `--runtime=${Math.round(1000 * seconds)}ms`, '--norandommap=1'];
 
-/** Writes every block once, in random order: the same history for every contender. */
+const STEADY_SECONDS_MAX = 30;
+
+/**
+ * Writes every block once, in random order: the same history for every contender. A journal is then written on until its
+ * files are written over, as they are ever after.
+ */
 export async function fill(contender, size) {
   await runFio(contender.uri, size, { rw: 'randwrite', bs: '4k', depth: 32 }, ['--randseed=1', '--end_fsync=1']);
+  for (let seconds = 0; seconds < STEADY_SECONDS_MAX && (await contender.isSteady?.()) === false; seconds += 1) {
+    await runFio(contender.uri, size, JOBS.rw32, lasting(1));
+  }
   await contender.drained();
   await contender.rest();
 }

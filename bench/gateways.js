@@ -5,6 +5,7 @@
  *       prepare()        before every measurement: the same state each time
  *       counted()        -> { disk, wire, applied, … }: counters that only grow, where there are any
  *       behind()         -> bytes that its mirror has not applied
+ *       isSteady()       -> whether its journals write over their files by now
  *       drained(msMax)   waits until all that was answered is durable and, if mirrored, applied; false: not within msMax
  *       rest()           waits until it is idle, so that nobody's leftovers burden the next
  *       stop() }
@@ -58,6 +59,8 @@ const diskBytesOf = ({ counters }) =>
 
 const memoryOf = (processes) => Object.fromEntries(processes.map(({ name, pid }) => [name, residentMiB(pid)]));
 
+const isSteady = ({ counters }) => counters.journalSegmentsReused > 0;
+
 /** A gateway without a peer, on TCP and on a unix socket. @returns a contender; `unix` is the same over the socket */
 export async function startAlone(context, { size = context.size, name = 'forelock', journal } = {}) {
   const state = mkdtempSync(join(context.scratch, 'alone-'));
@@ -73,6 +76,7 @@ export async function startAlone(context, { size = context.size, name = 'foreloc
     prepare: async () => {},
     memory: () => memoryOf(processes),
     counted: async () => ({ disk: { gateway: diskBytesOf(await gateway.group()) } }),
+    isSteady: async () => isSteady(await gateway.group()),
     drained: (msMax = CATCH_UP_MS_MAX) =>
       until(async () => {
         const { own } = (await gateway.group()).cursors;
@@ -139,6 +143,7 @@ export async function startPair(
       };
     },
     behind: async () => (await source.group()).lag.bytes,
+    isSteady: async () => isSteady(await source.group()) && isSteady(await target.group()),
     drained,
     rest: async () => {
       await line.set({ roundTripMs: 0 }); // what is left need not take long
