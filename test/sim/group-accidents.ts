@@ -129,6 +129,7 @@ export class Accidents {
       violation(`${stray.name} answered flushes, and follows ${source.name} without a word`);
     const newest = (site: Site): string => site.group!.state.superblock.generations.at(-1)!.id;
     if (newest(stray) !== newest(source)) violation(`${stray.name} follows, and has not the history of ${source.name}`);
+    stray.droppedTo = Number.POSITIVE_INFINITY; // what these disks get from now on is the source's
     met('stray follows');
     note(`${stray.name} follows`);
     this.over(stray);
