@@ -20,7 +20,7 @@ import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import type { AckName } from '../volume/gate.js';
-import { Group, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
+import { Group, type Platform, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -94,6 +94,13 @@ export interface Member {
   /** Bytes passed to write calls on state files, by kind of file. */
   bytesWritten(): object;
 }
+
+const PLATFORM: Platform = {
+  nowMs: () => performance.now(),
+  defer: (task) => void setImmediate(task),
+  soon: (task) => process.nextTick(task),
+  after: (delayMs, task) => void setTimeout(task, delayMs),
+};
 
 export class Gateway {
   readonly options: GatewayOptions;
@@ -296,7 +303,7 @@ export class Gateway {
       createOffload: (memory) => new PiscinaPool({ memory, kernel: options.kernel }),
       openImage: (path, size) => new FlatImage(path, size),
       clockMicros: () => Date.now() * 1000,
-      defer: (task) => void setImmediate(task),
+      defer: PLATFORM.defer,
       // who receives seals on its own thread: what it takes must stand behind what is sealed
       poolSealBytes: role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
       closed: () => store.close(),
@@ -326,7 +333,7 @@ export class Gateway {
     }
     const pair = new Pair(group, {
       config,
-      platform: { nowMs: () => performance.now(), defer: environment.defer, soon: process.nextTick, after },
+      platform: PLATFORM,
       whenSplit: options.whenSplit ?? 'freeze',
       adopt: (adoption) => this.#create(member, (made) => newSuperblock(made, adoption.volumes, adoption)),
       found: () => this.#create(member, (made) => newSuperblock(made, volumesFromConfig(made), null)),
@@ -364,10 +371,7 @@ export class Gateway {
         paired: options.peer !== undefined || options.listen !== undefined,
       },
       {
-        nowMs: () => performance.now(),
-        defer: environment.defer,
-        soon: process.nextTick,
-        after,
+        ...PLATFORM,
         tell: (text) => this.options.onEvent?.(text),
       },
     );
@@ -429,8 +433,4 @@ export class Gateway {
         throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
     }
   }
-}
-
-function after(delayMs: number, task: () => void): void {
-  setTimeout(task, delayMs);
 }
