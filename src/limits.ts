@@ -28,8 +28,8 @@ export const RING_SIZE_MIN = 4 * MIB;
 /** One shared WebAssembly memory holds ring, lock tables and scratch: 4 GiB in all. */
 export const RING_SIZE_MAX = 1 * GIB;
 export const SEGMENT_SIZE_MAX = 64 * MIB; // a map pointer's low word spans exactly this much
-/** Files of freed segments that are kept to be written over: about what a checkpoint frees, a quarter of a journal. */
-export const SPARE_SEGMENTS_MAX = 8;
+/** Files of freed segments that are kept to be written over: about what a checkpoint frees at once. */
+export const SPARE_SEGMENTS_MAX = 12;
 export const SEGMENT_SIZE_MIN = 4 * MIB; // the pad at a segment's end (below one record) stays small beside it
 /** Fewest segments a journal may have: one being written, one being cleaned, headroom to move. */
 export const JOURNAL_SEGMENTS_MIN = 8;
@@ -46,8 +46,8 @@ export const APPEND_SIZE_MAX = 4 * MIB;
 /** Without a flush, data is synced this often, so that trimming and recovery keep up. */
 export const SYNC_INTERVAL_MS = 1000;
 export const SYNC_BYTES_MAX = 64 * MIB;
-/** Recovery replays at most about this much journal after the last checkpoint. */
-export const CHECKPOINT_STRETCH_MAX = 512 * MIB;
+/** Recovery replays at most about this much journal after the last checkpoint: it takes less than a second. */
+export const CHECKPOINT_STRETCH_MAX = 768 * MIB;
 
 // ---- locks
 export const LOCK_WAIT_MS_MAX = 30_000;

@@ -14,7 +14,7 @@ export const needs = ['fio'];
 const MIB = 2 ** 20;
 const BLOCK = 4096;
 /** Just before a checkpoint is due (CHECKPOINT_STRETCH_MAX): the most that there may be to replay, nearly. */
-const SINCE_CHECKPOINT_MIB = 460;
+const SINCE_CHECKPOINT_MIB = 700;
 
 export async function* run(context) {
   const lengths = context.quick ? [256] : context.all ? [256, 1024, 4096] : [4096]; // MiB of journal

@@ -72,9 +72,9 @@ export class Checkpointer {
     return this.#running;
   }
 
-  /** Bytes of journal between checkpoints. */
+  /** Bytes of journal between checkpoints: each writes nearly all pages again where blocks are written at random. */
   get stretch(): number {
-    return Math.min(CHECKPOINT_STRETCH_MAX, this.#state.journal.limit / 4);
+    return Math.min(CHECKPOINT_STRETCH_MAX, (3 * this.#state.journal.limit) / 8);
   }
 
   /** Asks for a checkpoint soon. */

@@ -115,10 +115,13 @@ export class Cleaner {
     this.poke();
   }
 
-  /** Cleaning starts here: enough below the limit that hosts do not have to wait for it. */
+  /**
+   * Cleaning starts here: enough below the limit that hosts do not have to wait for it, and no more, for the fuller the
+   * journal, the emptier the segments that are emptied.
+   */
   get softLimit(): number {
     const { size, hostLimit, segmentSize } = this.#journal;
-    return Math.max(size / 4, hostLimit - 4 * segmentSize);
+    return Math.max(size / 4, hostLimit - 2 * segmentSize);
   }
 
   /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */

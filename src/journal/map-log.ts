@@ -58,6 +58,8 @@ const WRITE_SIZE = 256 * 1024;
 const SLICE_PAGES = 256;
 /** Recovery's read size. */
 const READ_SIZE = 1 * MIB;
+/** A checkpoint reads as much at once of the one before. */
+const WINDOW_SIZE = 64 * 1024;
 /** A file may hold this much more than twice its live pages before it is written anew. */
 const SLACK_SIZE = 1 * MIB;
 
@@ -221,7 +223,7 @@ export class MapLog {
   #used = 0;
   readonly #frame = makePageFrame();
   readonly #previous = makePageFrame();
-  readonly #frameBytes = new Uint8Array(PAGE_SIZE_MAX);
+  readonly #window = new FrameWindow();
   readonly counters = {
     bytesWritten: 0,
     checkpoints: 0,
@@ -288,6 +290,7 @@ export class MapLog {
     done: (error: Error | null, place: CheckpointPlace | null) => void,
   ): void {
     assert(this.#writing === null, 'one checkpoint at a time');
+    this.#window.forget();
     const renewed = this.#file === null || this.#end > 2 * this.#index.liveSize + SLACK_SIZE;
     const number = renewed ? this.#number + 1 : this.#number;
     let file: StoreFile;
@@ -338,6 +341,7 @@ export class MapLog {
    */
   readChecksums(volume: number, lba: number, blockCount: number, into: Uint32Array): void {
     assert(into.length >= blockCount * 4, 'there is room for the entries');
+    this.#window.forget();
     into.fill(0, 0, blockCount * 4);
     for (let at = lba; at < lba + blockCount; ) {
       const page = Math.floor(at / PAGE_BLOCKS);
@@ -483,8 +487,8 @@ export class MapLog {
 
   /** Reads the frame that the index names into `#previous`; null, or what is wrong with it. */
   #readPage(file: StoreFile, place: number, volume: number, page: number): string | null {
-    const bytes = this.#frameBytes.subarray(0, frameSize(place % 256));
-    if (file.read(bytes, Math.floor(place / 256)) !== bytes.length) return 'it ends early';
+    const bytes = this.#window.read(file, Math.floor(place / 256), frameSize(place % 256), this.#end);
+    if (bytes === null) return 'it ends early';
     const wrong = decodePage(bytes, this.#previous, this.#hash);
     if (wrong !== null) return wrong;
     return this.#previous.volume === volume && this.#previous.page === page ? null : 'it is of another page';
@@ -575,6 +579,39 @@ function checkEntries({ page, entries, first, count }: PageFrame, blockCount: nu
     if (hi !== 0xffffffff && hi >= 2 ** 27) return `entry ${i} points beyond any journal`;
   }
   return null;
+}
+
+/**
+ * Frames of the last checkpoint, read back. A checkpoint asks for them in the order of their pages, in which they stand
+ * if all of these had changed before, too: then many are read at once.
+ */
+class FrameWindow {
+  readonly #bytes = new Uint8Array(WINDOW_SIZE);
+  #file: StoreFile | null = null;
+  #from = 0;
+  #to = 0;
+
+  /** What is asked for next is read from the file. */
+  forget(): void {
+    this.#file = null;
+    this.#to = 0;
+  }
+
+  /**
+   * @param end  of what checkpoints wrote in whole: what is behind may change
+   * @returns the frame, valid until the next call; null: the file ends before
+   */
+  read(file: StoreFile, at: number, size: number, end: number): Uint8Array | null {
+    const isNear = file === this.#file && at >= this.#from && at <= this.#to + COMMIT_SIZE;
+    if (!isNear || at + size > this.#to) {
+      const wanted = isNear ? Math.max(size, Math.min(WINDOW_SIZE, end - at)) : size;
+      this.#file = file;
+      this.#from = at;
+      this.#to = at + file.read(this.#bytes.subarray(0, wanted), at);
+      if (at + size > this.#to) return null;
+    }
+    return this.#bytes.subarray(at - this.#from, at - this.#from + size);
+  }
 }
 
 /** Sequential reading of frames in large pieces. */

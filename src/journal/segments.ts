@@ -1,7 +1,8 @@
 /**
  * The segment files of one journal. A position is a byte on one endless line; segment k holds positions
  * [k * segmentSize, (k + 1) * segmentSize) in the file `segment-<k, ten digits>.log`, at offset position mod segmentSize.
- * A file may be shorter than that: the body of the PAD at its end is never written. It then ends with that PAD.
+ * A file may be shorter than that: the body of the PAD at its end is never written. It then ends with that PAD; or in
+ * that body stands what an earlier segment left there.
  *
  * The file of a freed segment is written over by a later one, which costs the system less than a new file:
  *
@@ -100,12 +101,14 @@ export class Segments {
   /** @param create the next one is begun, and the one before is whole */
   open(number: number, create: boolean): Segment {
     assert(!this.#byNumber.has(number), `segment ${number} is open already`);
-    if (create) this.#cutNewest();
+    // what an earlier segment left behind its PAD stays, as the PAD's body: to cut it off takes milliseconds
+    if (create && this.#newest !== null) this.grow(this.#newest, this.#newest.fileSize);
     const spare = create ? this.#spares.findIndex(({ isSettled }) => isSettled) : -1;
     const [reused] = spare < 0 ? [] : this.#spares.splice(spare, 1);
     if (reused !== undefined) {
       reused.file.rename(segmentName(number));
-      reused.file.truncate(this.segmentSize); // or it would not end with its PAD, if it is not cut later
+      // or it would not end with its PAD, if it is not cut later
+      if (reused.size < this.segmentSize) reused.file.truncate(this.segmentSize);
     }
     const file = reused?.file ?? this.#store.open(segmentName(number), create);
     const fileSize = file.size();

@@ -94,7 +94,7 @@ test('a checkpoint is asked for where it frees something, and only there', () =>
 
 describe('nothing is freed', () => {
   test('that the peer still needs', () => {
-    const { rig, churn } = bench({ retainFrom: () => 3 * SEGMENT_SIZE + 100, peerIsComing: () => true }, 24);
+    const { rig, churn } = bench({ retainFrom: () => 3 * SEGMENT_SIZE + 100, peerIsComing: () => true }, 22);
     churn(1000);
     const kept = rig.journal.segments.all().map(({ number }) => number);
     expect(kept).toContain(3);
@@ -106,7 +106,7 @@ describe('nothing is freed', () => {
     // A target whose commit log waited for a lock could not checkpoint. Its cleaner copied live blocks out of segments
     // that could not be freed, over and over, until the disk was full.
     const stuck = 2 * SEGMENT_SIZE;
-    const { rig, cleaner, churn } = bench({ checkpointPosition: () => stuck, replayFrom: () => stuck }, 16);
+    const { rig, cleaner, churn } = bench({ checkpointPosition: () => stuck, replayFrom: () => stuck }, 14);
     churn(640);
     expect(rig.journal.segments.used).toBeGreaterThan(cleaner.softLimit);
     const before = cleaner.counters.blocksMoved;

@@ -263,6 +263,40 @@ describe('checkpoints', () => {
     expect(log.counters.damagedPages).toBe(1);
   });
 
+  test('checksums of many pages are taken from the checkpoint before, wherever these stand in it', () => {
+    const disk = makeDisk(6);
+    const maps = makeMaps();
+    const map = maps.get(7)!;
+    const log = new MapLog(disk.store, hash);
+    const pages = 200; // of 2 KiB: more than is read at once
+    const lbaOf = (page: number, index: number): number => page * PAGE_BLOCKS + index;
+    for (let page = 0; page < pages; page++) {
+      map.swing(lbaOf(page, 0), PAGE_BLOCKS, 1600 * (page + 1));
+      for (let i = 0; i < PAGE_BLOCKS; i++) map.setChecksum(lbaOf(page, i), 1600 * (page + 1), i, 1 + page, 1 + i);
+    }
+    checkpoint(log, maps, disk);
+    const changed = new Set<number>();
+    for (const step of [3, 7, 1]) {
+      for (let page = 0; page < pages; page += step) {
+        changed.add(page);
+        const position = 1600 * (1000 * step + page);
+        map.swing(lbaOf(page, 5), 1, position);
+        map.setChecksum(lbaOf(page, 5), position, 0, 4000, 4);
+      }
+      checkpoint(log, maps, disk);
+      const into = new Uint32Array(4 * PAGE_BLOCKS);
+      for (let page = 0; page < pages; page++) {
+        log.readChecksums(7, lbaOf(page, 0), PAGE_BLOCKS, into);
+        for (let i = 0; i < PAGE_BLOCKS; i++) {
+          const expected = i === 5 && changed.has(page) ? [4000, 4] : [1 + page, 1 + i];
+          expect([into[i * 4 + 2], into[i * 4 + 3]]).toEqual(expected);
+        }
+      }
+    }
+    expect(log.counters.damagedPages).toBe(0);
+    expect(log.counters.pagesRead).toBe(Math.ceil(pages / 3) + Math.ceil(pages / 7) + pages);
+  });
+
   test('a failed append leaves the file good for the next', () => {
     const disk = makeDisk(5);
     const maps = makeMaps();

@@ -232,6 +232,16 @@ test('a stream is not read behind what is written of it', () => {
   expect(sequences).toEqual(Array.from({ length: appended - ownBefore }, (_, i) => ownBefore + 1 + i));
 });
 
+test('what is behind a PAD stays in the file that is written over, and is not read', () => {
+  const rig = reusing();
+  const { own, segments } = rig.journal;
+  writeTo(rig, 5);
+  expect(rig.store.sizeOf(segmentName(4))).toBe(SEGMENT_SIZE);
+  expect(segments.get(4)!.size).toBe(SEGMENT_SIZE);
+  rig.store.kill();
+  expect(reopen(rig).journal.own.appended).toBe(own.appended);
+});
+
 test('what is kept stays below the limit of the journal, and goes when the disk is full', () => {
   const limit = 6 * SEGMENT_SIZE;
   const rig = begun({ limit });

@@ -639,8 +639,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'segments: a file is written over as it is',
     file: 'journal/segments.ts',
-    find: 'reused.file.truncate(this.segmentSize);',
-    replace: ';',
+    find: 'if (reused.size < this.segmentSize) reused.file.truncate(this.segmentSize);',
+    replace: '',
     breaks: 'a segment seems to lack its end after a crash, and the journal is refused',
   },
   {

@@ -868,8 +868,8 @@ test.each([false, true])(
     world.line.cut();
     await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
     const { appended } = first.journal.own;
-    for (let i = 0; i < 14; i += 1) write(world, first, 0, 8);
-    await world.until(() => first.journal.own.durable === appended + 14, 60_000, 'the site does not go on alone');
+    for (let i = 0; i < 12; i += 1) write(world, first, 0, 8);
+    await world.until(() => first.journal.own.durable === appended + 12, 60_000, 'the site does not go on alone');
     if (again) {
       first.crash(false);
       first.open();

@@ -162,7 +162,7 @@ test('a standby with a flat image does not drop what it applied while the image 
   let pressed = 0;
   for (let seed = 1; seed <= 12; seed += 1) {
     const world = makeWorld(
-      { journalSegments: 14, volumes: [{ blocks: 64, blockSize: 4096, platter: 'flat' }], syncMs: 6 },
+      { journalSegments: 12, volumes: [{ blocks: 64, blockSize: 4096, platter: 'flat' }], syncMs: 6 },
       seed,
     );
     await bothUp(world);
