@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
+import { Gathering } from '../../src/frontend/nbd/gathering.js';
 import { Negotiation } from '../../src/frontend/nbd/negotiation.js';
 import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
@@ -175,6 +176,7 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
       return true;
     },
     scheduleFlush: () => process.nextTick(() => transmission.flush()),
+    scheduleFlushLater: () => setImmediate(() => transmission.flush()),
     pause: () => undefined,
     resume: () => undefined,
     finish: () => undefined,
@@ -182,6 +184,8 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
   };
   const session = { device, structuredReplies, allocationContext: structuredReplies };
   const busyPoll = new BusyPoll(1, () => 0, setImmediate);
-  const transmission = new Transmission(session, port, counters, requestsMax, new ReadMemory(), busyPoll);
+  const gathering = new Gathering(() => 0); // whose requests follow at once
+  const memory = new ReadMemory();
+  const transmission = new Transmission(session, port, counters, requestsMax, memory, busyPoll, gathering);
   return { transmission, sent, counters };
 }

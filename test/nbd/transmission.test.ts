@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
+import { Gathering } from '../../src/frontend/nbd/gathering.js';
 import { ReadMemory } from '../../src/frontend/nbd/read-memory.js';
 import { type ReplyPort, Transmission } from '../../src/frontend/nbd/transmission.js';
 import { NBD_PAYLOAD_MAX, NBD_REQUESTS_MAX } from '../../src/limits.js';
@@ -49,6 +50,11 @@ class TestPort implements ReplyPort {
   scheduleFlush(): void {
     process.nextTick(() => this.transmission.flush());
   }
+  scheduleFlushLater(): void {
+    this.later.push(() => this.transmission.flush());
+  }
+  /** Called by the test. */
+  readonly later: (() => void)[] = [];
   pause(): void {
     this.paused = true;
   }
@@ -86,6 +92,7 @@ function start(setup: Setup = {}) {
     setup.requestsMax ?? NBD_REQUESTS_MAX,
     new ReadMemory(),
     new BusyPoll(1, () => 0, setImmediate),
+    new Gathering(() => 0),
   );
   port.transmission = transmission;
   return { device, port, counters, transmission };
@@ -366,6 +373,7 @@ describe('limits', () => {
       NBD_REQUESTS_MAX,
       new ReadMemory(),
       new BusyPoll(1, () => 0, setImmediate),
+      new Gathering(() => 0),
     );
     second.receive(join(...reads));
     expect(held.heldCount).toBe(3);
@@ -526,5 +534,56 @@ describe('ends', () => {
       { cookie: 1n, errno: 0 },
       { cookie: 2n, errno: 108 },
     ]);
+  });
+});
+
+describe('a client with many requests in flight', () => {
+  /** One whose next request comes alone: its answer is kept. */
+  async function kept() {
+    const setup = start();
+    const { port, transmission } = setup;
+    for (let i = 0; i < 10; i += 1) {
+      transmission.receive(join(...Array.from({ length: 32 }, () => request(FLUSH))));
+      await turn();
+    }
+    expect(parseReplies(port.bytes).length).toBe(320);
+    transmission.receive(request(FLUSH));
+    await turn();
+    expect(parseReplies(port.bytes).length).toBe(320);
+    expect(port.later.length).toBe(1);
+    return setup;
+  }
+
+  test('gets its answers when enough are there', async () => {
+    const { port, transmission } = await kept();
+    transmission.receive(join(...Array.from({ length: 15 }, () => request(FLUSH))));
+    await turn();
+    expect(parseReplies(port.bytes).length).toBe(320);
+    port.later.shift()!();
+    expect(parseReplies(port.bytes).length).toBe(336);
+    expect(port.later.length).toBe(0);
+  });
+
+  test('or when a turn brought no more', async () => {
+    const { port } = await kept();
+    port.later.shift()!();
+    expect(parseReplies(port.bytes).length).toBe(321);
+    expect(port.later.length).toBe(0);
+  });
+
+  test('and before it is hung up on', async () => {
+    const { port, transmission } = await kept();
+    transmission.end();
+    expect(port.ended).toBeNull();
+    port.later.shift()!();
+    expect(parseReplies(port.bytes).length).toBe(321);
+    expect(port.ended).toBe('finished');
+  });
+
+  test('and none when it is gone', async () => {
+    const { port, transmission } = await kept();
+    transmission.disconnected();
+    port.later.shift()!();
+    expect(parseReplies(port.bytes).length).toBe(320);
   });
 });

@@ -57,6 +57,11 @@ export class BusyPoll {
     this.#inFlight -= 1;
   }
 
+  /** The devices have no request. */
+  get isQuiet(): boolean {
+    return this.#inFlight === 0;
+  }
+
   /** Replies have been sent. */
   answered(): void {
     if (this.#inFlight > 0 || this.#begun === 0) return;

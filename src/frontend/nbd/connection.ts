@@ -9,7 +9,9 @@ import { readingInto } from '../../sockets.js';
 import type { DeviceCatalog } from '../../volume/device.js';
 import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
+import { Gathering } from './gathering.js';
 import { DRAIN_MS_MAX, LINGER_MS_MAX, REPLY_BACKLOG_MAX } from './limits.js';
+import type { Moderation } from './moderation.js';
 import { Negotiation } from './negotiation.js';
 import { encodeGreeting } from './protocol.js';
 import type { ReadMemory } from './read-memory.js';
@@ -31,9 +33,12 @@ export interface NbdConnectionContext {
   readonly readBuffer: Uint8Array;
   readonly readMemory: ReadMemory;
   readonly busyPoll: BusyPoll;
+  readonly moderation: Moderation;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
 }
+
+const { nodeTiming } = performance;
 
 export class NbdConnection implements ReplyPort {
   private readonly socket: Socket;
@@ -108,6 +113,7 @@ export class NbdConnection implements ReplyPort {
       this.context.requestsMax,
       this.context.readMemory,
       this.context.busyPoll,
+      new Gathering(() => nodeTiming.idleTime),
     );
     if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
   }
@@ -140,6 +146,10 @@ export class NbdConnection implements ReplyPort {
 
   scheduleFlush(): void {
     process.nextTick(this.flushTransmission);
+  }
+
+  scheduleFlushLater(): void {
+    this.context.moderation.wait(this.flushTransmission);
   }
 
   pause(): void {

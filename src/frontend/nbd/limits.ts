@@ -22,10 +22,23 @@ export const READ_SLAB_SIZE = 256 * KIB;
 export const READ_SLABS_KEPT_MAX = 12;
 /** How long the next request of a client that waits for each reply is looked for: it takes 30 to 60 µs, asleep or not. */
 export const BUSY_POLL_MS_MAX = 0.1;
+/** Had the event loop to sleep no longer for a client's next request, it was on its way when the last answers were sent. */
+export const FOLLOWING_IDLE_MS_MAX = 0.02;
+/** Answers kept for more of them, at most: beyond it a turn's price is spread well enough. */
+export const ANSWERS_KEPT_MAX = 16;
+/** In flight, for answers to be kept: while 16 wait, and a nap of 0.07 ms is taken, others must still be on their way. */
+export const GATHERING_DEPTH_MIN = 28;
+/** And as many bytes of them, about: what is read stays in the processor's cache until it is sent. */
+export const REPLIES_KEPT_SIZE_MAX = 64 * KIB;
+/** The thread sleeps to let requests come, as long as this takes no longer, on average … */
+export const NAP_MS_MAX = 0.25;
+/** … or does not for so long: where a sleep takes 15 ms, that is a sixtieth of the time. */
+export const NAP_PAUSE_MS = 1000;
 /** After the last reply, how long a client may take to hang up before it is cut off. */
 export const LINGER_MS_MAX = 1000;
 /** How long `close` and a revocation wait for requests in flight. */
 export const DRAIN_MS_MAX = 10_000;
 
 assert(CONNECTION_PENDING_MAX >= NBD_PAYLOAD_MAX, 'one request of the largest size fits');
+assert(GATHERING_DEPTH_MIN > ANSWERS_KEPT_MAX, 'a client whose answers are kept has others to go on with');
 assert(NBD_CONNECTIONS_MAX * NBD_PAYLOAD_MAX <= 4096 * MIB, 'worst case of held payloads stays below 5 GiB');

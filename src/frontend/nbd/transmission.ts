@@ -21,10 +21,12 @@ import { NBD_EXTENTS_MAX, NBD_STRING_MAX } from '../../limits.js';
 import type { BlockDevice, Completion, DeviceExtent, ReadCompletion } from '../../volume/device.js';
 import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
+import type { Gathering } from './gathering.js';
 import {
   CONNECTION_PENDING_MAX,
   GATHERED_KEPT_MAX,
   READ_SLAB_SIZE,
+  REPLIES_KEPT_SIZE_MAX,
   REPLY_BACKLOG_MAX,
   REPLY_SLAB_SIZE,
   SERVER_PENDING_MAX,
@@ -63,6 +65,8 @@ export interface ReplyPort {
   send(pieces: readonly Uint8Array[], sent: (() => void) | null): boolean;
   /** Calls `Transmission.flush` at the end of this turn of the event loop. */
   scheduleFlush(): void;
+  /** Calls it at the end of the next one, which may come a moment later. */
+  scheduleFlushLater(): void;
   /** No more `receive` until `resume`. */
   pause(): void;
   resume(): void;
@@ -117,6 +121,7 @@ export class Transmission {
   private readonly requestsMax: number;
   private readonly memory: ReadMemory;
   private readonly busyPoll: BusyPoll;
+  private readonly gathering: Gathering;
 
   // ---- requests
   private readonly pool: Request[] = [];
@@ -137,6 +142,7 @@ export class Transmission {
   // ---- replies
   private readonly out: Uint8Array[] = [];
   private outSize = 0;
+  private outReplies = 0;
   /** The slab that reads are put into now, and those of which bytes are in `out`, once for each read. */
   private readSlab: ReadSlab | null = null;
   private outSlabs: ReadSlab[] = [];
@@ -164,6 +170,7 @@ export class Transmission {
     requestsMax: number,
     memory: ReadMemory,
     busyPoll: BusyPoll,
+    gathering: Gathering,
   ) {
     this.session = session;
     this.device = session.device;
@@ -172,11 +179,13 @@ export class Transmission {
     this.requestsMax = requestsMax;
     this.memory = memory;
     this.busyPoll = busyPoll;
+    this.gathering = gathering;
   }
 
   /** Bytes from the client, in any portions; lent for the call. */
   receive(chunk: Uint8Array): void {
     if (this.ended) return;
+    this.gathering.received();
     if (this.blocked) {
       this.unparsed.push(new Uint8Array(chunk));
       return;
@@ -189,20 +198,32 @@ export class Transmission {
     }
   }
 
-  /** Sends what was answered during this turn, and goes on reading if that made room. */
+  /** Sends what was answered until now, or waits for more; and goes on reading if that made room. */
   flush(): void {
     this.flushScheduled = false;
     if (this.lost) return;
+    if (this.isToWait()) {
+      this.flushScheduled = true;
+      this.port.scheduleFlushLater();
+      return;
+    }
     this.seal();
     if (this.out.length > 0) {
       const release = this.outSlabs.length + this.outLent.length === 0 ? null : this.takeRelease();
       if (!this.port.send(this.out, release)) this.readerSlow = true;
       this.out.length = 0;
       this.outSize = 0;
+      this.outReplies = 0;
       this.busyPoll.answered();
+      this.gathering.sent();
     }
     this.unblock();
     this.finishIfIdle();
+  }
+
+  private isToWait(): boolean {
+    if (this.outReplies === 0 || this.blocked || this.ended || this.revoked) return false;
+    return this.outSize < REPLIES_KEPT_SIZE_MAX && this.gathering.isToWait(this.outReplies, this.inFlight);
   }
 
   /** What gives back the memory of the reads in `out`. */
@@ -602,6 +623,7 @@ export class Transmission {
   }
 
   private putSimpleReply(request: Request, errno: number): void {
+    this.outReplies += 1;
     const at = this.reserve(SIMPLE_REPLY_SIZE);
     const slab = this.slab;
     putInt32(slab, at, SIMPLE_REPLY_MAGIC);
@@ -612,6 +634,7 @@ export class Transmission {
 
   /** Every reply is one chunk, so every chunk is the last. */
   private putChunkHeader(request: Request, type: number, size: number): void {
+    this.outReplies += 1;
     const at = this.reserve(CHUNK_HEADER_SIZE);
     const slab = this.slab;
     putInt32(slab, at, CHUNK_MAGIC);
