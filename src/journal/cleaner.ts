@@ -23,6 +23,7 @@ import {
 } from '../../assembly/layout.js';
 import type { Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
+import { KIB } from '../limits.js';
 import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
 import type { BlockMap } from './map.js';
@@ -34,6 +35,9 @@ import type { Segment } from './segments.js';
  * room and takes as much as it holds until it is freed: emptying on would fill the disk with copies of the same blocks.
  */
 const COMING_SEGMENTS_MAX = 2;
+
+/** Copied in one turn of the event loop, about 0.1 ms: hosts are not answered meanwhile. */
+const STEP_SIZE_MAX = 128 * KIB;
 
 export interface CleanerOwner {
   /** Records from this position on are still needed by the peer. */
@@ -285,21 +289,20 @@ export class Cleaner {
     });
   }
 
-  /** Copies live blocks of the records in [from, good) of the buffer; goes on later when the ring is full. */
+  /** Copies live blocks of the records in [from, good) of the buffer; goes on in another turn after a step, or when the ring is full. */
   #move(from: number, good: number, bytes: number): void {
     const journal = this.#journal;
     const victim = this.#victim!;
     const { view } = journal.memory;
     const header = this.#header;
+    const stepEnd = journal.head + STEP_SIZE_MAX;
     let offset = from;
     while (offset < good) {
       const at = this.#buffer.at + offset;
       header.read(view, at);
-      if (
-        (header.type === TYPE_WRITE || header.type === TYPE_BASE || header.type === TYPE_RELOCATED) &&
-        !this.#moveRecord(at, victim.position + offset)
-      ) {
-        // ring full: the rest of this record's live blocks are found again by the map
+      const hasBlocks = header.type === TYPE_WRITE || header.type === TYPE_BASE || header.type === TYPE_RELOCATED;
+      // ring full: the rest of this record's live blocks are found again by the map
+      if (journal.head >= stepEnd || (hasBlocks && !this.#moveRecord(at, victim.position + offset))) {
         const resume = offset;
         this.#defer(() => this.#move(resume, good, bytes));
         return;

@@ -52,10 +52,10 @@ const COMMIT_SIZE = 64;
 const ENTRY_SIZE = 16;
 const PAGE_SIZE_MAX = FRAME_HEADER + PAGE_BLOCKS * ENTRY_SIZE;
 
-/** A slice is what is encoded in one go on the main thread, about a millisecond, and then written: so many bytes … */
-const WRITE_SIZE = 256 * 1024;
+/** A slice is what is encoded in one go on the main thread, a quarter of a millisecond, and then written: so many bytes … */
+const WRITE_SIZE = 64 * 1024;
 /** … or so many pages, for pages with few entries are short but cost as much to collect. */
-const SLICE_PAGES = 256;
+const SLICE_PAGES = 64;
 /** Recovery's read size. */
 const READ_SIZE = 1 * MIB;
 /** A checkpoint reads as much at once of the one before. */

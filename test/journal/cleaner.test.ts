@@ -75,6 +75,23 @@ test('a journal that is written many times over stays below its limit, and shows
   expect(contentOf(rig)).toEqual(model);
 });
 
+test('live blocks are copied in steps, and hosts are answered in between', () => {
+  const { rig, cleaner, churn } = bench();
+  const { scheduler } = rig;
+  const step = scheduler.step.bind(scheduler);
+  let most = 0;
+  scheduler.step = () => {
+    const before = cleaner.counters.blocksMoved;
+    const isMore = step();
+    most = Math.max(most, cleaner.counters.blocksMoved - before);
+    return isMore;
+  };
+  for (let round = 0; round < 4; round += 1) churn(200);
+  expect(cleaner.counters.blocksMoved).toBeGreaterThan(500);
+  expect(most).toBeGreaterThan(1);
+  expect(most).toBeLessThan(32 + 40); // 128 KiB, and the rest of a record
+});
+
 test('a checkpoint is asked for where it frees something, and only there', () => {
   // At a target whose commit log waited for a lock one checkpoint followed the other, as fast as the disk could.
   for (const replayFrom of [0, Number.POSITIVE_INFINITY]) {
