@@ -19,7 +19,6 @@ import { converse, freePort, kill, residentMiB, start, stop, until, untilIdle } 
 const STREAMING_MS_MAX = 30_000;
 const CATCH_UP_MS_MAX = 300_000;
 const ROUND_TRIP_KNOWN_MS_MAX = 4000;
-const BLOCK = 4096;
 
 /** One group's options, as `forelock serve` has them by default. */
 export const groupOptions = (more) => ({
@@ -52,10 +51,7 @@ export async function startGateway({ profile = null }, state, site, nbd, group, 
 
 /** What a gateway has written to its files, the cleaner's copies left out: those are a matter of room. */
 const diskBytesOf = ({ counters }) =>
-  counters.stateBytesSegment +
-  counters.stateBytesMap +
-  counters.stateBytesSuperblock -
-  counters.cleanerBlocksMoved * BLOCK;
+  counters.stateBytesSegment + counters.stateBytesMap + counters.stateBytesSuperblock - counters.cleanerBytesMoved;
 
 const memoryOf = (processes) => Object.fromEntries(processes.map(({ name, pid }) => [name, residentMiB(pid)]));
 

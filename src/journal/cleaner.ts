@@ -27,7 +27,7 @@ import { KIB } from '../limits.js';
 import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
 import type { BlockMap } from './map.js';
-import { RecordHeader } from './record.js';
+import { RecordHeader, recordSize } from './record.js';
 import type { Segment } from './segments.js';
 
 /**
@@ -79,6 +79,8 @@ export class Cleaner {
     segmentsFreed: 0,
     segmentsCleaned: 0,
     blocksMoved: 0,
+    /** Journal written for that, the records' headers included. */
+    bytesMoved: 0,
     damaged: 0,
     retentionGivenUp: 0,
     viewsDropped: 0,
@@ -369,6 +371,7 @@ export class Cleaner {
       journal.publish();
       for (let i = 0; i < count; i += 1) map.compareAndSwing(lba + index + i, position, index + i, moved, i);
       this.counters.blocksMoved += count;
+      this.counters.bytesMoved += recordSize(TYPE_RELOCATED, count, blockShift);
       index += count;
     }
     return true;
