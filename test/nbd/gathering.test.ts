@@ -37,16 +37,16 @@ describe('gathering answers', () => {
     const { sends } = start(32, 5);
     expect(usual(sends(100))).toBe(5);
     sends(2000);
-    expect(usual(sends(2000))).toBe(20);
+    expect(usual(sends(2000))).toBe(10);
   });
 
   test('at most so many that it has others to go on with', () => {
     const { client, sends } = start(200, 1);
     sends(4000);
     expect(usual(sends(2000))).toBe(1); // one at a time says nothing of what it has: no trial
-    client.perTurn = 7;
+    client.perTurn = 6;
     sends(4000);
-    expect(usual(sends(2000))).toBe(7 * Math.ceil(ANSWERS_KEPT_MAX / 7));
+    expect(usual(sends(2000))).toBe(6 * Math.ceil(ANSWERS_KEPT_MAX / 6));
   });
 
   test('one with fewer gets them at once, but for a trial now and then', () => {
@@ -69,9 +69,10 @@ describe('gathering answers', () => {
   });
 
   test('one that came to have fewer is found out soon', () => {
-    const { client, sends } = start(64, 8);
+    const { client, sends } = start(64, 6);
     sends(3000);
-    Object.assign(client, { depth: 8, longest: 0 });
+    expect(client.longest).toBeGreaterThan(1);
+    Object.assign(client, { depth: 6, longest: 0 });
     sends(1000);
     expect(client.longest).toBe(2);
     Object.assign(client, { depth: 1, perTurn: 1 });
@@ -84,11 +85,21 @@ describe('gathering answers', () => {
   test('a trial that shows less, because the client had no processor, does not count at once', () => {
     const { client, sends } = start(40, 6);
     sends(3000);
-    expect(usual(sends(100))).toBe(18);
+    expect(usual(sends(100))).toBe(12);
     client.depth = 6; // for one trial at most
     sends(10);
     client.depth = 40;
-    expect(usual(sends(100))).toBe(18);
+    expect(usual(sends(100))).toBe(12);
+  });
+
+  test('a turn that brought few came early', () => {
+    const { gathering, sends } = start(64, 6);
+    sends(3000);
+    expect(gathering.isToWait(2, 0)).toBe(true);
+    expect(gathering.isEarly).toBe(true);
+    expect(gathering.isToWait(7, 0)).toBe(true);
+    expect(gathering.isEarly).toBe(false);
+    expect(gathering.isToWait(9, 0)).toBe(false);
   });
 
   test('what the device still has counts as in flight', () => {

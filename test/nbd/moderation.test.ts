@@ -29,7 +29,7 @@ function start(napMs = 0.05) {
 describe('moderation', () => {
   test('who waits is called at the end of the next turn, once', () => {
     const { world, moderation, look, turn, tasks } = start();
-    moderation.wait(look);
+    moderation.wait(look, true);
     turn();
     expect(world.looked).toBe(0);
     turn();
@@ -40,16 +40,16 @@ describe('moderation', () => {
 
   test('all who wait share a turn and a nap', () => {
     const { world, moderation, look, turn } = start();
-    for (let i = 0; i < 3; i += 1) moderation.wait(look);
+    for (let i = 0; i < 3; i += 1) moderation.wait(look, true);
     turn();
-    moderation.wait(look);
+    moderation.wait(look, true);
     turn();
     expect([world.looked, world.naps]).toEqual([4, 1]);
   });
 
   test('who waits again while it is called waits a turn', () => {
     const { world, moderation, look, turn } = start();
-    moderation.wait(() => moderation.wait(look));
+    moderation.wait(() => moderation.wait(look, true), true);
     turn();
     turn();
     expect(world.looked).toBe(0);
@@ -58,10 +58,26 @@ describe('moderation', () => {
     expect([world.looked, world.naps]).toEqual([1, 2]);
   });
 
+  test('no nap for whom the next turn is not early, but for another', () => {
+    const { world, moderation, look, turn } = start();
+    moderation.wait(look, false);
+    turn();
+    turn();
+    expect([world.looked, world.naps]).toEqual([1, 0]);
+    for (const isEarly of [false, true, false]) moderation.wait(look, isEarly);
+    turn();
+    turn();
+    expect([world.looked, world.naps]).toEqual([4, 1]);
+    moderation.wait(look, false);
+    turn();
+    turn();
+    expect([world.looked, world.naps]).toEqual([5, 1]);
+  });
+
   test('no nap while a device has a request', () => {
     const { world, moderation, look, turn } = start();
     world.isQuiet = false;
-    moderation.wait(look);
+    moderation.wait(look, true);
     turn();
     turn();
     expect([world.looked, world.naps]).toEqual([1, 0]);
@@ -71,7 +87,7 @@ describe('moderation', () => {
     const { world, moderation, look, turn } = start(15);
     const begun = world.nowMs;
     for (let i = 0; i < 100_000; i += 1) {
-      moderation.wait(look);
+      moderation.wait(look, true);
       turn();
       turn();
       world.nowMs += 0.1;
@@ -84,7 +100,7 @@ describe('moderation', () => {
     const { world, moderation, look, turn } = start();
     for (let i = 0; i < 1000; i += 1) {
       world.napMs = i % 100 === 99 ? 8 * NAP_MS_MAX : 0.05;
-      moderation.wait(look);
+      moderation.wait(look, true);
       turn();
       turn();
     }

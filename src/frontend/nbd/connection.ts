@@ -148,8 +148,8 @@ export class NbdConnection implements ReplyPort {
     process.nextTick(this.flushTransmission);
   }
 
-  scheduleFlushLater(): void {
-    this.context.moderation.wait(this.flushTransmission);
+  scheduleFlushLater(isEarly: boolean): void {
+    this.context.moderation.wait(this.flushTransmission, isEarly);
   }
 
   pause(): void {

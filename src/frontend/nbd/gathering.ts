@@ -24,6 +24,8 @@ const TRIAL_DEPTH_MIN = 4;
 const TRIAL_DEPTH_MAX = 64;
 /** A trial may show less than there is, when the client has no processor: then less is believed only by and by. */
 const DEPTH_DECAY = 1 / 8;
+/** A turn that brought more than this did not come too early. */
+const FEW = 3;
 /** More was waited for in vain: the next trial comes sooner by so many sends. */
 const VAIN_SENDS = TRIAL_SENDS / 8;
 
@@ -38,6 +40,7 @@ export class Gathering {
   #isTrial = false;
   /** Answers that were there when it was last asked. */
   #before = 0;
+  #isEarly = false;
   #score = 0;
   /** `idleMs` when the last answers were sent, if nothing has come since. */
   #idleThen = Number.NaN;
@@ -66,9 +69,15 @@ export class Gathering {
     this.#depth = Math.max(this.#depth, this.#most);
     if (this.#score < SCORE_NEEDED || answers >= this.#enough) return false;
     const hasMore = answers > this.#before;
+    this.#isEarly = answers - this.#before <= FEW;
     this.#before = answers;
     if (!hasMore) this.#sends += VAIN_SENDS;
     return hasMore;
+  }
+
+  /** The last turn brought so few that the next one is better a moment later. */
+  get isEarly(): boolean {
+    return this.#isEarly;
   }
 
   get #enough(): number {

@@ -25,8 +25,8 @@ export const BUSY_POLL_MS_MAX = 0.1;
 /** Had the event loop to sleep no longer for a client's next request, it was on its way when the last answers were sent. */
 export const FOLLOWING_IDLE_MS_MAX = 0.02;
 /** Answers kept for more of them, at most: beyond it a turn's price is spread well enough. */
-export const ANSWERS_KEPT_MAX = 16;
-/** In flight, for answers to be kept: while 16 wait, and a nap of 0.07 ms is taken, others must still be on their way. */
+export const ANSWERS_KEPT_MAX = 8;
+/** In flight, for answers to be kept: while 8 wait, and a nap of 0.07 ms is taken, others must still be on their way. */
 export const GATHERING_DEPTH_MIN = 28;
 /** And as many bytes of them, about: what is read stays in the processor's cache until it is sent. */
 export const REPLIES_KEPT_SIZE_MAX = 64 * KIB;

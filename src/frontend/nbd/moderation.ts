@@ -1,6 +1,7 @@
 /**
  * The waiting of all connections for more answers (gathering.ts): one more turn of the event loop, and
- * before it a nap of the whole thread. The event loop knows no wait that is shorter than a millisecond.
+ * before it, if that would come too early for somebody, a nap of the whole thread. The event loop knows no wait that is
+ * shorter than a millisecond.
  *
  *     idle --wait--> waiting --the rest of this turn, nap, the next turn--> idle
  */
@@ -22,6 +23,7 @@ export class Moderation {
   /** Whether the devices have no request: one that takes helpers long may be answered any time. */
   readonly #isQuiet: () => boolean;
   #waiting: (() => void)[] = [];
+  #isEarly = false;
   #averageMs = 0;
   #notBeforeMs = 0;
   readonly #rest = (): void => this.#restOfTurn();
@@ -32,13 +34,18 @@ export class Moderation {
     this.#isQuiet = isQuiet;
   }
 
-  /** @param look called at the end of the next turn, once */
-  wait(look: () => void): void {
+  /**
+   * @param look    called at the end of the next turn, once
+   * @param isEarly a nap makes that turn better
+   */
+  wait(look: () => void, isEarly: boolean): void {
+    this.#isEarly ||= isEarly;
     if (this.#waiting.push(look) === 1) this.#clock.defer(this.#rest);
   }
 
   #restOfTurn(): void {
-    if (this.#isQuiet()) this.#nap();
+    if (this.#isEarly && this.#isQuiet()) this.#nap();
+    this.#isEarly = false;
     this.#clock.defer(this.#end);
   }
 

@@ -65,8 +65,8 @@ export interface ReplyPort {
   send(pieces: readonly Uint8Array[], sent: (() => void) | null): boolean;
   /** Calls `Transmission.flush` at the end of this turn of the event loop. */
   scheduleFlush(): void;
-  /** Calls it at the end of the next one, which may come a moment later. */
-  scheduleFlushLater(): void;
+  /** Calls it at the end of the next one. @param isEarly and that may come a moment later */
+  scheduleFlushLater(isEarly: boolean): void;
   /** No more `receive` until `resume`. */
   pause(): void;
   resume(): void;
@@ -204,7 +204,7 @@ export class Transmission {
     if (this.lost) return;
     if (this.isToWait()) {
       this.flushScheduled = true;
-      this.port.scheduleFlushLater();
+      this.port.scheduleFlushLater(this.gathering.isEarly);
       return;
     }
     this.seal();
