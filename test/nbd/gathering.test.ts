@@ -82,6 +82,18 @@ describe('gathering answers', () => {
     expect(client.longest).toBe(1);
   });
 
+  // It was believed to be deep for ever: so few at once were not worth a trial, and nothing else made it less.
+  test.each([1, 2, 4])('nor is one kept waiting that was deep, and has now %i at once', (depth) => {
+    const { client, sends } = start(64, 6);
+    sends(3000);
+    expect(client.longest).toBeGreaterThan(1);
+    Object.assign(client, { depth, perTurn: depth });
+    sends(500);
+    client.longest = 0;
+    sends(5000);
+    expect(client.longest).toBe(1);
+  });
+
   test('a trial that shows less, because the client had no processor, does not count at once', () => {
     const { client, sends } = start(40, 6);
     sends(3000);

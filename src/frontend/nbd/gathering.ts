@@ -18,7 +18,7 @@ const SCORE_NEEDED = 8;
 const SCORE_MAX = 16;
 /** Between two trials of what a client has in flight, answers are sent so often; a trial costs it some 0.1 ms. */
 const TRIAL_SENDS = 1024;
-/** What it would tell of a client of which no more than this were seen at once is not worth a trial. */
+/** A client of which no more than this were seen at once is taken to have no more: it is not worth a trial. */
 const TRIAL_DEPTH_MIN = 4;
 /** A trial ends with so many. */
 const TRIAL_DEPTH_MAX = 64;
@@ -30,6 +30,8 @@ const FEW = 3;
 const VAIN_SENDS = TRIAL_SENDS / 8;
 
 export class Gathering {
+  /** Where there is more to wait for: the last turn brought so few that the next one is better a moment later. */
+  isEarly = false;
   readonly #idleMs: () => number;
   /** Requests that the client is believed to have in flight. */
   #depth = 0;
@@ -40,7 +42,6 @@ export class Gathering {
   #isTrial = false;
   /** Answers that were there when it was last asked. */
   #before = 0;
-  #isEarly = false;
   #score = 0;
   /** `idleMs` when the last answers were sent, if nothing has come since. */
   #idleThen = Number.NaN;
@@ -69,15 +70,10 @@ export class Gathering {
     this.#depth = Math.max(this.#depth, this.#most);
     if (this.#score < SCORE_NEEDED || answers >= this.#enough) return false;
     const hasMore = answers > this.#before;
-    this.#isEarly = answers - this.#before <= FEW;
+    this.isEarly = answers - this.#before <= FEW;
     this.#before = answers;
     if (!hasMore) this.#sends += VAIN_SENDS;
     return hasMore;
-  }
-
-  /** The last turn brought so few that the next one is better a moment later. */
-  get isEarly(): boolean {
-    return this.#isEarly;
   }
 
   get #enough(): number {
@@ -90,14 +86,11 @@ export class Gathering {
     this.#before = 0;
     this.#idleThen = this.#idleMs();
     this.#sends += 1;
-    if (this.#isTrial) {
-      this.#depth = Math.max(this.#most, this.#depth * (1 - DEPTH_DECAY));
-      this.#most = 0;
-      this.#sends = 0;
-      this.#isTrial = false;
-    } else if (this.#sends >= TRIAL_SENDS) {
-      this.#isTrial = this.#most > TRIAL_DEPTH_MIN;
-      if (!this.#isTrial) this.#sends = 0;
-    }
+    if (!this.#isTrial && this.#sends < TRIAL_SENDS) return;
+    this.#isTrial = !this.#isTrial && this.#most > TRIAL_DEPTH_MIN;
+    if (this.#isTrial) return; // with the next answers
+    this.#depth = Math.max(this.#most, this.#depth * (1 - DEPTH_DECAY));
+    this.#most = 0;
+    this.#sends = 0;
   }
 }
