@@ -1,5 +1,5 @@
 /**
- * Where handing work to the pool begins to pay: CPU time of the main thread for a batch that it checks itself, and for
+ * Where handing work to the pool begins to pay: CPU time of the main thread for a batch that it seals itself, and for
  * one that it hands over. And what the program chose: the share of journal that the pool sealed, by the size of writes.
  */
 import { existsSync, readFileSync } from 'node:fs';
@@ -33,7 +33,7 @@ async function handedUs(pool, { at, size }, count) {
     let [asked, answered] = [0, 0];
     const ask = () => {
       asked += 1;
-      pool.verify(at, size, (error) => {
+      pool.seal(at, size, (error) => {
         answered += 1;
         if (error) reject(error);
         else if (answered === count) resolve();
@@ -55,15 +55,15 @@ export async function* run(context) {
     for (const size of SIZES) {
       say(`pool: batches of ${size / KIB} KiB`);
       const records = fillWithRecords(kernel, at, 4 * KIB, size);
-      const check = () => kernel.verify(records.at, records.size);
+      const seal = () => kernel.seal(records.at, records.size);
       const [inline, handed] = [[], []];
       await handedUs(pool, records, 100); // warms up
       for (let round = 0; round < rounds; round += 1) {
-        inline.push({ value: timeInTurn([{ run: check }], 1, (ms) => 1000 * ms)[0][0] });
+        inline.push({ value: timeInTurn([{ run: seal }], 1, (ms) => 1000 * ms)[0][0] });
         handed.push({ value: await handedUs(pool, records, quick ? 100 : 400) });
       }
       const results = [
-        { who: 'checked inline', line: 'checked inline', x: size, rounds: inline },
+        { who: 'sealed inline', line: 'sealed inline', x: size, rounds: inline },
         { who: 'handed over', line: 'handed over', x: size, rounds: handed },
       ];
       const name = `main thread, a batch of ${size / KIB} KiB`;

@@ -82,6 +82,8 @@ export class Cleaner {
     /** Journal written for that, the records' headers included. */
     bytesMoved: 0,
     damaged: 0,
+    /** Reads that the disk refused: tried again at the next tick. */
+    readErrors: 0,
     retentionGivenUp: 0,
     viewsDropped: 0,
   };
@@ -286,38 +288,45 @@ export class Cleaner {
     const size = Math.min(this.#buffer.size, left);
     const offset = victim.position % journal.segmentSize;
     this.#offload.load(victim.segment.file.fd, offset, size, this.#buffer.at, (error, bytes) => {
-      if (error !== null || bytes === 0) return this.#move(0, 0, bytes);
-      this.#offload.verify(this.#buffer.at, bytes, (failed, good) => this.#move(0, failed === null ? good : 0, bytes));
+      if (error === null) return this.#move(0, bytes);
+      this.#busy = false;
+      this.counters.readErrors += 1;
+      this.#finishVictim();
     });
   }
 
-  /** Copies live blocks of the records in [from, good) of the buffer; goes on in another turn after a step, or when the ring is full. */
-  #move(from: number, good: number, bytes: number): void {
+  /**
+   * Copies live blocks of the records in [from, bytes) of the buffer; goes on in another turn after a step, or when the
+   * ring is full. Headers are checked, and of the blocks those that live: most do not, and are not looked at.
+   */
+  #move(from: number, bytes: number): void {
     const journal = this.#journal;
     const victim = this.#victim!;
     const { view } = journal.memory;
     const header = this.#header;
     const stepEnd = journal.head + STEP_SIZE_MAX;
-    let offset = from;
-    while (offset < good) {
-      const at = this.#buffer.at + offset;
-      header.read(view, at);
+    let good = from;
+    while (good < bytes) {
+      const at = this.#buffer.at + good;
+      if (journal.kernel.checkHeader(at, bytes - good) === 0 || header.read(view, at).size > bytes - good) break;
       const hasBlocks = header.type === TYPE_WRITE || header.type === TYPE_BASE || header.type === TYPE_RELOCATED;
+      const outcome = hasBlocks && journal.head < stepEnd ? this.#moveRecord(at, victim.position + good) : 'moved';
       // ring full: the rest of this record's live blocks are found again by the map
-      if (journal.head >= stepEnd || (hasBlocks && !this.#moveRecord(at, victim.position + offset))) {
-        const resume = offset;
-        this.#defer(() => this.#move(resume, good, bytes));
+      if (journal.head >= stepEnd || outcome === 'full') {
+        const resume = good;
+        this.#defer(() => this.#move(resume, bytes));
         return;
       }
-      offset += header.size;
+      if (outcome === 'rotten') break;
+      good += header.size;
     }
     this.#busy = false;
     victim.position += good;
-    // a PAD ends the segment and its body was never written, so it never verifies whole: that is the end, not damage
+    // a PAD ends the segment, and its body may be beyond what was written: that is the end, not damage
     const next = good < bytes ? header.read(view, this.#buffer.at + good) : null;
     const atPad = next !== null && bytes - good < RECORD_SIZE_MAX && next.type === TYPE_PAD;
     const partial = good < bytes && bytes === this.#buffer.size && good > 0;
-    if (good === bytes || partial) {
+    if (bytes > 0 && (good === bytes || partial)) {
       this.#defer(() => this.poke());
       return;
     }
@@ -346,12 +355,12 @@ export class Cleaner {
     return false;
   }
 
-  /** @returns false when the ring has no room now */
-  #moveRecord(at: number, position: number): boolean {
+  /** @returns 'full' when the ring has no room now, 'rotten' when a block that lives does not match its checksum */
+  #moveRecord(at: number, position: number): 'moved' | 'full' | 'rotten' {
     const journal = this.#journal;
     const { volume: number, lba, blockCount, blockShift } = this.#header;
     const volume = journal.volumes.get(number);
-    if (volume === undefined) return true;
+    if (volume === undefined) return 'moved';
     const { map } = volume;
     let index = 0;
     while (index < blockCount) {
@@ -363,9 +372,10 @@ export class Cleaner {
       while (index + count < blockCount && this.#shows(map, number, lba + index + count, position, index + count)) {
         count += 1;
       }
-      const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);
-      if (to < 0) return false;
       const payload = at + AT_CHECKSUMS + 8 * blockCount + (index << blockShift);
+      if (journal.kernel.checkBlocks(at, payload, index, count) < count) return 'rotten';
+      const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);
+      if (to < 0) return 'full';
       journal.memory.bytes.copyWithin(to, payload, payload + (count << blockShift));
       const moved = journal.pendingPosition;
       journal.publish();
@@ -374,6 +384,6 @@ export class Cleaner {
       this.counters.bytesMoved += recordSize(TYPE_RELOCATED, count, blockShift);
       index += count;
     }
-    return true;
+    return 'moved';
   }
 }

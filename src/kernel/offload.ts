@@ -28,8 +28,6 @@ export const READ_RUN_OVERHEAD = 72 + 8 * 1024 + 56;
 export interface Offload {
   /** Seals the stretch (Kernel.seal). */
   seal(at: number, size: number, done: (error: Error | null) => void): void;
-  /** Verifies the stretch (Kernel.verify): good bytes. */
-  verify(at: number, size: number, done: (error: Error | null, goodBytes: number) => void): void;
   /**
    * Reads and checks every run. `payloadAt[i]` is the address of run i's first block, or -1 if what the disk gave
    * does not match its checksums or its pointer (never wrong data), or -2 if the read itself failed.

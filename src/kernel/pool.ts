@@ -71,15 +71,6 @@ export class PiscinaPool implements Offload {
     );
   }
 
-  verify(at: number, size: number, done: (error: Error | null, goodBytes: number) => void): void {
-    this.#run<number>(
-      'verify',
-      [at, size],
-      (error) => done(error, 0),
-      (goodBytes) => done(null, goodBytes),
-    );
-  }
-
   read(runs: readonly ReadRun[], done: (error: Error | null, payloadAt: readonly number[]) => void): void {
     const payloadAt = this.#closed === undefined ? this.#readWarm(runs) : [];
     if (payloadAt.length === runs.length) {

@@ -19,10 +19,6 @@ export function seal([at, size]: readonly [number, number]): number {
   return kernel.seal(at, size);
 }
 
-export function verify([at, size]: readonly [number, number]): number {
-  return kernel.verify(at, size);
-}
-
 export function load([fd, offset, size, at]: readonly [number, number, number, number]): number {
   checkStretch(memory, at, size);
   return reader.readFully(fd, offset, size, at);

@@ -13,7 +13,7 @@ import type { Superblock, SuperblockFiles } from '../journal/superblock.js';
 import { createKernel } from '../kernel/create.js';
 import type { KernelName } from '../kernel/kernel.js';
 import { PiscinaPool } from '../kernel/pool.js';
-import { KIB, LOCK_WAIT_MS_MAX } from '../limits.js';
+import { LOCK_WAIT_MS_MAX, MIB } from '../limits.js';
 import { LinkEndpoint } from '../link/endpoint.js';
 import { readKey } from '../link/key.js';
 import type { RejectPolicy } from '../mirror/wire.js';
@@ -39,8 +39,11 @@ import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { gatewayStatus } from './status.js';
 
-/** Batches of at least this many bytes are sealed by the pool: where a hand-off begins to pay (bench/subjects/pool.js measures it). */
-export const POOL_SEAL_BYTES = 256 * KIB;
+/**
+ * Batches of at least this many bytes are sealed by the pool: a thread that has just copied them seals them in sixty
+ * microseconds a MiB, and another one would have to fetch them first. What would keep hosts waiting longer is handed over.
+ */
+export const POOL_SEAL_BYTES = 4 * MIB;
 
 const TICK_MS = 50;
 

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
 import type { RecordOrder } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
+import { segmentName } from '../../src/journal/segments.js';
 import { seededRandom } from '../sim/memory-store.js';
 import { BLOCKS, type JournalRig, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
 
@@ -94,6 +95,80 @@ test('live blocks are copied in steps, and hosts are answered in between', () =>
   expect(cleaner.counters.blocksMoved).toBeGreaterThan(500);
   expect(most).toBeGreaterThan(1);
   expect(most).toBeLessThan(32 + 40); // 128 KiB, and the rest of a record
+});
+
+describe('of what is moved', () => {
+  /** A segment that is full but for its last records, with one block in two overwritten: they are dead, the others live. */
+  function halfDead() {
+    const { rig, cleaner } = bench({}, 10);
+    const { journal, map, liveness } = rig;
+    for (let lba = 0; journal.head < SEGMENT_SIZE; lba += 1) rig.write(lba, 1, 1 + (lba % 200));
+    const last = 2 * Math.floor(liveness.liveBlocks(0) / 2) - 2;
+    const places = Array.from({ length: last }, (_, lba) => (map.lookup(lba) ? map.position : -1));
+    for (let lba = 0; lba < last; lba += 2) rig.write(lba, 1, 250);
+    journal.sync();
+    rig.settle();
+    const random = seededRandom(5);
+    const clean = (most = 100) => {
+      for (let times = 0; times < most && liveness.liveBlocks(0) > 0; times += 1) {
+        for (let i = 0; i < 16; i += 1) rig.write(1024 + Math.floor(random() * 3000), 32, 251);
+        journal.sync();
+        rig.settle();
+        cleaner.poke();
+        rig.settle();
+      }
+    };
+    /** A byte within the block, or the header, of block `lba`. */
+    const rot = (lba: number, offset: number) => rig.store.rot(segmentName(0), places[lba]! + offset);
+    return { rig, cleaner, clean, rot, last };
+  }
+  const inBlock = 80 + 2000;
+
+  test('what nobody reads any more may be rotten', () => {
+    const { rig, cleaner, clean, rot, last } = halfDead();
+    rot(4, inBlock);
+    clean();
+    expect(rig.liveness.liveBlocks(0)).toBe(0);
+    expect(cleaner.counters.damaged).toBe(0);
+    for (let lba = 1; lba < last; lba += 2) expect(rig.read(lba, 1)).toEqual([1 + (lba % 200)]);
+  });
+
+  test.each([
+    ['block', inBlock],
+    ['header', 20],
+  ])('a rotten %s is not given a checksum of its own', (_, offset) => {
+    const { rig, cleaner, clean, rot } = halfDead();
+    rot(301, offset);
+    clean();
+    expect(cleaner.counters.damaged).toBe(1);
+    expect(rig.read(301, 1)).toBeInstanceOf(Error);
+    expect(rig.map.lookup(301) && rig.map.position < SEGMENT_SIZE).toBe(true);
+    expect(rig.read(299, 1)).toEqual([1 + (299 % 200)]);
+    expect(rig.map.lookup(299) && rig.map.position > SEGMENT_SIZE).toBe(true); // moved, before the rot was met
+    expect(rig.read(303, 1)).toEqual([1 + (303 % 200)]);
+  });
+
+  test('what the disk does not give now is asked for again later, and not at once', () => {
+    const { rig, cleaner, clean } = halfDead();
+    const load = rig.offload.load.bind(rig.offload);
+    let refused = 0;
+    rig.offload.load = (...[, , , , done]) => {
+      refused += 1;
+      rig.scheduler.schedule(() => done(new Error('EIO: i/o error, read'), 0), 0.1);
+    };
+    while (refused === 0) clean(1);
+    for (let ticks = 0; ticks < 10; ticks += 1) {
+      cleaner.poke();
+      rig.settle(); // it came to no end: as fast as it could it asked again
+    }
+    expect(refused).toBeGreaterThan(5);
+    expect(cleaner.counters.readErrors).toBe(refused);
+    expect(rig.liveness.liveBlocks(0)).toBeGreaterThan(0);
+    rig.offload.load = load;
+    clean();
+    expect(rig.liveness.liveBlocks(0)).toBe(0);
+    expect(cleaner.counters.damaged).toBe(0);
+  });
 });
 
 test('a checkpoint is asked for where it frees something, and only there', () => {

@@ -908,6 +908,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'an old version of a block is moved over the new one',
   },
   {
+    name: 'cleaner: rot gets a checksum',
+    file: 'journal/cleaner.ts',
+    find: "if (journal.kernel.checkBlocks(at, payload, index, count) < count) return 'rotten';",
+    replace: '',
+    breaks: 'a block that has rotted is moved, and read as if it were whole',
+  },
+  {
     name: 'reader: missing ring pin',
     file: 'journal/stream-reader.ts',
     find: 'const pin = journal.pin(stretch.position);',

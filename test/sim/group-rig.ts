@@ -121,14 +121,6 @@ export class SimOffload implements Offload {
     );
   }
 
-  verify(at: number, size: number, done: (error: Error | null, goodBytes: number) => void): void {
-    this.#run(
-      () => this.#kernel.verify(at, size),
-      (good) => done(null, good),
-      (error) => done(error, 0),
-    );
-  }
-
   read(runs: readonly ReadRun[], done: (error: Error | null, payloadAt: readonly number[]) => void): void {
     this.#run(
       () => runs.map((run) => this.#readRun(run)),
