@@ -41,6 +41,7 @@ import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
 import { APPEND_SIZE_MAX, CREDIT_BYTES, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
+import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
 import { type Segment, Segments } from './segments.js';
@@ -139,6 +140,7 @@ export class Journal {
   readonly segmentSize: number;
   readonly ringSize: number;
   readonly volumes = new Map<number, JournalVolume>();
+  readonly checksums: ChecksumTable;
   readonly own: StreamEnds;
   readonly peer: StreamEnds = { site: 0, appended: 0, sealed: 0, durable: 0 };
   /** Writes of a transaction that show at its COMMIT, in either stream. */
@@ -228,6 +230,7 @@ export class Journal {
     this.generation = options.generation;
     assert(this.ringSize % this.segmentSize === 0, 'the ring holds whole segments');
     this.segments = new Segments(options.store, options.segmentSize);
+    this.checksums = new ChecksumTable(options.segmentSize);
     this.own = { site: options.ownSite, appended: 0, sealed: 0, durable: 0 };
   }
 
@@ -448,10 +451,10 @@ export class Journal {
     this.noteCommitted(committed);
   }
 
-  /** Tells the maps the checksums of staged writes that show now. Those that are not sealed yet are told when they are. */
+  /** Notes the checksums of staged writes that show now. Those that are not sealed yet are noted when they are. */
   noteCommitted(writes: readonly StagedWrite[]): void {
     for (const { header, position } of writes) {
-      if (position >= this.sealed && position < this.head) continue;
+      if (header.blockShift === 0 || (position >= this.sealed && position < this.head)) continue;
       const at = this.locate(position);
       if (at >= 0) this.noteChecksums(at, header, position);
     }
@@ -468,13 +471,9 @@ export class Journal {
     }
   }
 
-  /** Tells the map the checksums of a sealed record's blocks, for the next checkpoint. */
+  /** Keeps the checksums of a sealed record's blocks for the next checkpoint. */
   noteChecksums(at: number, header: RecordHeader, position: number, view: DataView = this.memory.view): void {
-    const map = this.#volume(header.volume).map;
-    for (let index = 0; index < header.blockCount; index += 1) {
-      const sum = at + AT_CHECKSUMS + 8 * index;
-      map.setChecksum(header.lba + index, position, index, view.getUint32(sum, true), view.getUint32(sum + 4, true));
-    }
+    this.checksums.note(position, header.blockShift, header.blockCount, view, at + AT_CHECKSUMS);
   }
 
   /**

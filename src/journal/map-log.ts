@@ -38,6 +38,7 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { MIB } from '../limits.js';
+import type { ChecksumTable } from './checksums.js';
 import { type BlockMap, type CheckpointPages, LEAF_PAGES, MAPPED, PAGE_BLOCKS, pointerStatus } from './map.js';
 import type { Store, StoreFile } from './store.js';
 
@@ -213,6 +214,7 @@ interface Writing {
 export class MapLog {
   readonly #store: Store;
   readonly #hash: XXHashAPI;
+  readonly #checksums: ChecksumTable;
   #file: StoreFile | null = null;
   #number = 0;
   #end = 0;
@@ -236,9 +238,11 @@ export class MapLog {
     damagedPages: 0,
   };
 
-  constructor(store: Store, hash: XXHashAPI) {
+  /** @param checksums of what was written since the last checkpoint */
+  constructor(store: Store, hash: XXHashAPI, checksums: ChecksumTable) {
     this.#store = store;
     this.#hash = hash;
+    this.#checksums = checksums;
   }
 
   /** Bytes in the file up to its last checkpoint, and bytes of it that are the newest version of a page. */
@@ -301,7 +305,8 @@ export class MapLog {
       queueMicrotask(() => done(error as Error, null));
       return;
     }
-    const pages = [...maps].map(([volume, map]) => ({ volume, pages: map.beginCheckpoint(renewed) }));
+    const known = this.#checksums.freeze();
+    const pages = [...maps].map(([volume, map]) => ({ volume, pages: map.beginCheckpoint(known, renewed) }));
     const start = renewed ? FRAME_HEADER : this.#end;
     this.#used = 0;
     if (renewed) {
@@ -466,6 +471,7 @@ export class MapLog {
     this.#end = writing.at;
     for (const { volume, page, offset, count } of writing.updates) this.#index.set(volume, page, offset, count);
     for (const { pages } of writing.pages) pages.commit();
+    this.#checksums.drop();
     this.counters.checkpoints++;
     this.counters.pagesWritten += writing.pageCount;
     writing.done(null, { mapFile: this.#number, mapEnd: this.#end });
@@ -474,6 +480,7 @@ export class MapLog {
   #fail(writing: Writing, error: Error): void {
     this.#writing = null;
     for (const { pages } of writing.pages) pages.abort();
+    this.#checksums.thaw();
     if (writing.renewed) {
       try {
         writing.file.close();

@@ -17,12 +17,11 @@
  * it, a page by the leaves that name it. Only what is named once is written in place, so a snapshot costs the copy of
  * the top table (one word per 131,072 blocks) and afterwards the leaves and pages that change.
  *
- * Memory: 8 bytes per block in a page, 4.5% more for slabs and counts; a page of explicit zeroes costs 4 bytes. The
- * checksums kept for the next checkpoint cost 16 to 256 bytes for each block written since the last one (blocks
- * written side by side: 16).
+ * Memory: 8 bytes per block in a page, 4.5% more for slabs and counts; a page of explicit zeroes costs 4 bytes.
  */
 import { RECORD_ALIGN, RECORD_BLOCKS_MAX } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
+import type { KnownChecksums } from './checksums.js';
 import type { Liveness } from './liveness.js';
 
 export const PAGE_BLOCKS = 128;
@@ -329,113 +328,6 @@ export class MapView extends MapLookup {
   }
 }
 
-const CHUNK_BLOCKS = 16;
-const CHUNK_WORDS = CHUNK_BLOCKS * 4;
-/** Chunks in a slab of 64 KiB. */
-const CHUNK_SLAB = 256;
-
-/**
- * Checksums learned since the last checkpoint, each with the pointer that it belongs to: it counts only where the map
- * still holds that pointer, so nothing has to be forgotten when a block is written again.
- * An open-addressed table of chunks of 16 blocks: four words a block, (pointer lo, hi, checksum lo, hi).
- */
-class ChecksumTable {
-  #keys = new Uint32Array(64); // chunk number + 1; 0: free
-  #values = new Uint32Array(64);
-  #shift = 26;
-  readonly #slabs: Uint32Array[] = [];
-  #count = 0;
-  #lastKey = 0;
-  #lastChunk = 0;
-
-  get bytes(): number {
-    return this.#keys.length * 8 + this.#slabs.length * CHUNK_SLAB * CHUNK_WORDS * 4;
-  }
-
-  set(lba: number, pointLo: number, pointHi: number, lo: number, hi: number): void {
-    const key = Math.floor(lba / CHUNK_BLOCKS) + 1;
-    const chunk = key === this.#lastKey ? this.#lastChunk : this.#make(key);
-    const slab = this.#slabs[chunk >>> 8];
-    const at = (chunk & 255) * CHUNK_WORDS + (lba & 15) * 4;
-    slab[at] = pointLo;
-    slab[at + 1] = pointHi;
-    slab[at + 2] = lo;
-    slab[at + 3] = hi;
-  }
-
-  /** Fills words 2, 3 of the page's entries where the pointer in words 0, 1 is known here, and zeroes them elsewhere. */
-  fill(page: number, entries: Uint32Array): void {
-    for (let i = 0; i < PAGE_BLOCKS; i += CHUNK_BLOCKS) {
-      const slot = this.#probe((page * PAGE_BLOCKS + i) / CHUNK_BLOCKS + 1);
-      const known = this.#keys[slot] !== 0;
-      const chunk = this.#values[slot];
-      const slab = known ? this.#slabs[chunk >>> 8] : entries;
-      for (let j = 0; j < CHUNK_BLOCKS; j++) {
-        const at = known ? (chunk & 255) * CHUNK_WORDS + j * 4 : 0;
-        const to = (i + j) * 4;
-        const same = known && slab[at] === entries[to] && slab[at + 1] === entries[to + 1];
-        entries[to + 2] = same ? slab[at + 2] : 0;
-        entries[to + 3] = same ? slab[at + 3] : 0;
-      }
-    }
-  }
-
-  /** Takes over what an older table knows of blocks of which this one knows nothing. */
-  merge(older: ChecksumTable): void {
-    for (let slot = 0; slot < older.#keys.length; slot++) {
-      const key = older.#keys[slot];
-      if (key === 0) continue;
-      const from = older.#slabs[older.#values[slot] >>> 8];
-      const fromAt = (older.#values[slot] & 255) * CHUNK_WORDS;
-      const chunk = this.#make(key);
-      const to = this.#slabs[chunk >>> 8];
-      const toAt = (chunk & 255) * CHUNK_WORDS;
-      for (let i = 0; i < CHUNK_WORDS; i += 4) {
-        if ((to[toAt + i] | to[toAt + i + 1]) !== 0) continue;
-        for (let j = i; j < i + 4; j++) to[toAt + j] = from[fromAt + j];
-      }
-    }
-  }
-
-  #probe(key: number): number {
-    const mask = this.#keys.length - 1;
-    let slot = Math.imul(key, 0x9e3779b1) >>> this.#shift;
-    while (this.#keys[slot] !== 0 && this.#keys[slot] !== key) slot = (slot + 1) & mask;
-    return slot;
-  }
-
-  #make(key: number): number {
-    let slot = this.#probe(key);
-    if (this.#keys[slot] === 0) {
-      if (this.#count * 3 >= this.#keys.length * 2) {
-        this.#grow();
-        slot = this.#probe(key);
-      }
-      const chunk = this.#count++;
-      if (chunk >>> 8 === this.#slabs.length) this.#slabs.push(new Uint32Array(CHUNK_SLAB * CHUNK_WORDS));
-      this.#keys[slot] = key;
-      this.#values[slot] = chunk;
-    }
-    this.#lastKey = key;
-    this.#lastChunk = this.#values[slot];
-    return this.#lastChunk;
-  }
-
-  #grow(): void {
-    const keys = this.#keys;
-    const values = this.#values;
-    this.#keys = new Uint32Array(keys.length * 2);
-    this.#values = new Uint32Array(keys.length * 2);
-    this.#shift--;
-    for (let i = 0; i < keys.length; i++) {
-      if (keys[i] === 0) continue;
-      const slot = this.#probe(keys[i]);
-      this.#keys[slot] = keys[i];
-      this.#values[slot] = values[i];
-    }
-  }
-}
-
 /** Which pages changed: one bit a page, one small array per leaf that has any. */
 class PageSet {
   readonly words: (Uint32Array | null)[];
@@ -483,7 +375,6 @@ export class BlockMap extends MapLookup {
   readonly #loShift: number;
   #mappedCount = 0;
   #dirty: PageSet;
-  #checksums = new ChecksumTable();
   #checkpoint: CheckpointPages | null = null;
 
   constructor(blockCount: number, liveness: Liveness) {
@@ -505,14 +396,11 @@ export class BlockMap extends MapLookup {
     return this.#dirty.count;
   }
 
-  /** Bytes held: `pages` with everything that leads to them (snapshots included), `checksums` until the checkpoint. */
-  get memory(): { pages: number; checksums: number } {
+  /** Bytes held: pages with everything that leads to them, snapshots included. */
+  get bytes(): number {
     let leaves = 0;
     for (const leaf of this.leaves) if (leaf !== null) leaves++;
-    return {
-      pages: this.slots.bytes + leaves * (LEAF_PAGES * 4 + LEAF_PAGES / 8) + this.leaves.length * 16,
-      checksums: this.#checksums.bytes,
-    };
+    return this.slots.bytes + leaves * (LEAF_PAGES * 4 + LEAF_PAGES / 8) + this.leaves.length * 16;
   }
 
   /**
@@ -628,16 +516,6 @@ export class BlockMap extends MapLookup {
     }
   }
 
-  /**
-   * Keeps a block's checksum (lo and hi of its XXH3-64) for the next checkpoint, if the block still points there.
-   * A checksum of 0 counts as unknown.
-   */
-  setChecksum(lba: number, position: number, index: number, lo: number, hi: number): void {
-    if (!this.#holds(lba, position, index)) return;
-    this.#dirty.add(Math.floor(lba / PAGE_BLOCKS));
-    this.#checksums.set(lba, pointerLo(position, index), pointerHi(position), lo, hi);
-  }
-
   /** The map as it is now, to be read while this one changes. */
   snapshot(): MapView {
     for (const leaf of this.leaves) if (leaf !== null) leaf.references++;
@@ -647,19 +525,16 @@ export class BlockMap extends MapLookup {
   /**
    * Freezes the pages to be written; the map can change meanwhile. One checkpoint at a time.
    *
-   * @param all  every page that has content, not only the changed ones: for a new file
+   * @param known  checksums for the pages
+   * @param all    every page that has content, not only the changed ones: for a new file
    */
-  beginCheckpoint(all = false): CheckpointPages {
+  beginCheckpoint(known: KnownChecksums, all = false): CheckpointPages {
     assert(this.#checkpoint === null, 'one checkpoint at a time');
     const dirty = this.#dirty;
-    const checksums = this.#checksums;
     this.#dirty = new PageSet(this.leaves.length);
-    this.#checksums = new ChecksumTable();
-    this.#checkpoint = new CheckpointPages(this.snapshot(), dirty, checksums, all, (committed) => {
+    this.#checkpoint = new CheckpointPages(this.snapshot(), dirty, known, all, (committed) => {
       this.#checkpoint = null;
-      if (committed) return;
-      this.#dirty.merge(dirty);
-      this.#checksums.merge(checksums);
+      if (!committed) this.#dirty.merge(dirty);
     });
     return this.#checkpoint;
   }
@@ -798,26 +673,20 @@ export class CheckpointPages {
   /** Entries in use: [first, first + count); count is 0 for a page that became empty. */
   first = 0;
   count = 0;
-  /** Mapped entries whose checksum is not in memory: theirs is in the page's previous version, or unknown. */
+  /** Mapped entries whose checksum is not known in memory: theirs is in the page's previous version, or unknown. */
   missing = 0;
   /** Four words a block: pointer lo, hi, checksum lo, hi (0 when missing). */
   readonly entries = new Uint32Array(PAGE_BLOCKS * 4);
   readonly #dirty: PageSet;
-  readonly #checksums: ChecksumTable;
+  readonly #known: KnownChecksums;
   readonly #all: boolean;
   #end: ((committed: boolean) => void) | null;
 
   /** Only BlockMap makes these. */
-  constructor(
-    view: MapView,
-    dirty: PageSet,
-    checksums: ChecksumTable,
-    all: boolean,
-    end: (committed: boolean) => void,
-  ) {
+  constructor(view: MapView, dirty: PageSet, known: KnownChecksums, all: boolean, end: (committed: boolean) => void) {
     this.view = view;
     this.#dirty = dirty;
-    this.#checksums = checksums;
+    this.#known = known;
     this.#all = all;
     this.#end = end;
   }
@@ -866,17 +735,21 @@ export class CheckpointPages {
       this.entries.fill(0);
       return;
     }
-    this.view.readPage(slot, this.entries);
-    this.#checksums.fill(this.pageNumber, this.entries);
+    const { entries } = this;
+    this.view.readPage(slot, entries);
     let first = -1;
     let last = -1;
-    for (let i = 0; i < PAGE_BLOCKS; i++) {
-      const lo = this.entries[i * 4];
-      const hi = this.entries[i * 4 + 1];
+    for (let i = 0; i < PAGE_BLOCKS * 4; i += 4) {
+      const lo = entries[i];
+      const hi = entries[i + 1];
+      const isMapped = pointerStatus(lo, hi) === MAPPED;
+      const isKnown = isMapped && this.#known.find(pointerPosition(lo, hi), pointerIndex(lo));
+      entries[i + 2] = isKnown ? this.#known.lo : 0;
+      entries[i + 3] = isKnown ? this.#known.hi : 0;
+      if (isMapped && !isKnown) this.missing++;
       if ((lo | hi) === 0) continue;
-      if (first < 0) first = i;
-      last = i;
-      if (hi !== ZERO_HI && (this.entries[i * 4 + 2] | this.entries[i * 4 + 3]) === 0) this.missing++;
+      if (first < 0) first = i / 4;
+      last = i / 4;
     }
     if (first < 0) return;
     this.first = first;

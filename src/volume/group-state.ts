@@ -304,7 +304,7 @@ export async function openState(
     if (volume.platter === 'flat') images.set(volume.number, environment.openImage(volume.path!, volume.size));
   }
 
-  const mapLog = new MapLog(store, hash);
+  const mapLog = new MapLog(store, hash, journal.checksums);
   const { checkpoint } = superblock;
   if (checkpoint.mapFile > 0) mapLog.load({ mapFile: checkpoint.mapFile, mapEnd: checkpoint.mapEnd }, maps);
   // a base copy begins the stream at its start: nothing before it will ever come

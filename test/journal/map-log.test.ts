@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import xxhash, { type XXHashAPI } from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
+import { ChecksumTable } from '../../src/journal/checksums.js';
 import { Liveness } from '../../src/journal/liveness.js';
 import { BlockMap, MAPPED, PAGE_BLOCKS, ZERO } from '../../src/journal/map.js';
 import { type CheckpointPlace, decodePage, encodePage, MapLog, makePageFrame } from '../../src/journal/map-log.js';
@@ -26,6 +27,7 @@ function makeMaps(): Map<number, BlockMap> {
 interface Disk {
   store: MemoryStore;
   tasks: TaskQueue;
+  checksums: ChecksumTable;
   random: () => number;
 }
 
@@ -34,6 +36,7 @@ function makeDisk(seed: number): Disk {
   return {
     store: new MemoryStore({ random: seededRandom(seed), defer: tasks.defer }),
     tasks,
+    checksums: new ChecksumTable(SEGMENT_SIZE),
     random: seededRandom(~seed),
   };
 }
@@ -62,10 +65,26 @@ function content(maps: ReadonlyMap<number, BlockMap>): string {
   return said.join('\n');
 }
 
-const sumOf = (position: number, index: number): [number, number] => [(position % 0xfffffff1) >>> 0 || 1, index];
+const BLOCK_SHIFT = 12;
+
+/** Where the record of this number stands, if each of them has 128 blocks. */
+const placeOf = (number: number): number => 16 + Math.floor(number / 7) * SEGMENT_SIZE + (number % 7) * 544_000;
+
+/** The checksums of a record's blocks. */
+function note(checksums: ChecksumTable, position: number, sums: readonly (readonly [number, number])[]): void {
+  const view = new DataView(new ArrayBuffer(8 * sums.length));
+  for (const [i, [lo, hi]] of sums.entries()) {
+    view.setUint32(8 * i, lo, true);
+    view.setUint32(8 * i + 4, hi, true);
+  }
+  checksums.note(position, BLOCK_SHIFT, sums.length, view, 0);
+}
+
+const sumsFrom = (count: number, first: number, hi: number): [number, number][] =>
+  Array.from({ length: count }, (_, i) => [first + i, hi]);
 
 /** A handful of changes, mostly near each other; a record's checksums are mostly known. */
-function change(maps: ReadonlyMap<number, BlockMap>, random: () => number, head: { position: number }): void {
+function change(maps: ReadonlyMap<number, BlockMap>, { random, checksums }: Disk, head: { position: number }): void {
   for (let i = Math.floor(random() * 30); i >= 0; i--) {
     const [volume, blockCount] = SIZES[random() < 0.5 ? 0 : 1];
     const map = maps.get(volume)!;
@@ -74,11 +93,11 @@ function change(maps: ReadonlyMap<number, BlockMap>, random: () => number, head:
     const count = 1 + Math.floor(random() * (random() < 0.2 ? 100 : 6));
     const draw = random();
     if (draw < 0.7) {
-      head.position += 16 * (1 + Math.floor(random() * 100_000));
+      head.position += 500_000 + 16 * Math.floor(random() * 100_000);
+      if ((head.position % SEGMENT_SIZE) + 500_000 > SEGMENT_SIZE)
+        head.position = Math.ceil(head.position / SEGMENT_SIZE) * SEGMENT_SIZE + 16;
       map.swing(lba, count, head.position);
-      for (let j = 0; j < count; j++) {
-        if (random() < 0.9) map.setChecksum(lba + j, head.position, j, ...sumOf(head.position, j));
-      }
+      if (random() < 0.9) note(checksums, head.position, sumsFrom(count, head.position % 0xfffff1, 1));
     } else if (draw < 0.85) map.clear(lba, count);
     else if (draw < 0.98) map.setZero(lba, count);
     else map.clear(0, blockCount);
@@ -97,7 +116,7 @@ function checkpoint(log: MapLog, maps: ReadonlyMap<number, BlockMap>, { tasks }:
 
 function loaded({ store }: Disk, place: CheckpointPlace): { maps: Map<number, BlockMap>; log: MapLog } {
   const maps = makeMaps();
-  const log = new MapLog(store, hash);
+  const log = new MapLog(store, hash, new ChecksumTable(SEGMENT_SIZE));
   log.load(place, maps);
   return { maps, log };
 }
@@ -117,10 +136,10 @@ describe('checkpoints', () => {
     for (let seed = 1; seed <= 10; seed++) {
       const disk = makeDisk(seed);
       let maps = makeMaps();
-      let log = new MapLog(disk.store, hash);
+      let log = new MapLog(disk.store, hash, disk.checksums);
       const head = { position: 16 };
       for (let round = 0; round < 60; round++) {
-        change(maps, disk.random, head);
+        change(maps, disk, head);
         if (round % 20 === 10) for (let i = 0; i < 1440; i += 80) maps.get(0)!.swing(i, 80, head.position + 16 + i);
         const place = checkpoint(log, maps, disk);
         log.removeOthers(place.mapFile);
@@ -141,7 +160,7 @@ describe('checkpoints', () => {
   test('a file is written anew when it is more than twice its live pages and 1 MiB', () => {
     const disk = makeDisk(1);
     const maps = makeMaps();
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     const place = { mapFile: 0, mapEnd: 0 };
     let largest = 0;
     for (let round = 0; round < 400; round++) {
@@ -162,7 +181,7 @@ describe('checkpoints', () => {
     const disk = makeDisk(12);
     const maps = makeMaps();
     const map = maps.get(7)!;
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     map.swing(131072, 3, 160);
     for (let round = 0; log.fileSize <= 2 * log.liveSize + 2 ** 20 || round === 0; round++) {
       for (let lba = 0; lba < 100_000; lba += 1000) map.swing(lba, 1000, 16 * (round * 100 + 1000));
@@ -181,17 +200,17 @@ describe('checkpoints', () => {
   test('the maps change while a checkpoint is written: it holds what they were, the next one the rest', () => {
     const disk = makeDisk(2);
     const maps = makeMaps();
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     const head = { position: 16 };
     for (let round = 0; round < 30; round++) {
-      change(maps, disk.random, head);
+      change(maps, disk, head);
       const frozen = content(maps);
       let place: CheckpointPlace | null = null;
       log.checkpoint(16, maps, (error, made) => {
         expect(error).toBe(null);
         place = made;
       });
-      do change(maps, disk.random, head);
+      do change(maps, disk, head);
       while (disk.tasks.step());
       expect(content(loaded(disk, place!).maps)).toEqual(frozen);
       log.removeOthers(place!.mapFile);
@@ -202,12 +221,12 @@ describe('checkpoints', () => {
     const disk = makeDisk(3);
     const maps = makeMaps();
     const map = maps.get(0)!;
-    let log = new MapLog(disk.store, hash);
-    map.swing(100, 60, 1600);
-    for (let i = 0; i < 60; i++) map.setChecksum(100 + i, 1600, i, 1000 + i, 1);
+    let log = new MapLog(disk.store, hash, disk.checksums);
+    map.swing(100, 60, placeOf(1));
+    note(disk.checksums, placeOf(1), sumsFrom(60, 1000, 1));
     checkpoint(log, maps, disk);
-    map.swing(110, 2, 3200);
-    map.setChecksum(110, 3200, 0, 55, 5);
+    map.swing(110, 2, placeOf(2));
+    note(disk.checksums, placeOf(2), [[55, 5]]);
     map.clear(115, 1);
     map.setZero(116, 1);
     const place = checkpoint(log, maps, disk);
@@ -235,9 +254,9 @@ describe('checkpoints', () => {
     const disk = makeDisk(4);
     const maps = makeMaps();
     const map = maps.get(0)!;
-    const log = new MapLog(disk.store, hash);
-    map.swing(0, 3, 1600);
-    for (let i = 0; i < 3; i++) map.setChecksum(i, 1600, i, 70 + i, 7);
+    const log = new MapLog(disk.store, hash, disk.checksums);
+    map.swing(0, 3, placeOf(1));
+    note(disk.checksums, placeOf(1), sumsFrom(3, 70, 7));
     for (const operation of ['write', 'sync'] as const) {
       disk.store.fail(operation, operation === 'write' ? 'ENOSPC' : 'EIO');
       let failed: Error | null = null;
@@ -255,8 +274,8 @@ describe('checkpoints', () => {
     log.readChecksums(0, 0, 3, into);
     expect([into[2], into[6], into[10]]).toEqual([70, 71, 72]);
     disk.store.rot('map-1.log', 50);
-    map.swing(1, 1, 3200);
-    map.setChecksum(1, 3200, 0, 99, 9);
+    map.swing(1, 1, placeOf(2));
+    note(disk.checksums, placeOf(2), [[99, 9]]);
     checkpoint(log, maps, disk);
     log.readChecksums(0, 0, 3, into);
     expect([into[2], into[6], into[10]]).toEqual([0, 99, 0]);
@@ -267,28 +286,28 @@ describe('checkpoints', () => {
     const disk = makeDisk(6);
     const maps = makeMaps();
     const map = maps.get(7)!;
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     const pages = 200; // of 2 KiB: more than is read at once
     const lbaOf = (page: number, index: number): number => page * PAGE_BLOCKS + index;
     for (let page = 0; page < pages; page++) {
-      map.swing(lbaOf(page, 0), PAGE_BLOCKS, 1600 * (page + 1));
-      for (let i = 0; i < PAGE_BLOCKS; i++) map.setChecksum(lbaOf(page, i), 1600 * (page + 1), i, 1 + page, 1 + i);
+      map.swing(lbaOf(page, 0), PAGE_BLOCKS, placeOf(page));
+      note(disk.checksums, placeOf(page), sumsFrom(PAGE_BLOCKS, 1, 1 + page));
     }
     checkpoint(log, maps, disk);
     const changed = new Set<number>();
     for (const step of [3, 7, 1]) {
       for (let page = 0; page < pages; page += step) {
         changed.add(page);
-        const position = 1600 * (1000 * step + page);
+        const position = placeOf(1000 * step + page);
         map.swing(lbaOf(page, 5), 1, position);
-        map.setChecksum(lbaOf(page, 5), position, 0, 4000, 4);
+        note(disk.checksums, position, [[4000, 4]]);
       }
       checkpoint(log, maps, disk);
       const into = new Uint32Array(4 * PAGE_BLOCKS);
       for (let page = 0; page < pages; page++) {
         log.readChecksums(7, lbaOf(page, 0), PAGE_BLOCKS, into);
         for (let i = 0; i < PAGE_BLOCKS; i++) {
-          const expected = i === 5 && changed.has(page) ? [4000, 4] : [1 + page, 1 + i];
+          const expected = i === 5 && changed.has(page) ? [4000, 4] : [1 + i, 1 + page];
           expect([into[i * 4 + 2], into[i * 4 + 3]]).toEqual(expected);
         }
       }
@@ -300,19 +319,19 @@ describe('checkpoints', () => {
   test('a failed append leaves the file good for the next', () => {
     const disk = makeDisk(5);
     const maps = makeMaps();
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     const head = { position: 16 };
-    change(maps, disk.random, head);
+    change(maps, disk, head);
     let place = checkpoint(log, maps, disk);
     for (let round = 0; round < 20; round++) {
       const before = content(maps);
-      change(maps, disk.random, head);
+      change(maps, disk, head);
       disk.store.fail(round % 2 === 0 ? 'write' : 'sync', 'EIO');
       log.checkpoint(16, maps, (error) => expect(error).not.toBe(null));
       disk.tasks.run();
       const other = loaded(disk, place);
       expect(content(other.maps)).toEqual(before);
-      change(maps, disk.random, head);
+      change(maps, disk, head);
       place = checkpoint(log, maps, disk);
       expect(content(loaded(disk, place).maps)).toEqual(content(maps));
     }
@@ -328,7 +347,7 @@ describe('crashes', () => {
       let named: { place: CheckpointPlace; content: string } | null = null;
       for (let life = 0; life < 4; life++) {
         const maps = makeMaps();
-        const log = new MapLog(disk.store, hash);
+        const log = new MapLog(disk.store, hash, disk.checksums);
         if (named !== null) {
           log.load(named.place, maps);
           expect(content(maps), `seed ${seed}`).toEqual(named.content);
@@ -336,7 +355,7 @@ describe('crashes', () => {
         }
         let running = false;
         for (let step = 0; step < 60; step++) {
-          if (disk.random() < 0.1) change(maps, disk.random, head);
+          if (disk.random() < 0.1) change(maps, disk, head);
           if (!running && disk.random() < 0.3) {
             // Enough to make the next one a compaction, now and then.
             if (disk.random() < 0.3) {
@@ -355,6 +374,7 @@ describe('crashes', () => {
         }
         compactions += log.counters.compactions;
         disk.store.crash();
+        disk.checksums = new ChecksumTable(SEGMENT_SIZE); // was in memory
       }
     }
     expect(compactions).toBeGreaterThan(30);
@@ -365,7 +385,7 @@ describe('damage', () => {
   function oneFile(): { disk: Disk; place: CheckpointPlace; maps: Map<number, BlockMap> } {
     const disk = makeDisk(9);
     const maps = makeMaps();
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     maps.get(0)!.swing(5, 3, 1600);
     maps.get(7)!.swing(131072 + 130, 4, 3200);
     checkpoint(log, maps, disk);
@@ -402,7 +422,7 @@ describe('damage', () => {
   test('an end that is no checkpoint, a file that is missing, short, another, or of other volumes is refused', () => {
     const { disk, place } = oneFile();
     const refused = (place: CheckpointPlace, maps = makeMaps()) => {
-      const error = refusal(() => new MapLog(disk.store, hash).load(place, maps));
+      const error = refusal(() => new MapLog(disk.store, hash, disk.checksums).load(place, maps));
       expect(error.code).toBe('STATE_CORRUPT');
       return error.message;
     };
@@ -426,7 +446,7 @@ describe('damage', () => {
   test('an older version of a page in the place of a newer one is refused, though its frame is valid', () => {
     const disk = makeDisk(11);
     const maps = makeMaps();
-    const log = new MapLog(disk.store, hash);
+    const log = new MapLog(disk.store, hash, disk.checksums);
     maps.get(0)!.swing(5, 3, 1600);
     const first = checkpoint(log, maps, disk);
     maps.get(0)!.swing(5, 3, 3200);

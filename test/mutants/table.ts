@@ -866,6 +866,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a first copy that is resumed leaves blocks out',
   },
   {
+    name: 'checksums: those of a failed checkpoint are lost',
+    file: 'journal/checksums.ts',
+    find: 'if (cells === undefined) this.#current.segments.set(number, before);',
+    replace: 'if (cells === undefined) continue;',
+    breaks: 'the next checkpoint has pages without the checksums of their blocks',
+  },
+  {
+    name: 'checksums: a checkpoint takes those of the next',
+    file: 'journal/checksums.ts',
+    find: 'this.#frozen = new Frozen(this.#current, this.#segmentSize);\n    this.#begin(this.#current.shift);',
+    replace: 'this.#frozen = new Frozen(this.#current, this.#segmentSize);',
+    breaks: 'what is written while a checkpoint is has no checksum in the next one',
+  },
+  {
     name: 'cleaner: freeing before durable',
     file: 'journal/cleaner.ts',
     find: 'if (journal.durable < since.head) continue;\n',
