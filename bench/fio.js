@@ -38,6 +38,13 @@ export const JOBS = {
   rr8c4: small('random read, 4 connections of depth 8', 'randread', 8, { connections: 4, warm: true }),
   rw32c4: small('random write, 4 connections of depth 32', 'randwrite', 32, { connections: 4 }),
   sw128: large('128 KiB sequential write, depth 16', 'write', '128k', 16),
+  sw128f512: large(
+    '128 KiB sequential write, depth 16, a flush after every 64 MiB',
+    'write',
+    '128k',
+    16,
+    flushEvery(512),
+  ),
   sr128: large('128 KiB sequential read, depth 16', 'read', '128k', 16, inSequence('128k')),
   sw1m: large('1 MiB sequential write, depth 4', 'write', '1m', 4),
   sr1m: large('1 MiB sequential read, depth 4', 'read', '1m', 4, inSequence('1m')),

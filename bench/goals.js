@@ -97,7 +97,7 @@ export const GOALS = [
     ...{ row: 'link/share', of: 'forelock', atLeast: 0.97 },
   },
   {
-    what: 'ack applied: p50 of a 4 KiB write, less the round trip, ms',
+    what: 'ack applied: p50 of a 4 KiB write, less the round trip of the line, ms',
     ...{ row: 'acks/above', atMost: 0.5 },
   },
   {
