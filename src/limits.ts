@@ -46,6 +46,10 @@ export const APPEND_SIZE_MAX = 4 * MIB;
 /** Without a flush, data is synced this often, so that trimming and recovery keep up. */
 export const SYNC_INTERVAL_MS = 1000;
 export const SYNC_BYTES_MAX = 64 * MIB;
+/** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
+export const SYNC_HERE_SIZE_MAX = 32 * KIB;
+/** … if it takes no longer than this on average: everybody else waits as long. */
+export const SYNC_HERE_MS_MAX = 1;
 /** Recovery replays at most about this much journal after the last checkpoint: it takes less than a second. */
 export const CHECKPOINT_STRETCH_MAX = 768 * MIB;
 

@@ -18,6 +18,7 @@ import { randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import { basename, join } from 'node:path';
 import { ForelockError } from '../errors.js';
+import { QuickSync } from './quick-sync.js';
 import type { Store, StoreFile } from './store.js';
 
 /** What write calls were given, by kind of file; bytes of a call that failed count as far as they were written. */
@@ -39,6 +40,15 @@ interface Owner {
   nonce: string;
 }
 
+/** What decides where a synced write is made (quick-sync.ts). */
+export interface DiskSurroundings {
+  /** That hosts have made so far of whatever this thread serves. */
+  requests(): number;
+  nowMs(): number;
+}
+
+const UNKNOWN: DiskSurroundings = { requests: () => Number.POSITIVE_INFINITY, nowMs: () => 0 };
+
 export class DiskStore implements Store {
   readonly directory: string;
   readonly bytesWritten: DiskCounters = { segment: 0, map: 0, superblock: 0, other: 0 };
@@ -46,13 +56,17 @@ export class DiskStore implements Store {
   readonly #files = new Set<DiskFile>();
   /** Of the one file that is written synced at present: a second descriptor, whose writes are (open(2), O_DSYNC). */
   #synced: { file: DiskFile; fd: number } | null = null;
+  readonly #quickSync = new QuickSync();
+  readonly #surroundings: DiskSurroundings;
 
   /**
    * Opens the directory, makes it if it is missing, and locks it.
+   * @param surroundings without them every write is a helper's
    * @throws ForelockError STATE_LOCKED, naming the process that has it
    */
-  constructor(directory: string) {
+  constructor(directory: string, surroundings: DiskSurroundings = UNKNOWN) {
     this.directory = directory;
+    this.#surroundings = surroundings;
     fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     this.#lock = new DirectoryLock(directory);
   }
@@ -108,6 +122,9 @@ export class DiskStore implements Store {
     const fd = fs.openSync(path, flags, 0o600);
     const file = new DiskFile(fd, this.bytesWritten, kindOf(name), {
       synced: () => this.#syncedOf(file, path),
+      mayBeHere: (size) => this.#quickSync.mayBeHere(size, this.#surroundings.requests()),
+      took: (size, ms) => this.#quickSync.took(size, ms),
+      nowMs: () => this.#surroundings.nowMs(),
       rename: (to) => {
         fs.renameSync(path, join(this.directory, to));
         path = join(this.directory, to);
@@ -166,6 +183,11 @@ export class DiskStore implements Store {
 interface FileOwner {
   /** The descriptor for `writeSynced`. */
   synced(): number;
+  /** Whether a synced write of this size may be made on this thread. */
+  mayBeHere(size: number): boolean;
+  /** So many bytes were written and synced in so many ms. */
+  took(size: number, ms: number): void;
+  nowMs(): number;
   rename(name: string): void;
   closed(): void;
 }
@@ -175,6 +197,7 @@ class DiskFile implements StoreFile {
   readonly #bytesWritten: DiskCounters;
   readonly #kind: keyof DiskCounters;
   readonly #owner: FileOwner;
+  #closed = false;
 
   constructor(fd: number, bytesWritten: DiskCounters, kind: keyof DiskCounters, owner: FileOwner) {
     this.fd = fd;
@@ -192,6 +215,12 @@ class DiskFile implements StoreFile {
   }
 
   writeSynced(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
+    // at the end of this turn of the event loop, when what is there for the peer has left
+    if (this.#owner.mayBeHere(bytes.length)) setImmediate(() => this.#writeSyncedHere(bytes, position, done));
+    else this.#writeSyncedByHelper(bytes, position, done);
+  }
+
+  #writeSyncedByHelper(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
     let fd: number;
     try {
       fd = this.#owner.synced();
@@ -199,7 +228,32 @@ class DiskFile implements StoreFile {
       // no descriptor to be had: in two calls, then
       return this.write(bytes, position, (error) => (error ? done(error) : this.sync(done)));
     }
-    writeAll(fd, bytes, position, this.#bytesWritten, this.#kind, done);
+    const begunMs = this.#owner.nowMs();
+    writeAll(fd, bytes, position, this.#bytesWritten, this.#kind, (error) => {
+      if (error === null) this.#owner.took(bytes.length, this.#owner.nowMs() - begunMs);
+      done(error);
+    });
+  }
+
+  #writeSyncedHere(bytes: Uint8Array, position: number, done: (error: Error | null) => void): void {
+    if (this.#closed) return done(Object.assign(new Error('EBADF: the file was closed'), { code: 'EBADF' }));
+    let fd: number;
+    try {
+      fd = this.#owner.synced();
+    } catch {
+      return this.#writeSyncedByHelper(bytes, position, done);
+    }
+    let written: number;
+    const begunMs = this.#owner.nowMs();
+    try {
+      written = fs.writeSync(fd, bytes, 0, bytes.length, position);
+    } catch (error) {
+      return done(error as Error); // not again: a disk that has failed once may say next that all is well
+    }
+    this.#owner.took(bytes.length, this.#owner.nowMs() - begunMs);
+    this.#bytesWritten[this.#kind] += written;
+    if (written === bytes.length) done(null);
+    else this.#writeSyncedByHelper(bytes.subarray(written), position + written, done);
   }
 
   sync(done: (error: Error | null) => void): void {
@@ -226,6 +280,7 @@ class DiskFile implements StoreFile {
 
   /** Off the main thread: the last close of a removed segment gives its blocks back, which takes milliseconds. */
   close(): void {
+    this.#closed = true;
     this.#owner.closed();
     fs.close(this.fd, () => {});
   }

@@ -287,9 +287,19 @@ export class Gateway {
     }
   }
 
+  /** That hosts have made so far of volumes of this process. */
+  #requests(): number {
+    let sum = 0;
+    for (const { group } of this.#members) {
+      for (const { counters } of group?.volumes.values() ?? [])
+        sum += counters.reads + counters.writes + counters.trims + counters.zeroes + counters.flushes;
+    }
+    return sum;
+  }
+
   async #openMember(options: GroupOptions): Promise<void> {
     const directory = join(this.options.state, options.group);
-    const store = new DiskStore(directory);
+    const store = new DiskStore(directory, { requests: () => this.#requests(), nowMs: PLATFORM.nowMs });
     let loaded: ReturnType<typeof loadSuperblock>;
     try {
       loaded = loadSuperblock(store, this.#hash);

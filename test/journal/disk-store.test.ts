@@ -3,8 +3,9 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'vite';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, type MockInstance, test, vi } from 'vitest';
 import { DiskStore } from '../../src/journal/disk-store.js';
+import { QuickSync } from '../../src/journal/quick-sync.js';
 
 let root: string;
 let directory: string;
@@ -116,6 +117,105 @@ describe('files', () => {
     expect(store.bytesWritten.segment).toBe(0);
     store.close();
   });
+});
+
+describe.each([
+  ['by a helper', false],
+  ['on this thread', true],
+])('a synced write %s', (_, isHere) => {
+  let mayBeHere: MockInstance;
+
+  beforeEach(() => {
+    mayBeHere = vi.spyOn(QuickSync.prototype, 'mayBeHere').mockReturnValue(isHere);
+  });
+
+  afterEach(() => {
+    vi.restoreAllMocks();
+  });
+
+  test('is where it belongs, counted, and answered after the call', async () => {
+    const store = new DiskStore(directory, { requests: () => 7, nowMs: () => 0 });
+    const file = store.open('segment-1', true);
+    const descriptors = vi.spyOn(fs, 'openSync');
+    const took = vi.spyOn(QuickSync.prototype, 'took');
+    let isInside = true;
+    const first = run((done) => {
+      file.writeSynced(new Uint8Array([1, 2, 3]), 5, (error) => {
+        expect(isInside).toBe(false);
+        done(error);
+      });
+      isInside = false;
+    });
+    expect(await first).toBe(null);
+    expect(await run((done) => file.writeSynced(new Uint8Array([4]), 8, done))).toBe(null);
+    const into = new Uint8Array(9);
+    expect(file.read(into, 0)).toBe(9);
+    expect([...into]).toEqual([0, 0, 0, 0, 0, 1, 2, 3, 4]);
+    expect(store.bytesWritten.segment).toBe(4);
+    expect(mayBeHere.mock.calls).toEqual([
+      [3, 7],
+      [1, 7],
+    ]);
+    expect(took.mock.calls.map(([size]) => size)).toEqual([3, 1]);
+    expect(descriptors).toHaveBeenCalledTimes(1);
+    expect(Number(descriptors.mock.calls[0]![1]) & fs.constants.O_DSYNC).toBe(fs.constants.O_DSYNC);
+    store.close();
+  });
+
+  test('that fails is not tried again', async () => {
+    if (!fs.existsSync('/dev/full')) return;
+    const store = new DiskStore(directory);
+    fs.symlinkSync('/dev/full', join(directory, 'segment-1'));
+    const file = store.open('segment-1', false);
+    const [here, byHelper] = [vi.spyOn(fs, 'writeSync'), vi.spyOn(fs, 'write')];
+    const error = await run((done) => file.writeSynced(new Uint8Array(512), 0, done));
+    expect((error as NodeJS.ErrnoException).code).toBe('ENOSPC');
+    expect([here.mock.calls.length, byHelper.mock.calls.length]).toEqual(isHere ? [1, 0] : [0, 1]);
+    expect(store.bytesWritten.segment).toBe(0);
+    store.close();
+  });
+
+  test('that is cut short goes on', async () => {
+    const store = new DiskStore(directory);
+    const file = store.open('segment-1', true);
+    const { writeSync } = fs;
+    vi.spyOn(fs, 'writeSync').mockImplementation(((
+      fd: number,
+      bytes: Uint8Array,
+      _: number,
+      size: number,
+      at: number,
+    ) => writeSync(fd, bytes, 0, size >> 1, at)) as typeof fs.writeSync);
+    expect(await run((done) => file.writeSynced(new Uint8Array([1, 2, 3, 4, 5]), 0, done))).toBe(null);
+    const into = new Uint8Array(6);
+    expect(file.read(into, 0)).toBe(5);
+    expect([...into]).toEqual([1, 2, 3, 4, 5, 0]);
+    expect(store.bytesWritten.segment).toBe(5);
+    store.close();
+  });
+
+  test('goes on in two calls where no second descriptor is to be had', async () => {
+    const store = new DiskStore(directory);
+    const file = store.open('segment-1', true);
+    vi.spyOn(fs, 'openSync').mockImplementation(() => {
+      throw Object.assign(new Error('EMFILE'), { code: 'EMFILE' });
+    });
+    const sync = vi.spyOn(fs, 'fdatasync');
+    expect(await run((done) => file.writeSynced(new Uint8Array([1]), 0, done))).toBe(null);
+    expect(sync).toHaveBeenCalledTimes(1);
+    store.close();
+  });
+});
+
+test('a synced write to a file that is closed meanwhile is an error, and goes to no other file', async () => {
+  const mayBeHere = vi.spyOn(QuickSync.prototype, 'mayBeHere').mockReturnValue(true);
+  const store = new DiskStore(directory);
+  const file = store.open('segment-1', true);
+  const write = run((done) => file.writeSynced(new Uint8Array([1]), 0, done));
+  file.close();
+  expect(((await write) as NodeJS.ErrnoException).code).toBe('EBADF');
+  store.close();
+  mayBeHere.mockRestore();
 });
 
 describe('the lock', () => {

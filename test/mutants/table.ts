@@ -866,6 +866,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a first copy that is resumed leaves blocks out',
   },
   {
+    name: 'quick sync: others are not asked for',
+    file: 'journal/quick-sync.ts',
+    find: 'requests - this.#requests <= REQUESTS_ALONE ? this.#streak + 1 : 0;',
+    replace: 'requests >= 0 ? this.#streak + 1 : 0;',
+    breaks: 'one host’s flushes keep all others waiting for the disk',
+  },
+  {
+    name: 'quick sync: a disk that hangs is waited for again and again',
+    file: 'journal/quick-sync.ts',
+    find: ' && this.#averageMs <= SYNC_HERE_MS_MAX;',
+    replace: ' && this.#averageMs < Number.POSITIVE_INFINITY;',
+    breaks: 'a slow disk stops everything that a gateway does',
+  },
+  {
     name: 'checksums: those of a failed checkpoint are lost',
     file: 'journal/checksums.ts',
     find: 'if (cells === undefined) this.#current.segments.set(number, before);',
