@@ -12,7 +12,7 @@ import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { recordSize } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Region } from '../kernel/memory.js';
-import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
+import { FRAME_SIZE_MAX, KIB, LINK_BUFFER_MAX } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
@@ -34,11 +34,13 @@ import type { Volume } from './volume.js';
 const BASE_ZERO_BLOCKS_MAX = 2 ** 24;
 
 /**
- * While no host waits for the peer, frames smaller than this leave one in so many milliseconds: each costs both sites
- * and whatever lies between them some tens of microseconds, however small it is.
+ * While no host waits for the peer, less than this leaves once in so many milliseconds: each time wakes both sites and
+ * whatever lies between them, for some tens of microseconds each, however little it is.
  */
-const FRAME_SIZE_GATHERED = 131072;
-const GATHER_MS = 1;
+const SENT_SIZE_GATHERED = 512 * KIB;
+const GATHER_MS = 4;
+/** Where both sites write, hosts of the other one may wait for a lock that what is gathered here gives back. */
+const GATHER_DUAL_MS = 1;
 
 interface SentFrame {
   through: number;
@@ -508,9 +510,9 @@ export class Sender implements MirrorEnd {
   /** Whether what is there now is better sent a little later, together with what comes. */
   #gathers(): boolean {
     const group = this.#group;
-    if (group.peerIsAwaited || group.lockStep || this.#grantWaiters.length > 0) return false;
-    if (group.journal.sealed - this.#sentTo >= FRAME_SIZE_GATHERED) return false;
-    const left = this.#sentAtMs + GATHER_MS - group.nowMs();
+    if (group.peerIsAwaited || group.roomIsWaitedFor || group.lockStep || this.#grantWaiters.length > 0) return false;
+    if (group.journal.sealed - this.#sentTo >= SENT_SIZE_GATHERED) return false;
+    const left = this.#sentAtMs + (group.order === null ? GATHER_MS : GATHER_DUAL_MS) - group.nowMs();
     if (left <= 0) return false;
     if (!this.#gathering) {
       this.#gathering = true;

@@ -964,6 +964,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'rot is sent',
   },
   {
+    name: 'sender: gathers while hosts wait for room',
+    file: 'volume/sender.ts',
+    find: 'group.peerIsAwaited || group.roomIsWaitedFor || group.lockStep',
+    replace: 'group.peerIsAwaited || group.lockStep',
+    breaks: 'hosts wait longer for room that the peer has to make',
+    tests: ['sim/group.receiver.test.ts'],
+  },
+  {
     name: 'sender: oldest retention',
     file: 'volume/sender.ts',
     find: 'position < 0 ? oldest : position;',
