@@ -9,7 +9,7 @@ const TICKS_PER_SECOND = Number(execFileSync('getconf', ['CLK_TCK'], { encoding:
 const START_MS_MAX = 30_000;
 const STOP_MS_MAX = 20_000;
 const IDLE_MS_MAX = 60_000;
-const IDLE_LOOK_MS = 300;
+const IDLE_LOOK_MS = 200;
 const IDLE_SHARE = 0.05; // of a core, for each process: timers take about one percent, more under a profiler
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

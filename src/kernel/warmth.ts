@@ -6,8 +6,8 @@
  *
  * A wrong guess blocks this thread for one read of the disk, once in as many reads as the streak asks for. A read that
  * took long need not be the disk's doing: on a busy machine the thread waits for a processor. So then the process's
- * count of blocks read from disks decides, and where that does not move (file systems that do not count): two in short
- * succession.
+ * count of blocks read from disks decides. Where nothing was ever counted (some file systems do not), a slow read by the
+ * pool is believed, and of those here two in short succession.
  */
 
 /** µs. From the page cache a block takes 2 to 5 with its checks, from a fast disk 80 and more. */
@@ -39,7 +39,8 @@ export class Warmth {
   /** The pool has read so many runs, in so many µs. */
   told(count: number, us: number): void {
     if (this.isWarm) return;
-    this.#streak = us <= count * FAST_US_MAX ? this.#streak + count : 0;
+    if (us <= count * FAST_US_MAX) this.#streak += count;
+    else if (this.#waitedForDisk(true)) this.#streak = 0;
     if (this.#streak < this.#needed) return;
     this.isWarm = true;
     this.#sinceSlow = CLOSE;
@@ -57,13 +58,18 @@ export class Warmth {
       this.#needed = Math.max(STREAK_MIN, this.#needed / 2);
       return;
     }
-    const fromDisk = this.#blocksFromDisk();
-    const waited = fromDisk > this.#fromDisk || this.#sinceSlow < CLOSE;
-    this.#fromDisk = fromDisk;
+    const waited = this.#waitedForDisk(this.#sinceSlow < CLOSE);
     this.#sinceSlow = 0;
     if (!waited) return;
     this.isWarm = false;
     this.#streak = 0;
     this.#needed = Math.min(STREAK_MAX, this.#needed * 2);
+  }
+
+  /** Whether a disk was read since this was asked last. @param otherwise where that is not counted */
+  #waitedForDisk(otherwise: boolean): boolean {
+    const before = this.#fromDisk;
+    this.#fromDisk = this.#blocksFromDisk();
+    return this.#fromDisk === 0 ? otherwise : this.#fromDisk > before;
   }
 }

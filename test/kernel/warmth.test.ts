@@ -54,6 +54,26 @@ test('a thread that waited for a processor does not end it; two such reads close
   expect(warmth.isWarm).toBe(false);
 });
 
+test('where blocks from the disk are counted, only they end it, and begin the streak anew', () => {
+  // A machine that did much else had reads that took long, and all were left to the pool although all were in the cache.
+  fromDisk = 8;
+  warmth.told(1, 90);
+  warmth.told(32, 32 * 5);
+  warmth.told(1, 9000); // waited for a processor
+  warmth.told(32, 32 * 5);
+  expect(warmth.isWarm).toBe(true);
+  for (let i = 0; i < 5; i += 1) warmth.readHere(3000);
+  expect(warmth.isWarm).toBe(true);
+  fromDisk += 8;
+  warmth.readHere(3000);
+  expect(warmth.isWarm).toBe(false);
+  warmth.told(96, 96 * 5);
+  fromDisk += 8;
+  warmth.told(1, 90);
+  warmth.told(96, 96 * 5);
+  expect(warmth.isWarm).toBe(false);
+});
+
 test('good reads make up for a bad one', () => {
   const first = warmUp();
   fromDisk += 8;
