@@ -42,7 +42,7 @@ interface Owner {
 
 /** What decides where a synced write is made (quick-sync.ts). */
 export interface DiskSurroundings {
-  /** That hosts have made so far of whatever this thread serves. */
+  /** That were made so far of whatever this thread serves, by hosts or by peers. */
   requests(): number;
   nowMs(): number;
 }

@@ -26,7 +26,7 @@ export class QuickSync {
   /**
    * Asked once for each synced write.
    * @param size     of it, bytes
-   * @param requests that hosts have made so far
+   * @param requests that hosts and peers have made so far
    */
   mayBeHere(size: number, requests: number): boolean {
     this.#streak = requests - this.#requests <= REQUESTS_ALONE ? this.#streak + 1 : 0;

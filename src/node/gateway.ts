@@ -287,10 +287,11 @@ export class Gateway {
     }
   }
 
-  /** That hosts have made so far of volumes of this process. */
+  /** What hosts have asked of volumes of this gateway so far, and what came for them from peers. */
   #requests(): number {
     let sum = 0;
     for (const { group } of this.#members) {
+      sum += group?.receiver?.counters.recordsReceived ?? 0;
       for (const { counters } of group?.volumes.values() ?? [])
         sum += counters.reads + counters.writes + counters.trims + counters.zeroes + counters.flushes;
     }
