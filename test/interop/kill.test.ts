@@ -96,7 +96,7 @@ describe.skipIf(!requireTools(['gcc']))(`kill -9 (FORELOCK_SEED=${seed})`, () =>
     const random = randomFrom(seed);
     const port = await freePort();
     const proxy = room.keep(
-      await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: 3, megabytesPerSecond: 4 }),
+      await DelayProxy.start({ target: { host: '127.0.0.1', port }, oneWayMs: 3, megabytesPerSecond: 2 }),
     );
     const options = { ring: 8 * MIB, journal: 4 * GIB };
     const image = room.path('disk.img'); // it holds what no stream wrote: the target needs a copy
