@@ -24,7 +24,16 @@ export interface FlipRelayOptions {
   seed: number;
   /** Smaller messages are handshakes, headers and control: left alone. */
   sizeMin?: number;
-  onFlip?: (flip: { message: number; bit: number; size: number }) => void;
+  onFlip?: (flip: Flip) => void;
+}
+
+export interface Flip {
+  /** Which of the large messages, from 1. */
+  message: number;
+  bit: number;
+  size: number;
+  /** The binary message before it on the same connection, which is the stretch's header. */
+  header: Uint8Array;
 }
 
 const MESSAGE_SIZE_MAX = 16 * 1024 * 1024;
@@ -95,9 +104,13 @@ export class FlipRelay {
 
   #forward(from: WebSocket, to: WebSocket, towardsTarget: boolean): void {
     this.#sockets.add(from);
+    let before: Uint8Array = new Uint8Array();
     from.on('message', (data, isBinary) => {
       const bytes = data as Buffer;
-      if (towardsTarget && isBinary) this.#damage(bytes);
+      if (towardsTarget && isBinary) {
+        this.#damage(bytes, before);
+        before = bytes;
+      }
       to.send(bytes, { binary: isBinary }, () => {
         if (to.bufferedAmount < BUFFER_MAX && from.isPaused && to.readyState === WebSocket.OPEN) from.resume();
       });
@@ -111,7 +124,7 @@ export class FlipRelay {
     });
   }
 
-  #damage(bytes: Buffer): void {
+  #damage(bytes: Buffer, header: Uint8Array): void {
     if (bytes.length < (this.#options.sizeMin ?? 4096)) return;
     this.large += 1;
     if (!this.#flipNext && (this.every === 0 || this.large % this.every !== 0)) return;
@@ -119,7 +132,7 @@ export class FlipRelay {
     const bit = Math.floor(this.#next() * bytes.length * 8);
     bytes[bit >> 3] = bytes[bit >> 3]! ^ (1 << (bit & 7));
     this.flips += 1;
-    this.#options.onFlip?.({ message: this.large, bit, size: bytes.length });
+    this.#options.onFlip?.({ message: this.large, bit, size: bytes.length, header });
   }
 
   /** mulberry32: 0 <= n < 1. */
