@@ -125,6 +125,8 @@ export const NBD_CONNECTIONS_MAX = 128;
 export const NBD_PAYLOAD_MAX = 32 * MIB; // proto.md: payload every server should take
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
+/** Memory that a group keeps for payloads which have to wait: what a few connections with large requests need. */
+export const PAYLOAD_SPARES_SIZE_MAX = 8 * MIB;
 
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;

@@ -40,7 +40,7 @@ import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import { APPEND_SIZE_MAX, CREDIT_BYTES, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
+import { APPEND_SIZE_MAX, CREDIT_BYTES, KIB, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
@@ -56,6 +56,11 @@ const APPEND_SIZE_GATHERED = 524288;
 
 /** Up to this many bytes a flush has appended and synced in one call; more is appended while the sync before it runs. */
 const APPEND_SYNCED_MAX = 65536;
+
+/** Sealed at once while a turn goes on: more would not be in the processor's cache any more. */
+const SEAL_AHEAD_SIZE = 256 * KIB;
+/** Or so much less than a batch for the pool. */
+const SEAL_AHEAD_SHARE = 16;
 
 /** Answers of `reserve` that are states, not errors. */
 export const RING_FULL = -1;
@@ -199,6 +204,8 @@ export class Journal {
     this.#pump();
   };
   #sealing = false;
+  /** The kernel has sealed records up to here, but they do not count as sealed yet; or less than `sealed`. */
+  #sealedAhead = 0;
   #writing = false;
   #syncing = false;
   /** Up to here appends are not to be gathered any longer. */
@@ -428,6 +435,7 @@ export class Journal {
         this.follow(this.#header.read(this.memory.view, this.address(position)), position);
       } else this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
     }
+    this.#sealAhead();
     this.#queuePump();
     return pending.type < TYPE_LOCAL ? this.own.appended : 0;
   }
@@ -729,19 +737,32 @@ export class Journal {
     this.#pumpSync();
   }
 
+  /**
+   * Seals what was published while it is in the processor's cache. It counts as sealed at the end of the turn: nobody is
+   * told in the middle of what appends. What a turn brings beyond `poolSealBytes` is left for the pool.
+   */
+  #sealAhead(): void {
+    const from = Math.max(this.sealed, this.#sealedAhead);
+    const { poolSealBytes } = this.#options;
+    if (this.#sealing || this.head - from < Math.min(SEAL_AHEAD_SIZE, poolSealBytes / SEAL_AHEAD_SHARE)) return;
+    if (this.head - this.sealed >= poolSealBytes) return;
+    this.#sealBytes(from, this.head);
+    this.#sealedAhead = this.head;
+  }
+
   #pumpSeal(): void {
     if (this.#sealing || this.sealed === this.head) return;
-    const batch = this.head - this.sealed;
-    if (batch < this.#options.poolSealBytes) {
+    const from = Math.max(this.sealed, this.#sealedAhead);
+    if (this.head - from < this.#options.poolSealBytes) {
       this.#sealInline(this.head);
       this.counters.sealedInline += 1;
       return;
     }
     // one piece within a segment: pieces of two segments may lie at both ends of the ring
-    const end = Math.min(this.head, this.sealed + this.segmentSize - (this.sealed % this.segmentSize));
+    const end = Math.min(this.head, from + this.segmentSize - (from % this.segmentSize));
     const own = end === this.head ? this.own.appended : -1;
     this.#sealing = true;
-    this.#options.offload.seal(this.address(this.sealed), end - this.sealed, (error) => {
+    this.#options.offload.seal(this.address(from), end - from, (error) => {
       this.#sealing = false;
       if (error) return this.#fail(error);
       this.counters.sealedInPool += 1;
@@ -754,13 +775,17 @@ export class Journal {
   /** Seals [sealed, end) on this thread. */
   #sealInline(end: number): void {
     if (this.sealed === end) return;
-    let from = this.sealed;
+    this.#sealBytes(Math.max(this.sealed, this.#sealedAhead), end);
+    this.#sealedTo(end, this.own.appended);
+  }
+
+  #sealBytes(begin: number, end: number): void {
+    let from = begin;
     while (from < end) {
       const to = Math.min(end, from + this.segmentSize - (from % this.segmentSize));
       this.kernel.seal(this.address(from), to - from);
       from = to;
     }
-    this.#sealedTo(end, this.own.appended);
   }
 
   /** @param own the own stream's sequence at `end`, or -1 when it has to be found by walking */

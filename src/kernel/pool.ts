@@ -4,8 +4,9 @@
  * A hand-off costs the main thread about as much as hashing 200 KiB of warm data, 90 KiB of cold (bench/subjects/pool.js), and
  * never lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
  *
- * Small reads are the exception that the pool decides on itself: while what is asked for has been in the page cache
- * lately (warmth.ts), it reads it on the caller's thread. That costs about 2 µs for a block, and a hand-off 15.
+ * Reads are the exception that the pool decides on itself: while what is asked for has been in the page cache lately
+ * (warmth.ts), it reads small batches on the caller's thread, which costs about 2 µs for a block, and a hand-off 15; and
+ * one half of large ones, which takes half as long as the whole, however many threads there are.
  */
 import { Piscina } from 'piscina';
 import { built } from '../paths.js';
@@ -25,8 +26,8 @@ export interface PoolOptions {
   readonly workers?: number;
 }
 
-/** A batch of more than this is handed over even if it is in the page cache: others wait for this thread meanwhile. */
-const INLINE_READ_BYTES_MAX = 128 * 1024;
+/** Of a batch of more than this one half is handed over even if it is in the page cache: the two are read side by side. */
+const READ_HERE_SIZE_MAX = 128 * 1024;
 
 /** More threads than a machine that does other things would give to one group. */
 const WORKERS_MAX = 16;
@@ -72,35 +73,42 @@ export class PiscinaPool implements Offload {
   }
 
   read(runs: readonly ReadRun[], done: (error: Error | null, payloadAt: readonly number[]) => void): void {
-    const payloadAt = this.#closed === undefined ? this.#readWarm(runs) : [];
-    if (payloadAt.length === runs.length) {
-      queueMicrotask(() => done(null, payloadAt));
-      return;
-    }
-    const rest = payloadAt.length === 0 ? runs : runs.slice(payloadAt.length);
-    this.#run<number[]>(
-      'read',
-      packRuns(rest),
-      (error) => done(error, []),
-      (answer) => {
-        this.#warmth.told(rest.length, answer.pop()!);
-        done(null, payloadAt.length === 0 ? answer : [...payloadAt, ...answer]);
-      },
-    );
-  }
-
-  /** Reads here what is likely to be in the page cache. @returns an answer for each run that was read */
-  #readWarm(runs: readonly ReadRun[]): number[] {
-    const payloadAt: number[] = [];
-    let bytes = 0;
-    for (const { count, blockShift } of runs) bytes += count << blockShift;
-    if (bytes > INLINE_READ_BYTES_MAX) return payloadAt;
-    for (let i = 0; i < runs.length && this.#warmth.isWarm; i += 1) {
+    const payloadAt = new Array<number>(runs.length);
+    let failed: Error | null = null;
+    let waiting = 1; // for this thread
+    const partDone = (error: Error | null): void => {
+      failed ??= error;
+      waiting -= 1;
+      if (waiting === 0) done(failed, failed === null ? payloadAt : []); // nobody uses the runs' memory any more
+    };
+    const handOver = (from: number, to: number): void => {
+      if (from === to) return;
+      waiting += 1;
+      this.#run<number[]>('read', packRuns(runs.slice(from, to)), partDone, (answer) => {
+        this.#warmth.told(to - from, answer.pop()!);
+        for (let i = from; i < to; i += 1) payloadAt[i] = answer[i - from]!;
+        partDone(null);
+      });
+    };
+    const from = this.#beginsHere(runs);
+    handOver(0, from);
+    let at = from;
+    for (; at < runs.length && this.#warmth.isWarm; at += 1) {
       const begun = performance.now();
-      payloadAt.push(this.#reader.read(runs[i]!));
+      payloadAt[at] = this.#reader.read(runs[at]!);
       this.#warmth.readHere((performance.now() - begun) * 1000);
     }
-    return payloadAt;
+    handOver(at, runs.length);
+    queueMicrotask(() => partDone(null));
+  }
+
+  /** Which runs of a batch are read here, if they are likely to be in the page cache: those from the one returned on. */
+  #beginsHere(runs: readonly ReadRun[]): number {
+    if (this.#closed !== undefined || !this.#warmth.isWarm) return runs.length;
+    let bytes = 0;
+    for (const { count, blockShift } of runs) bytes += count << blockShift;
+    if (bytes <= READ_HERE_SIZE_MAX) return 0;
+    return Math.ceil(runs.length / 2);
   }
 
   load(

@@ -24,6 +24,7 @@ import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import { mintGeneration, type OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { PayloadSpares } from './payload-spares.js';
 import { Receiver } from './receiver.js';
 import type { Scope } from './scope.js';
 import { Sender } from './sender.js';
@@ -95,6 +96,7 @@ export class Group {
   readonly openScopes = new Map<number, Scope>();
   /** How many transactions are open. */
   transactions = 0;
+  readonly payloadSpares = new PayloadSpares();
   readonly counters = {
     roomWaits: 0,
     views: 0,

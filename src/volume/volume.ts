@@ -256,32 +256,41 @@ export class Volume {
       done = this.#append(session, type, lba, blockCount, 0, payload, fua, completion);
     }
     if (done < 0) return;
-    // the payload was lent for this call
-    const kept = payload === null ? null : joined(payload, blockCount * this.blockSize);
+    let kept: Uint8Array | null = null;
+    if (payload !== null) {
+      kept = this.group.payloadSpares.take(blockCount * this.blockSize); // it was lent for this call
+      copyPieces(payload, 0, kept.length, kept, 0);
+    }
     this.#appendWhenRoom(session, type, lba, blockCount, done, kept, fua, completion);
   }
 
-  /** The write has to wait: for room (in order with others), and perhaps for a lock. */
+  /**
+   * The write has to wait: for room (in order with others), and perhaps for a lock.
+   * @param kept its payload, in memory of `payloadSpares`
+   */
   #appendWhenRoom(
     session: number,
     type: number,
     lba: number,
     blockCount: number,
     from: number,
-    payload: readonly Uint8Array[] | null,
+    kept: Uint8Array | null,
     fua: boolean,
     completion: Completion,
   ): void {
+    const payload = kept === null ? null : [kept];
     let done = from;
     const append = (): boolean => {
       done = this.#append(session, type, lba, blockCount, done, payload, fua, completion);
-      return done < 0;
+      if (done >= 0) return false;
+      if (kept !== null) this.group.payloadSpares.giveBack(kept);
+      return true;
     };
     this.group.whenRoom(() => {
       if (this.locks.isFree(lba, blockCount, session)) return append();
       const granted: LockWait = (request) => {
         if (request.state !== 'granted') this.group.settleSoon(completion, this.#lockError(request, lba));
-        else if (!append()) this.#appendWhenRoom(session, type, lba, blockCount, done, payload, fua, completion);
+        else if (!append()) this.#appendWhenRoom(session, type, lba, blockCount, done, kept, fua, completion);
       };
       this.#wait('plainWrite', session, lba, blockCount, granted, () =>
         this.group.settleSoon(completion, tooManyWaiters()),

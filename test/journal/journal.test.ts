@@ -345,7 +345,7 @@ describe('a stretch of the peer', () => {
     const stretch = stretchOf(4, 2);
     const rig = makeJournal();
     const { journal, scheduler } = rig;
-    for (let lba = 0; lba < 80; lba += 16) rig.write(lba, 16, 1);
+    for (let lba = 0; lba < 160; lba += 16) rig.write(lba, 16, 1);
     let kept = -1;
     const take = (): number => journal.accept(stretch, () => true);
     journal.listen({

@@ -62,6 +62,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'volume/locks.ts': ['mirror/locks.test.ts'],
+  'volume/volume.ts': ['sim/group.waits.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
   'volume/dual-order.ts': ['mirror/dual-order.test.ts', 'mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/group.ts': ['sim/group.pair.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.regressions.test.ts'],

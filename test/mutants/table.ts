@@ -434,6 +434,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'promises are kept in the wrong order',
   },
   {
+    name: 'journal: the last of what was sealed ahead is not',
+    file: 'journal/journal.ts',
+    find: 'this.#sealBytes(from, this.head);',
+    replace: 'this.#sealBytes(from, this.head - RECORD_SIZE_MIN);',
+    breaks: 'records go to the disk and to the peer without their checksums',
+  },
+  {
+    name: 'volume: memory of what still waits is given to others',
+    file: 'volume/volume.ts',
+    find: 'if (done >= 0) return false;\n      if (kept !== null) this.group.payloadSpares.giveBack(kept);\n      return true;',
+    replace: 'if (kept !== null) this.group.payloadSpares.giveBack(kept);\n      return done < 0;',
+    breaks: 'a write that has to wait twice carries the bytes of another',
+  },
+  {
     name: 'journal: a sync covers what is not written',
     file: 'journal/journal.ts',
     find: 'const covered = this.written;',
