@@ -41,9 +41,10 @@ import { gatewayStatus } from './status.js';
 
 /**
  * Batches of at least this many bytes are sealed by the pool: a thread that has just copied them seals them in sixty
- * microseconds a MiB, and another one would have to fetch them first. What would keep hosts waiting longer is handed over.
+ * microseconds a MiB, and another one would have to fetch them first. One client's reads of a socket bring no more in a
+ * turn of the event loop (32 of 256 KiB); what would keep hosts waiting longer is handed over.
  */
-export const POOL_SEAL_BYTES = 4 * MIB;
+export const POOL_SEAL_BYTES = 8 * MIB;
 
 const TICK_MS = 50;
 

@@ -32,7 +32,7 @@ test('small batches are sealed on the main thread and large ones in the pool, an
     const counters = () => gateway.status().groups[0]!.counters;
     expect(counters().journalSealedInline).toBeGreaterThan(0);
     expect(counters().journalSealedInPool).toBe(0);
-    await client.write(0, Buffer.alloc(16 * MIB, 2));
+    await client.write(0, Buffer.alloc(32 * MIB, 2));
     await client.flush();
     await client.close();
     expect(counters().journalSealedInPool).toBeGreaterThan(0);
