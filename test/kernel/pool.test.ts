@@ -119,6 +119,21 @@ describe.each(KERNELS)('pool, %s', (name) => {
     for (let i = 0; i < 100; i += 1) expect(await read(runs)).toEqual(first); // soon on this thread
   });
 
+  test('a large batch is answered in its order, also when two threads share it', async () => {
+    const step = READ_RUN_OVERHEAD + 8 * 4096;
+    const runs = Array.from({ length: 9 }, (_, i) => run(1, 0, 8, { at: arena + i * step }));
+    runs[1]!.lba += 1;
+    runs[6]!.lba += 1;
+    for (let round = 0; round < 50; round += 1) {
+      const payloadAt = await read(runs); // in the page cache by now: one half of it on this thread
+      for (const [i, { at }] of runs.entries()) {
+        const isWrong = i === 1 || i === 6;
+        expect(payloadAt[i]).toBeGreaterThanOrEqual(isWrong ? -1 : at);
+        expect(payloadAt[i]).toBeLessThan(isWrong ? 0 : at + READ_RUN_OVERHEAD);
+      }
+    }
+  });
+
   // A pointer that leads to the wrong place must never give data: stale or misdirected, it looks whole.
   test('a record that is not what the pointer says is a mismatch', async () => {
     expect(

@@ -8,7 +8,6 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { GroupWorld, QUIET } from './group-world.js';
-
 import { seededRandom } from './memory-store.js';
 
 const hash = await xxhash();
@@ -26,9 +25,10 @@ test('a burst of several rings is written as it was given', async () => {
   const write = (block: number, count: number): Promise<void> => {
     const bytes = world.history.payload(count * BLOCK);
     for (let i = 0; i < count; i += 1) last.set(block + i, bytes.slice(i * BLOCK, (i + 1) * BLOCK));
-    return new Promise((resolve) =>
-      volume!.write(1, block * BLOCK, bytes.length, [bytes], false, { settle: () => resolve() }),
-    );
+    return new Promise((resolve, reject) => {
+      const settle = (error: Error | null): void => (error === null ? resolve() : reject(error));
+      volume!.write(1, block * BLOCK, bytes.length, [bytes], false, { settle });
+    });
   };
   const pending: Promise<void>[] = [];
   for (let number = 0; number < 2000; number += 1) {
