@@ -539,6 +539,20 @@ export class Journal {
     return taken;
   }
 
+  /** First sequence from which one of the streams is here without gaps, in files or in the ring. */
+  heldFrom(own: boolean): number {
+    const segments = this.segments.all();
+    if (segments.length === 0) {
+      // nothing was ever written, or all of it was freed: what is left begins a segment, and is in the ring
+      if (this.head === this.written) return (own ? this.own : this.peer).appended + 1;
+      const before = this.#before(this.written);
+      return (own ? before.own : before.peer) + 1;
+    }
+    let from = segments.length - 1;
+    while (from > 0 && segments[from - 1]!.number === segments[from]!.number - 1) from -= 1;
+    return (own ? segments[from]!.ownBefore : segments[from]!.peerBefore) + 1;
+  }
+
   /** Whether `truncatePeer` would find room now. */
   get canTruncate(): boolean {
     return this.#admit(RECORD_SIZE_MIN) === 0;
@@ -910,13 +924,18 @@ export class Journal {
 
   /** A new segment's place in the streams stands in its first record, which is still in the ring. */
   #readSegmentHead(segment: Segment): void {
-    const at = this.address(segment.number * this.segmentSize) + AT_CHECKSUMS + 8;
+    const { own, peer } = this.#before(segment.number * this.segmentSize);
+    segment.ownBefore = own;
+    segment.peerBefore = peer;
+  }
+
+  /** How far the streams had come before the segment that begins at `start`, which is in the ring. */
+  #before(start: number): { own: number; peer: number } {
+    const at = this.address(start) + AT_CHECKSUMS + 8;
     const head = parseSegmentHead(this.memory.bytes.slice(at, at + 512));
     assert(head !== null, 'a segment begins with its SEGMENT record');
-    segment.ownBefore = head.own.before;
-    segment.peerBefore = head.peer.before;
     const { position, through } = this.#truncated;
-    if (segment.number * this.segmentSize < position) segment.peerBefore = Math.min(segment.peerBefore, through);
+    return { own: head.own.before, peer: start < position ? Math.min(head.peer.before, through) : head.peer.before };
   }
 
   #writeFailed(error: NodeJS.ErrnoException, synced = false): void {

@@ -102,11 +102,10 @@ export class StreamReader {
       if ((own ? segment.ownBefore : segment.peerBefore) >= sequence) break;
       start = segment.number * journal.segmentSize;
     }
-    const ringStart = Math.floor((journal.head - 1) / journal.segmentSize) * journal.segmentSize;
     if (start < 0) {
-      // nothing on disk yet: the ring's segment may hold it
-      if (journal.segments.count > 0 || !journal.inRing(ringStart)) return -1;
-      start = 0;
+      // nothing is in files (yet, or any more): what the ring has begins a segment
+      if (journal.segments.count > 0) return -1;
+      start = journal.written;
     }
     let found = -1;
     this.#truncated = [];

@@ -952,13 +952,7 @@ export class Pair {
   #journalFrom(site: number): number {
     const { journal } = this.group!;
     const own = site === journal.own.site;
-    const segments = journal.segments.all();
-    let from = own ? journal.own.appended + 1 : journal.peer.appended + 1;
-    if (segments.length === 0) from = 1;
-    for (let i = segments.length - 1; i >= 0; i -= 1) {
-      if (i < segments.length - 1 && segments[i]!.number !== segments[i + 1]!.number - 1) break;
-      from = (own ? segments[i]!.ownBefore : segments[i]!.peerBefore) + 1;
-    }
+    let from = journal.heldFrom(own);
     const { sender } = this.group!;
     if (own && sender !== null)
       from = Math.max(from, sender.retentionGivenUp ? journal.own.appended + 1 : sender.journalFrom);

@@ -178,3 +178,36 @@ test('a stretch that is on its way keeps its place in the ring', () => {
   stretch.release();
   writeRound();
 });
+
+test('a journal that ends with a segment, and has freed them all, holds nothing of before', () => {
+  // Its own word was that it held everything from the first record on: the peer asked for that at every link, in vain.
+  const rig = makeJournal();
+  const { journal } = rig;
+  const reader = new StreamReader(journal, rig.offload, 1, rig.readBack, () => {});
+  expect(journal.heldFrom(true)).toBe(1);
+  rig.write(0, 1, 1);
+  expect(journal.heldFrom(true)).toBe(1);
+  expect(reader.find(1)).toBeGreaterThan(0);
+  const rest = (): number => journal.segmentSize - (journal.head % journal.segmentSize);
+  while (rest() > 3 * 65536) rig.write(0, 12, 1);
+  while ((rest() / 16) % 5 !== 0) rig.write(0, 1, 1); // 261 times 16 bytes; a FLUSH has 5
+  while (rest() !== journal.segmentSize) rig.flush();
+  rig.settle();
+  expect(journal.written).toBe(journal.segmentSize);
+  for (const segment of journal.segments.all()) journal.freeSegment(segment);
+
+  const { appended } = journal.own;
+  expect(journal.heldFrom(true)).toBe(appended + 1);
+  expect(reader.find(appended)).toBe(-1);
+  // what is appended then is in the ring before it is in a file, and here
+  rig.write(0, 1, 1);
+  expect(journal.segments.count).toBe(0);
+  expect(journal.heldFrom(true)).toBe(appended + 1);
+  expect(reader.find(appended + 1)).toBeGreaterThan(0);
+  expect(reader.find(appended)).toBe(-1);
+  rig.flush();
+  rig.settle();
+  expect(journal.segments.count).toBe(1);
+  expect(journal.heldFrom(true)).toBe(appended + 1);
+  expect(reader.find(appended + 1)).toBeGreaterThan(0);
+});
