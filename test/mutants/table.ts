@@ -434,6 +434,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'promises are kept in the wrong order',
   },
   {
+    name: 'journal: without files it has everything',
+    file: 'journal/journal.ts',
+    find: 'if (this.head === this.written) return (own ? this.own : this.peer).appended + 1;',
+    replace: 'if (this.head === this.written) return 1;',
+    breaks: 'a source promises what it has freed, and both sites find each other in vain for ever',
+  },
+  {
     name: 'journal: the last of what was sealed ahead is not',
     file: 'journal/journal.ts',
     find: 'this.#sealBytes(from, this.head);',
@@ -534,8 +541,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'journal: a new segment forgets the drop',
     file: 'journal/journal.ts',
-    find: 'if (segment.number * this.segmentSize < position) segment.peerBefore',
-    replace: 'if (segment.number * this.segmentSize > position) segment.peerBefore',
+    find: 'peer: start < position ?',
+    replace: 'peer: start > position ?',
     breaks: 'a dropped sequence is looked for where it is no more',
   },
   {
