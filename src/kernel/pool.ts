@@ -24,6 +24,8 @@ export interface PoolOptions {
   readonly kernel: KernelName;
   /** Threads, 1..WORKERS_MAX, from the start until the end. @default 1 */
   readonly workers?: number;
+  /** @default one that knows nothing yet */
+  readonly warmth?: Warmth;
 }
 
 /** Of a batch of more than this one half is handed over even if it is in the page cache: the two are read side by side. */
@@ -39,13 +41,14 @@ export class PiscinaPool implements Offload {
   readonly #piscina: Piscina;
   readonly #pending = new Set<Fail>();
   readonly #reader: RunReader;
-  readonly #warmth = new Warmth(() => process.resourceUsage().fsRead);
+  readonly #warmth: Warmth;
   #closed: Promise<void> | undefined;
 
   /** @throws RangeError unless there are 1..WORKERS_MAX workers */
-  constructor({ memory, kernel, workers = 1 }: PoolOptions) {
+  constructor({ memory, kernel, workers = 1, warmth = new Warmth(() => process.resourceUsage().fsRead) }: PoolOptions) {
     if (!(Number.isInteger(workers) && workers >= 1 && workers <= WORKERS_MAX))
       throw new RangeError(`${workers} workers`);
+    this.#warmth = warmth;
     this.#reader = new RunReader(memory, createKernel(kernel, memory));
     const workerData: WorkerData = {
       memory: memory.memory,
@@ -134,7 +137,8 @@ export class PiscinaPool implements Offload {
     return this.#closed;
   }
 
-  #run<T>(name: string, task: readonly number[] | Float64Array, fail: Fail, succeed: (result: T) => void): void {
+  #run<T>(name: string, task: readonly number[] | Float64Array, failed: Fail, succeed: (result: T) => void): void {
+    const fail: Fail = (error) => failed(error); // of this call alone: two may have the same
     this.#pending.add(fail);
     if (this.#closed !== undefined) {
       // Too late, but still not inside the call.

@@ -9,6 +9,7 @@ import type { Kernel } from '../../src/kernel/kernel.js';
 import { GroupMemory } from '../../src/kernel/memory.js';
 import { READ_RUN_OVERHEAD, type ReadRun } from '../../src/kernel/offload.js';
 import { PiscinaPool } from '../../src/kernel/pool.js';
+import { Warmth } from '../../src/kernel/warmth.js';
 import { built } from '../../src/paths.js';
 import { encode, KERNELS, noise, WRITE } from './harness.js';
 
@@ -132,6 +133,28 @@ describe.each(KERNELS)('pool, %s', (name) => {
         expect(payloadAt[i]).toBeLessThan(isWrong ? 0 : at + READ_RUN_OVERHEAD);
       }
     }
+  });
+
+  test('a large batch is answered when the page cache turns out to be cold in the middle of it', async () => {
+    // What came before and what came after went to the pool with one and the same answer, which counted once.
+    class Cooling extends Warmth {
+      override readHere(): void {
+        this.isWarm = false;
+      }
+    }
+    const warmth = new Cooling(() => 0);
+    const cooling = new PiscinaPool({ memory, kernel: name, warmth });
+    const step = READ_RUN_OVERHEAD + 8 * 4096;
+    const runs = Array.from({ length: 9 }, (_, i) => run(1, 0, 8, { at: arena + i * step }));
+    for (let round = 0; round < 3; round += 1) {
+      warmth.isWarm = true;
+      const payloadAt = await new Promise<readonly number[]>((resolve, reject) => {
+        cooling.read(runs, (error, answer) => (error === null ? resolve(answer) : reject(error)));
+      });
+      expect(payloadAt).toHaveLength(9);
+      for (const [i, { at }] of runs.entries()) expect(payloadAt[i]).toBeGreaterThanOrEqual(at);
+    }
+    await cooling.close();
   });
 
   // A pointer that leads to the wrong place must never give data: stale or misdirected, it looks whole.
