@@ -27,6 +27,8 @@ export const RING_SIZE_DEFAULT = 64 * MIB;
 export const RING_SIZE_MIN = 4 * MIB;
 /** One shared WebAssembly memory holds ring, lock tables and scratch: 4 GiB in all. */
 export const RING_SIZE_MAX = 1 * GIB;
+/** Memory that a group keeps for payloads that wait for room in the ring: what a few connections with large requests need. */
+export const PAYLOAD_SPARES_SIZE_MAX = 8 * MIB;
 export const SEGMENT_SIZE_MAX = 64 * MIB; // a map pointer's low word spans exactly this much
 /** Files of freed segments that are kept to be written over: about what a checkpoint frees at once. */
 export const SPARE_SEGMENTS_MAX = 12;
@@ -125,8 +127,6 @@ export const NBD_CONNECTIONS_MAX = 128;
 export const NBD_PAYLOAD_MAX = 32 * MIB; // proto.md: payload every server should take
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
-/** Memory that a group keeps for payloads which have to wait: what a few connections with large requests need. */
-export const PAYLOAD_SPARES_SIZE_MAX = 8 * MIB;
 
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;

@@ -59,7 +59,7 @@ const APPEND_SYNCED_MAX = 65536;
 
 /** Sealed at once while a turn goes on: more would not be in the processor's cache any more. */
 const SEAL_AHEAD_SIZE = 256 * KIB;
-/** Or so much less than a batch for the pool. */
+/** Of a batch for the pool at most this part: where those are small, as in simulated worlds, pieces are, too. */
 const SEAL_AHEAD_SHARE = 16;
 
 /** Answers of `reserve` that are states, not errors. */
@@ -756,7 +756,7 @@ export class Journal {
    * told in the middle of what appends. What a turn brings beyond `poolSealBytes` is left for the pool.
    */
   #sealAhead(): void {
-    const from = Math.max(this.sealed, this.#sealedAhead);
+    const from = this.#unsealedFrom;
     const { poolSealBytes } = this.#options;
     if (this.#sealing || this.head - from < Math.min(SEAL_AHEAD_SIZE, poolSealBytes / SEAL_AHEAD_SHARE)) return;
     if (this.head - this.sealed >= poolSealBytes) return;
@@ -764,9 +764,14 @@ export class Journal {
     this.#sealedAhead = this.head;
   }
 
+  /** What the kernel has sealed ends here, whether it counts as sealed or not. */
+  get #unsealedFrom(): number {
+    return Math.max(this.sealed, this.#sealedAhead);
+  }
+
   #pumpSeal(): void {
     if (this.#sealing || this.sealed === this.head) return;
-    const from = Math.max(this.sealed, this.#sealedAhead);
+    const from = this.#unsealedFrom;
     if (this.head - from < this.#options.poolSealBytes) {
       this.#sealInline(this.head);
       this.counters.sealedInline += 1;
@@ -789,7 +794,7 @@ export class Journal {
   /** Seals [sealed, end) on this thread. */
   #sealInline(end: number): void {
     if (this.sealed === end) return;
-    this.#sealBytes(Math.max(this.sealed, this.#sealedAhead), end);
+    this.#sealBytes(this.#unsealedFrom, end);
     this.#sealedTo(end, this.own.appended);
   }
 

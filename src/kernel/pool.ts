@@ -5,8 +5,8 @@
  * never lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
  *
  * Reads are the exception that the pool decides on itself: while what is asked for has been in the page cache lately
- * (warmth.ts), it reads small batches on the caller's thread, which costs about 2 µs for a block, and a hand-off 15; and
- * one half of large ones, which takes half as long as the whole, however many threads there are.
+ * (warmth.ts), it reads small batches on the caller's thread, which costs about 2 µs for a block, and a hand-off 15; of
+ * large ones it reads one half there while a worker reads the other.
  */
 import { Piscina } from 'piscina';
 import { built } from '../paths.js';
