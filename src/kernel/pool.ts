@@ -42,6 +42,8 @@ export class PiscinaPool implements Offload {
   readonly #pending = new Set<Fail>();
   readonly #reader: RunReader;
   readonly #warmth: Warmth;
+  /** Every worker has loaded its module, or failed to. */
+  readonly #started: Promise<unknown>;
   #closed: Promise<void> | undefined;
 
   /** @throws RangeError unless there are 1..WORKERS_MAX workers */
@@ -64,6 +66,9 @@ export class PiscinaPool implements Offload {
     });
     // A worker that cannot start fails the tasks given to it; without a listener the event would end the process too.
     this.#piscina.on('error', () => {});
+    // a task each: they are all idle
+    const begin = () => this.#piscina.run(null, { name: 'begin' });
+    this.#started = Promise.allSettled(Array.from({ length: workers }, begin));
   }
 
   seal(at: number, size: number, done: (error: Error | null) => void): void {
@@ -131,7 +136,9 @@ export class PiscinaPool implements Offload {
 
   /** Ends the workers. Pending calls are answered once no worker can touch the memory or a file any more. */
   close(): Promise<void> {
-    this.#closed ??= this.#piscina.destroy().then(() => {
+    // V8 ends the whole process when a thread is ended while it instantiates a module (Node 20)
+    const ended = () => this.#started.then(() => this.#piscina.destroy());
+    this.#closed ??= ended().then(() => {
       for (const fail of [...this.#pending]) this.#settle(fail, () => fail(new Error('the worker pool was closed')));
     });
     return this.#closed;

@@ -261,3 +261,21 @@ test('an idle pool does not keep the process alive, a busy one does', () => {
   const output = execFileSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000 });
   expect(output.toString()).toBe('answered null\n');
 });
+
+test('a pool that is closed while its workers begin does not take the process with it', () => {
+  // V8 ended it (IsGraphAsync of a module that is not instantiated) when a thread was ended in the middle of that.
+  const url = (path: string) => JSON.stringify(`file://${built(path)}`);
+  const script = `
+    import { PiscinaPool } from ${url('src/kernel/pool.js')};
+    import { GroupMemory } from ${url('src/kernel/memory.js')};
+    const memory = new GroupMemory(1 << 20);
+    for (let ms = 0; ms < 60; ms += 1) {
+      const pool = new PiscinaPool({ memory, kernel: 'wasm' });
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      await pool.close();
+    }
+    console.log('closed');
+  `;
+  const output = execFileSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 60_000 });
+  expect(output.toString()).toBe('closed\n');
+});
