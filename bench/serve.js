@@ -5,9 +5,11 @@
  *
  * With STANDBY a second gateway in the same process is the first one's peer, without sockets in between.
  * Prints one JSON line { uris } when it serves (or, to be adopted, listens), answers requests on stdin, { id, do, … }, with
- * JSON lines { id, … }, and ends, cleanly, when stdin does or at SIGTERM. `do` is `status`, or a load of host.js.
+ * JSON lines { id, … }, and ends, cleanly, when stdin does or at SIGTERM. `do` is `status`, `collect` (garbage), or a load of host.js.
  */
 import { createInterface } from 'node:readline';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Gateway } from '../dist/src/index.js';
 import * as host from './host.js';
 import { join } from './memory-link.js';
@@ -28,7 +30,14 @@ async function stop() {
   process.exit(0); // idle workers of the pool would be waited for
 }
 
-const answers = { status: () => gateway.status(), ...host };
+/** What nobody needs any more is given back, so that memory is compared and not the collector's moments. */
+function collect() {
+  setFlagsFromString('--expose-gc');
+  runInNewContext('gc')();
+  return {};
+}
+
+const answers = { status: () => gateway.status(), collect, ...host };
 async function answer({ id, do: name, ...request }) {
   try {
     say({ ...(await answers[name](gateway, request)), id });

@@ -41,16 +41,21 @@ export async function* run(context) {
       await sleep(SETTLE_MS);
       return residentMiB(pid);
     };
+    const collected = async () => {
+      await idle();
+      await alone.gateway.ask({ do: 'collect' }); // garbage, collected or not, is more than a GiB's map
+      return residentMiB(pid);
+    };
     try {
       rounds.thin.push({ value: residentMiB(pid) });
       const random = { rw: 'randwrite', bs: '4k', depth: 32 };
       const load = runFio(alone.uri, GIB / 4, random, lasting(Math.max(2, context.seconds)));
       rounds.load.push({ value: await peakWhile(pid, load) });
       rounds.idle.push({ value: await idle() });
-      await write(alone, 1, 2); // buffers for large writes are there from now on
-      const before = await idle();
-      await write(alone, 2, 2 + mapped);
-      rounds.mapped.push({ value: ((await idle()) - before) / mapped });
+      await write(alone, 1, 1 + mapped); // buffers for large writes and a grown young generation are there from now on
+      const before = await collected();
+      await write(alone, 1 + mapped, 1 + 2 * mapped);
+      rounds.mapped.push({ value: ((await collected()) - before) / mapped });
     } finally {
       await alone.stop();
     }
