@@ -13,8 +13,8 @@ import { run } from './processes.js';
  * @property {number} [connections]
  * @property {string[]} [more]
  * @property {'IOPS' | 'MB/s'} unit
- * @property {boolean} [warm] everything is read once beforehand
- * @property {string} [written] and written once before that, in sequence, in requests of this size
+ * @property {string} [written] a journal is written once before that, in sequence, in requests of this size
+ * @property {boolean} [warm] everything is read once beforehand; with `written`, every contender is written so before
  * @property {boolean} [exact] every request's latency is noted: fio's own percentiles are 1 % wide, 1 ms at 100 ms
  */
 
@@ -37,16 +37,14 @@ export const JOBS = {
   rw8c4: small('random write, 4 connections of depth 8', 'randwrite', 8, { connections: 4 }),
   rr8c4: small('random read, 4 connections of depth 8', 'randread', 8, { connections: 4, warm: true }),
   rw32c4: small('random write, 4 connections of depth 32', 'randwrite', 32, { connections: 4 }),
-  sw128: large('128 KiB sequential write, depth 16', 'write', '128k', 16),
-  sw128f512: large(
-    '128 KiB sequential write, depth 16, a flush after every 64 MiB',
-    'write',
-    '128k',
-    16,
-    flushEvery(512),
-  ),
+  sw128: large('128 KiB sequential write, depth 16', 'write', '128k', 16, { written: '128k' }),
+  sw128s: large('128 KiB sequential write over blocks written at random, depth 16', 'write', '128k', 16),
+  sw128f512: large('128 KiB sequential write, depth 16, a flush after every 64 MiB', 'write', '128k', 16, {
+    ...flushEvery(512),
+    written: '128k',
+  }),
   sr128: large('128 KiB sequential read, depth 16', 'read', '128k', 16, inSequence('128k')),
-  sw1m: large('1 MiB sequential write, depth 4', 'write', '1m', 4),
+  sw1m: large('1 MiB sequential write, depth 4', 'write', '1m', 4, { written: '1m' }),
   sr1m: large('1 MiB sequential read, depth 4', 'read', '1m', 4, inSequence('1m')),
   sr128s: large('128 KiB sequential read of blocks written at random, depth 16', 'read', '128k', 16, { warm: true }),
 };
@@ -114,12 +112,21 @@ export async function fill(contender, size) {
   await contender.rest();
 }
 
-/** Reads everything once, in random order; what is to be read in sequence is written so first. */
-export async function warm(contender, size, { written }) {
+/**
+ * Brings a contender into the state that a job goes on from: written in sequence, in the page cache. An image that is
+ * written in place is the same however it was written, and a mirror that asks for every write would take a minute.
+ * @returns whether anything was done
+ */
+export async function settle(contender, size, { written, warm = false }) {
   const { uri } = contender;
-  if (written !== undefined) {
+  const isWritten = written !== undefined && (warm || contender.isSteady !== undefined);
+  if (!isWritten && !warm) return false;
+  await contender.prepare();
+  if (isWritten) {
     await runFio(uri, size, { rw: 'write', bs: written, depth: 4 }, ['--end_fsync=1']);
     await contender.drained();
   }
-  await runFio(uri, size, { rw: 'randread', bs: '4k', depth: 32 }, []);
+  if (warm) await runFio(uri, size, { rw: 'randread', bs: '4k', depth: 32 }, []);
+  else await contender.rest();
+  return true;
 }

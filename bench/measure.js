@@ -1,5 +1,5 @@
 /** Contenders measured in turn (A B A B), so that a noisy machine disturbs all of them alike. */
-import { JOBS, lasting, runFio, warm } from './fio.js';
+import { JOBS, lasting, runFio, settle } from './fio.js';
 import { cpuSeconds } from './processes.js';
 
 /** What a counter has grown by, for a number or for an object of numbers. */
@@ -68,12 +68,9 @@ export async function compare(context, subject, contenders, key, more = {}) {
   const job = typeof key === 'string' ? JOBS[key] : key;
   const { limits, ...ofRow } = more;
   const results = contenders.map(({ name, line, x }) => ({ who: name, line, x, rounds: [] }));
-  if (job.warm) {
-    for (const contender of contenders) {
-      context.say(`${subject}: ${job.name}: warming ${contender.name}`);
-      await contender.prepare();
-      await warm(contender, context.size, job);
-    }
+  for (const contender of contenders) {
+    context.say(`${subject}: ${job.name}: settling ${contender.name}`);
+    await settle(contender, context.size, job);
   }
   for (let round = 0; round < context.runs; round += 1) {
     for (const [i, contender] of contenders.entries()) {

@@ -17,7 +17,7 @@ const GOAL_JOBS = ['rw32', 'rr32', 'rw1', 'rw1f1', 'rw32f1', 'sw128', 'sw128f512
 /** What is written in sequence comes last: before it, everything was written at random. */
 const ALL_JOBS = [
   ...['rw32', 'rr32', 'rr1', 'mix32', 'rw8c4', 'rr8c4', 'rw32c4', 'rw1', 'rw1f1', 'rw1f32', 'rw32f1', 'rw32f32'],
-  ...['sr128s', 'sw128', 'sw128f512', 'sr128', 'sw1m', 'sr1m'],
+  ...['sr128s', 'sw128s', 'sw128', 'sw128f512', 'sr128', 'sw1m', 'sr1m'],
 ];
 const UNIX_JOBS = ['rw1', 'rw32', 'rr32', 'sw128'];
 
