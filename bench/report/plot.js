@@ -1,32 +1,51 @@
 /**
- * Plots as SVG text. Colours are classes and custom properties, so that a page or the plot's own style may set them; every
- * line is named where it ends, so that no legend has to be looked up.
+ * Plots as SVG text. Colours are classes, so that a page or the plot's own style may set them; every line is named where
+ * it ends, so that no legend has to be looked up.
  */
 export const escaped = (text) =>
   String(text).replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 
 /** The paper and the pens, on a light and on a dark page. */
-export const STYLE = `
-:root, svg { --paper: #fffdfa; --ink: #23211e; --faint: #6d675f; --rule: #e5dfd6; --good: #2f7d55; --bad: #c23b22;
-  --c0: #d9480f; --c1: #1f6f8b; --c2: #6b4f9e; --c3: #2b8a3e; --c4: #8a6d1c; --c5: #a61e4d; --c6: #50627a; --c7: #0b7285;
-  --c8: #845ef7; --c9: #7a5230 }
-@media (prefers-color-scheme: dark) {
-  :root, svg { --paper: #1b1a18; --ink: #ece6dc; --faint: #a39b8f; --rule: #37342f; --good: #63c08f; --bad: #ff7a5c;
-    --c0: #ff8a50; --c1: #62b6d6; --c2: #b197fc; --c3: #69db7c; --c4: #e0bf5a; --c5: #f783ac; --c6: #a5b4c9; --c7: #66d9e8;
-    --c8: #d0bfff; --c9: #d3a67a }
-}
+const LIGHT = {
+  ...{ paper: '#fffdfa', ink: '#23211e', faint: '#6d675f', rule: '#e5dfd6', good: '#2f7d55', bad: '#c23b22' },
+  ...{ c0: '#d9480f', c1: '#1f6f8b', c2: '#6b4f9e', c3: '#2b8a3e', c4: '#8a6d1c', c5: '#a61e4d', c6: '#50627a' },
+  ...{ c7: '#0b7285', c8: '#845ef7', c9: '#7a5230' },
+};
+const DARK = {
+  ...{ paper: '#1b1a18', ink: '#ece6dc', faint: '#a39b8f', rule: '#37342f', good: '#63c08f', bad: '#ff7a5c' },
+  ...{ c0: '#ff8a50', c1: '#62b6d6', c2: '#b197fc', c3: '#69db7c', c4: '#e0bf5a', c5: '#f783ac', c6: '#a5b4c9' },
+  ...{ c7: '#66d9e8', c8: '#d0bfff', c9: '#d3a67a' },
+};
+
+/** What is drawn in a colour names its pen as a class and `currentColor` as its fill or stroke. */
+const PENS = `
 svg text { font-family: ui-sans-serif, system-ui, "Segoe UI", Helvetica, Arial, sans-serif; font-size: 12px; fill: var(--ink) }
 svg .title { font-size: 15px; font-weight: 600 } svg .faint { fill: var(--faint) } svg .small { font-size: 11px }
 svg .rule { stroke: var(--rule); stroke-width: 1 } svg .axis { stroke: var(--faint); stroke-width: 1 }
 svg .line { fill: none; stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round } svg .first { stroke-width: 3.25 }
-svg .band { opacity: .14; stroke: none }
+svg .band { opacity: .14; stroke: none } svg .label { fill: currentColor }
+${Object.keys(LIGHT)
+  .map((name) => `svg .${name} { color: var(--${name}) }`)
+  .join(' ')}
 `;
+const DARK_PAGE = '@media (prefers-color-scheme: dark)';
+const properties = (palette) =>
+  Object.entries(palette)
+    .map(([name, color]) => `--${name}: ${color}`)
+    .join('; ');
+
+/** Of a page, which uses the properties itself. */
+export const STYLE = `:root { ${properties(LIGHT)} } ${DARK_PAGE} { :root { ${properties(DARK)} } }${PENS}`;
+
+/** Colours as they are: viewers of pictures know no custom properties, and some no dark page either. */
+const painted = (palette) => PENS.replaceAll(/var\(--(\w+)\)/g, (_, name) => palette[name]);
 
 /** A file of its own: with its style and its paper. */
 export function standalone({ width, height, body, title }) {
   const attributes = `xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}"`;
-  const paper = `<rect width="${width}" height="${height}" rx="10" fill="var(--paper)"/>`;
-  return `<svg ${attributes} role="img"><title>${escaped(title)}</title><style>${STYLE}</style>${paper}${body}</svg>\n`;
+  const paper = `<rect class="paper" width="${width}" height="${height}" rx="10" fill="currentColor"/>`;
+  const style = `<style>${painted(LIGHT)}${DARK_PAGE} {${painted(DARK)}}</style>`;
+  return `<svg ${attributes} role="img"><title>${escaped(title)}</title>${style}${paper}${body}</svg>\n`;
 }
 
 /** Part of a page, which has the style. */
@@ -133,13 +152,12 @@ export function linePlot({ title, subtitle = '', x, y, lines, width = 520, heigh
 
   const labels = [];
   for (const { name, color, isFirst, points } of [...lines].reverse()) {
-    const pen = `stroke="var(--c${color})"`;
-    const first = isFirst ? ' first' : '';
+    const pen = `${isFirst ? 'first ' : ''}c${color}`;
     const placed = points.filter((point) => point.x !== undefined);
     if (placed.length === 0) {
       const level = atY(points[0].y);
       parts.push(
-        `<line class="line" ${pen} stroke-dasharray="2 5" x1="${box.left}" x2="${box.right}" y1="${level}" y2="${level}"/>`,
+        `<line class="line c${color}" stroke="currentColor" stroke-dasharray="2 5" x1="${box.left}" x2="${box.right}" y1="${level}" y2="${level}"/>`,
       );
       labels.push({ name, color, y: level });
       continue;
@@ -150,25 +168,27 @@ export function linePlot({ title, subtitle = '', x, y, lines, width = 520, heigh
         ...ranged.map((p) => `${atX(p.x)},${atY(p.max)}`),
         ...ranged.reverse().map((p) => `${atX(p.x)},${atY(p.min)}`),
       ];
-      parts.push(`<polygon class="band" fill="var(--c${color})" points="${outline.join(' ')}"/>`);
+      parts.push(`<polygon class="band c${color}" fill="currentColor" points="${outline.join(' ')}"/>`);
     } else {
       for (const p of ranged)
         parts.push(
-          `<line class="line" ${pen} x1="${atX(p.x)}" x2="${atX(p.x)}" y1="${atY(p.min)}" y2="${atY(p.max)}"/>`,
+          `<line class="line c${color}" stroke="currentColor" x1="${atX(p.x)}" x2="${atX(p.x)}" y1="${atY(p.min)}" y2="${atY(p.max)}"/>`,
         );
     }
     const path = placed.map((p) => `${atX(p.x)},${atY(p.y)}`).join(' ');
-    if (placed.length > 1) parts.push(`<polyline class="line${first}" ${pen} points="${path}"/>`);
+    if (placed.length > 1) parts.push(`<polyline class="line ${pen}" stroke="currentColor" points="${path}"/>`);
     if (placed.length <= 12) {
       for (const p of placed)
-        parts.push(`<circle cx="${atX(p.x)}" cy="${atY(p.y)}" r="${isFirst ? 4.5 : 3.5}" fill="var(--c${color})"/>`);
+        parts.push(
+          `<circle class="c${color}" cx="${atX(p.x)}" cy="${atY(p.y)}" r="${isFirst ? 4.5 : 3.5}" fill="currentColor"/>`,
+        );
     }
     labels.push({ name, color, isFirst, y: atY(placed.at(-1).y) });
   }
   for (const { name, color, isFirst, y: at } of spreadLabels(labels, 14, box.top, box.bottom)) {
     const weight = isFirst ? ' font-weight="700"' : '';
     parts.push(
-      `<text x="${box.right + 9}" y="${round(at + 4)}" style="fill:var(--c${color})"${weight}>${escaped(name)}</text>`,
+      `<text class="label c${color}" x="${box.right + 9}" y="${round(at + 4)}"${weight}>${escaped(name)}</text>`,
     );
   }
   return { width, height, body: parts.join(''), title };
@@ -206,19 +226,20 @@ export function goalPlot({ title, subtitle, rows, width = 1120 }) {
     `<text x="${x}" y="${y + 4}" ${pen}${more}>${escaped(content)}</text>`;
   for (const [i, { label, bound, value, isReached, of, low, high }] of rows.entries()) {
     const y = top + i * rowHeight + 9;
-    const color = `var(--${isReached ? 'good' : 'bad'})`;
+    const color = isReached ? 'good' : 'bad';
     const isMeasured = of !== null;
     const faint = 'class="faint"';
     parts.push(text(left - 14, y, isMeasured ? '' : faint, label, ' text-anchor="end"'));
-    parts.push(text(right + 16, y, isMeasured ? `style="fill:${color}"` : faint, value));
+    parts.push(text(right + 16, y, isMeasured ? `class="label ${color}"` : faint, value));
     parts.push(text(right + 190, y, faint, bound));
     if (!isMeasured) continue;
     const line = (from, to, pen) =>
-      `<line x1="${at(from)}" x2="${at(to)}" y1="${y}" y2="${y}" stroke="${color}" ${pen}/>`;
+      `<line class="${color}" x1="${at(from)}" x2="${at(to)}" y1="${y}" y2="${y}" stroke="currentColor" ${pen}/>`;
     parts.push(line(1, of, 'stroke-width="2" opacity=".35"'));
     if (high > low) parts.push(line(low, high, 'stroke-width="1.5"'));
-    const fill = isReached ? color : 'var(--paper)';
-    parts.push(`<circle cx="${at(of)}" cy="${y}" r="5.5" fill="${fill}" stroke="${color}" stroke-width="2"/>`);
+    const circle = (pen, more) => `<circle class="${pen}" cx="${at(of)}" cy="${y}" r="5.5" ${more}/>`;
+    if (!isReached) parts.push(circle('paper', 'fill="currentColor"'));
+    parts.push(circle(color, `fill="${isReached ? 'currentColor' : 'none'}" stroke="currentColor" stroke-width="2"`));
   }
   return { width, height, body: parts.join(''), title };
 }
