@@ -5,7 +5,7 @@ export const figure = (value) => {
   if (value === null || value === undefined || Number.isNaN(value)) return '–';
   const size = Math.abs(value);
   if (size >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString('en');
-  if (size > 0.9 && size < 1.1) return value.toFixed(3); // where goals end, a hundredth counts
+  if (size >= 0.895 && size < 1.1) return value.toFixed(3); // where goals end, a hundredth counts
   return size >= 10 ? value.toFixed(1) : size >= 0.1 || size === 0 ? value.toFixed(2) : value.toPrecision(2);
 };
 const range = ({ min, max }) => (min === max ? '' : ` (${figure(min)}–${figure(max)})`);
@@ -109,7 +109,8 @@ export const boundOf = ({ atLeast, atMost, isRatio }) =>
 /** Reached, or missed by how much. */
 export function verdictOf({ figure: found }) {
   if (found === null) return 'not measured';
-  return found.isReached ? 'reached' : `missed: ${figure(100 * found.of)} % of it`;
+  const share = Math.floor(1000 * found.of) / 10; // what is missed by little is missed
+  return found.isReached ? 'reached' : `missed: ${figure(share)} % of it`;
 }
 
 /** What was found, with its spread. */

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { GOALS, judge } from '../../bench/goals.js';
 import { compareRuns } from '../../bench/report/baseline.js';
+import { verdictOf } from '../../bench/report/text.js';
 
 type Round = Record<string, unknown>;
 const result = (who: string, ...rounds: (number | Round)[]) => ({
@@ -37,6 +38,11 @@ describe('goals', () => {
   test('where a row has several results for one goal, the worst counts', () => {
     const rows = [row('acks', 'above', [result('10 ms', 0.2), result('100 ms', 0.9)])];
     expect(found(/^ack applied/, rows)).toMatchObject({ median: 0.9, isReached: false });
+  });
+
+  test('what is missed by next to nothing does not look reached', () => {
+    const figure = found(/^ack applied/, [row('acks', 'above', [result('10 ms', 0.5001)])]);
+    expect(verdictOf({ figure })).toBe('missed: 99.9 % of it');
   });
 
   test('a goal between two bounds is missed on either side', () => {
