@@ -50,7 +50,7 @@ export async function* run(context) {
   const memory = new GroupMemory(8192 * KIB);
   const { at } = memory.take(4096 * KIB);
   const kernel = createKernel('wasm', memory);
-  const pool = new PiscinaPool({ memory, kernel: 'wasm', workers: 1 });
+  const pool = new PiscinaPool({ memory, kernel: 'wasm' });
   try {
     for (const size of SIZES) {
       say(`pool: batches of ${size / KIB} KiB`);

@@ -41,6 +41,6 @@ export interface Offload {
     at: number,
     done: (error: Error | null, bytesRead: number) => void,
   ): void;
-  /** Ends the workers; pending work is answered with an error. */
+  /** Ends the worker; pending work is answered with an error. */
   close(): Promise<void>;
 }

@@ -1,5 +1,5 @@
 /**
- * Offload to worker threads: batches of kernel work over the group's shared memory, through Piscina.
+ * Offload to a worker thread: batches of kernel work over the group's shared memory, through Piscina.
  *
  * A hand-off costs the main thread about as much as hashing 200 KiB of warm data, 90 KiB of cold (bench/subjects/pool.js), and
  * never lowers latency: callers keep small batches for themselves. An idle pool does not keep the process alive.
@@ -22,17 +22,12 @@ import { wasmModule } from './wasm.js';
 export interface PoolOptions {
   readonly memory: KernelMemory;
   readonly kernel: KernelName;
-  /** Threads, 1..WORKERS_MAX, from the start until the end. @default 1 */
-  readonly workers?: number;
   /** @default one that knows nothing yet */
   readonly warmth?: Warmth;
 }
 
 /** Of a batch of more than this one half is handed over even if it is in the page cache: the two are read side by side. */
 const READ_HERE_SIZE_MAX = 128 * 1024;
-
-/** More threads than a machine that does other things would give to one group. */
-const WORKERS_MAX = 16;
 
 /** Answers one pending call with an error. */
 type Fail = (error: Error) => void;
@@ -42,14 +37,11 @@ export class PiscinaPool implements Offload {
   readonly #pending = new Set<Fail>();
   readonly #reader: RunReader;
   readonly #warmth: Warmth;
-  /** Every worker has loaded its module, or failed to. */
+  /** The worker has loaded its module, or failed to. */
   readonly #started: Promise<unknown>;
   #closed: Promise<void> | undefined;
 
-  /** @throws RangeError unless there are 1..WORKERS_MAX workers */
-  constructor({ memory, kernel, workers = 1, warmth = new Warmth(() => process.resourceUsage().fsRead) }: PoolOptions) {
-    if (!(Number.isInteger(workers) && workers >= 1 && workers <= WORKERS_MAX))
-      throw new RangeError(`${workers} workers`);
+  constructor({ memory, kernel, warmth = new Warmth(() => process.resourceUsage().fsRead) }: PoolOptions) {
     this.#warmth = warmth;
     this.#reader = new RunReader(memory, createKernel(kernel, memory));
     const workerData: WorkerData = {
@@ -59,16 +51,14 @@ export class PiscinaPool implements Offload {
     };
     this.#piscina = new Piscina({
       filename: built('src/kernel/worker.js'),
-      minThreads: workers,
-      maxThreads: workers,
+      minThreads: 1,
+      maxThreads: 1, // a thread of its own for each group: there are many groups, and few processors
       workerData,
       recordTiming: false,
     });
     // A worker that cannot start fails the tasks given to it; without a listener the event would end the process too.
     this.#piscina.on('error', () => {});
-    // a task each: they are all idle
-    const begin = () => this.#piscina.run(null, { name: 'begin' });
-    this.#started = Promise.allSettled(Array.from({ length: workers }, begin));
+    this.#started = Promise.allSettled([this.#piscina.run(null, { name: 'begin' })]);
   }
 
   seal(at: number, size: number, done: (error: Error | null) => void): void {
@@ -134,7 +124,7 @@ export class PiscinaPool implements Offload {
     );
   }
 
-  /** Ends the workers. Pending calls are answered once no worker can touch the memory or a file any more. */
+  /** Ends the worker. Pending calls are answered once it cannot touch the memory or a file any more. */
   close(): Promise<void> {
     // V8 ends the whole process when a thread is ended while it instantiates a module (Node 20)
     const ended = () => this.#started.then(() => this.#piscina.destroy());

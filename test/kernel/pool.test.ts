@@ -29,7 +29,7 @@ describe.each(KERNELS)('pool, %s', (name) => {
 
   /** Records in a file: one of 1 block, one of 8, one that was relocated, a flush, one cut by the file's end. */
   beforeAll(() => {
-    pool = new PiscinaPool({ memory, kernel: name, workers: 2 });
+    pool = new PiscinaPool({ memory, kernel: name });
     noise(memory.bytes.subarray(ring, ring + (1 << 17)), 21);
     offsets = [];
     for (const fields of [
@@ -262,7 +262,7 @@ test('an idle pool does not keep the process alive, a busy one does', () => {
   expect(output.toString()).toBe('answered null\n');
 });
 
-test('a pool that is closed while its workers begin does not take the process with it', () => {
+test('a pool that is closed while its worker begins does not take the process with it', () => {
   // V8 ended it (IsGraphAsync of a module that is not instantiated) when a thread was ended in the middle of that.
   const url = (path: string) => JSON.stringify(`file://${built(path)}`);
   const script = `
