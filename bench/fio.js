@@ -115,12 +115,11 @@ export async function fill(contender, size) {
 /**
  * Brings a contender into the state that a job goes on from: written in sequence, in the page cache. An image that is
  * written in place is the same however it was written, and a mirror that asks for every write would take a minute.
- * @returns whether anything was done
  */
 export async function settle(contender, size, { written, warm = false }) {
   const { uri } = contender;
   const isWritten = written !== undefined && (warm || contender.isSteady !== undefined);
-  if (!isWritten && !warm) return false;
+  if (!isWritten && !warm) return;
   await contender.prepare();
   if (isWritten) {
     await runFio(uri, size, { rw: 'write', bs: written, depth: 4 }, ['--end_fsync=1']);
@@ -128,5 +127,4 @@ export async function settle(contender, size, { written, warm = false }) {
   }
   if (warm) await runFio(uri, size, { rw: 'randread', bs: '4k', depth: 32 }, []);
   else await contender.rest();
-  return true;
 }

@@ -5,7 +5,8 @@
  *
  * With STANDBY a second gateway in the same process is the first one's peer, without sockets in between.
  * Prints one JSON line { uris } when it serves (or, to be adopted, listens), answers requests on stdin, { id, do, … }, with
- * JSON lines { id, … }, and ends, cleanly, when stdin does or at SIGTERM. `do` is `status`, `collect` (garbage), or a load of host.js.
+ * JSON lines { id, … }, and ends, cleanly, when stdin does or at SIGTERM. `do` is `status`, `collect` (garbage), or a load
+ * of host.js.
  */
 import { createInterface } from 'node:readline';
 import { setFlagsFromString } from 'node:v8';
