@@ -577,7 +577,9 @@ export class Pair {
   #hasMet({ state }: Group): void {
     const { met } = state.superblock;
     const { number } = this.#peer!.site;
-    met[number] = { last: met[number]!.offered, offered: null };
+    const offered = met[number]?.offered ?? null;
+    assert(offered !== null, 'who is ready has written down a meeting that was offered');
+    met[number] = { last: offered, offered: null };
     state.save(() => {});
   }
 
@@ -637,6 +639,11 @@ export class Pair {
         'PEER_PROTOCOL',
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
       );
+    }
+    if (start.meeting !== null && decision.source === this.group?.journal.own.site) {
+      // a first copy was done while HELLO was under way: each site took itself for the first, and would take the other's
+      // meeting for its own
+      throw new ForelockError('PEER_PROTOCOL', 'START of two sources: both ends must decide the same');
     }
     // who was empty when it said HELLO has adopted this site's history since
     const adopted = this.#peer?.generations.length === 0 ? this.group?.state.superblock.generations : undefined;

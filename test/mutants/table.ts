@@ -1051,6 +1051,13 @@ export const MUTANTS: readonly Mutant[] = [
       'a peer that lost what it spoke of writes nothing else before the next READY, whose word then counts last; or it went on alone, and who waited for it here has ended',
   },
   {
+    name: 'pair: two sources',
+    file: 'volume/pair.ts',
+    find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',
+    replace: 'if (start.meeting !== null && decision.source === 0) {',
+    breaks: 'two sites that decided differently take over each other’s meeting, and refuse each other from then on',
+  },
+  {
     name: 'pair: START under another generation',
     file: 'volume/pair.ts',
     find: 'if (start.generations.at(-1)?.id !== (adopted ?? this.#peer?.generations)?.at(-1)?.id) {',

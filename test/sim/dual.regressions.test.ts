@@ -755,6 +755,37 @@ test('a site catches up with what the other one wrote alone after a meeting that
 });
 
 /**
+ * A site's first copy was done between its HELLO, which still spoke of it, and its decision. By the one the other site came
+ * first, by the other this one did: both began as sources, each offered a meeting, each took the other's for their last, and
+ * wrote down none as its own when the READY came. From then on they refused each other as restored from a copy (seed 5232).
+ */
+test('two sites that both take themselves for the first do not take over each other’s meeting', async () => {
+  const world = await startBoth({}, 1);
+  const [alpha, beta] = world.sites;
+  const pair = alpha.pair!;
+  const hello = pair.hello.bind(pair);
+  const source = beta.journal.own.site;
+  let said = false;
+  pair.hello = () => {
+    const state = hello();
+    if (said) return state;
+    said = true;
+    const generation = state.generations.at(-1)!.id;
+    return { ...state, base: { source, generation, start: 0, next: { volume: 0, lba: 0 }, end: 0 } };
+  };
+  for (let meeting = 0; meeting < 2; meeting += 1) {
+    world.line.cut();
+    await world.until(() => pair.link === null && beta.pair!.link === null, 1000, 'the link does not go');
+    await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  }
+  expect(said).toBe(true);
+  expect([alpha, beta].map((site) => site.pair!.counters.protocolErrors > 0)).toContain(true);
+  const met = [alpha, beta].map((site) => site.group!.state.superblock.met[site.other.journal.own.site]!);
+  expect(met[0]!.last).toEqual(met[1]!.last);
+  await world.checks.compareAll();
+});
+
+/**
  * A write was on the other site's disk, where it waited for a scope. Its author was opened again, and took for granted
  * all that it remembered to be on that disk. So at the next meeting the other site was to apply the write before it
  * went on, and the holder of the scope to end that: nobody was served any more.
