@@ -98,7 +98,7 @@ export const TYPE_TRUNCATED = 132;
 export const FLAG_ABORT_ON_CONFLICT = 1;
 /** On LOCK: a read lock (others neither read nor write). */
 export const FLAG_READ_LOCK = 2;
-/** On FLUSH, or a read LOCK: both sites pin a view of their image at exactly this sequence (for verify). */
+/** On FLUSH: both sites pin a view of their image at exactly this sequence (for verify). */
 export const FLAG_POINT = 4;
 /** On WRITE: of a transaction, it shows at the COMMIT. */
 export const FLAG_STAGED = 8;

@@ -103,7 +103,7 @@ export interface RecordOrder {
   replayReceived(header: RecordHeader, position: number): void;
   replayApplied(through: number): void;
   /** A block of a first copy is applied. */
-  baseApplied(): void;
+  baseApplied(position: number): void;
   /** Must the block stay where it is? */
   isListed(volume: number, lba: number): boolean;
   /** How often that has ended for blocks. */

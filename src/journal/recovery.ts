@@ -283,7 +283,7 @@ function replay(
   if (type === TYPE_BASE || type === TYPE_BASE_ZERO) {
     peer.settle(position);
     journal.apply(type, header.volume, header.lba, header.blockCount, position);
-    order?.baseApplied();
+    order?.baseApplied(position);
     if (position >= from.baseFrom) report.base = { volume: header.volume, lba: header.lba + header.blockCount };
   } else if (header.site === journal.own.site) {
     peer.settle(position);

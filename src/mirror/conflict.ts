@@ -33,6 +33,10 @@
  * is dead, and asks again when the earlier is gone. (If it waited, so would what its site wrote behind it, and the
  * earlier needs that.) A read lock that is received and not applied keeps own ones out, so no others meet.
  *
+ * An `abort` scope that wrote there and had ended may still die, of something elsewhere that is on its way, and its ABORT
+ * would take out what the reader saw. Whoever can kill it stands in the reader's stream before the reader has all that
+ * was written there, and has judged it by then: so a read lock is not had before the ABORT of each is here (`isReadable`).
+ *
  * Three consequences for a site that crashed:
  *   - Its new scopes must not have seen less than the other end has closed, or the other end could have forgotten
  *     whom they conflict with; nor stand on the extent of a read lock that it had granted. So nothing is admitted until
@@ -184,6 +188,8 @@ export class Conflicts {
   /** Those of them that are applied and alive: they hold their extent here. */
   readonly #peerOpenIndex = new ExtentIndex<Scope>();
   readonly #cascades = new Map<number, number>();
+  /** Dead scopes of the peer that write, whose ABORT is not received: there, what they wrote may still show. */
+  readonly #unaborted = new Map<number, { volume: number; lba: number; end: number }>();
   /** Dead scopes of the peer that have ended, and with which record; a checkpoint forgets them. */
   #deadEnded: { sequence: number; end: number }[] = [];
   #lastPeerStamp: Stamp = { generation: 0, clock: 0, site: 0 };
@@ -321,6 +327,14 @@ export class Conflicts {
     return found?.mayDie ?? false;
   }
 
+  /** Will nothing that shows in these blocks, at either site, be taken out? Asked by who keeps writers out at both. */
+  isReadable(volume: number, lba: number, blockCount: number): boolean {
+    if (this.#doomed.size > 0) return false;
+    for (const dead of this.#unaborted.values())
+      if (dead.volume === volume && dead.lba < lba + blockCount && lba < dead.end) return false;
+    return true;
+  }
+
   isDead(scope: number): boolean {
     return this.#findOwn(scope)?.dead ?? false;
   }
@@ -392,7 +406,10 @@ export class Conflicts {
     if (sequence !== this.#received + 1) fail(`the peer's records follow: ${sequence} after ${this.#received}`);
     if (beginsScope(record)) this.#judge(record);
     else if (isWrite(record)) this.#checkScoped(record);
-    else if (record.type === TYPE_ABORT && sequence > this.#retoldThrough) this.#checkAbort(record);
+    else if (record.type === TYPE_ABORT) {
+      if (sequence > this.#retoldThrough) this.#checkAbort(record);
+      this.#unaborted.delete(record.scope);
+    }
     this.#received = sequence;
     this.#advance();
   }
@@ -418,6 +435,8 @@ export class Conflicts {
       else this.#beat(scope);
     }
     this.#lastPeerStamp = { generation: scope.generation, clock: scope.clock, site: scope.site };
+    if (scope.dead && !scope.read)
+      this.#unaborted.set(sequence, { volume: scope.volume, lba: scope.lba, end: scope.end });
     this.#pending.push(scope);
     if (!scope.dead) this.#pendingBy(scope).add(scope);
     if (record.type === TYPE_LOCK) {
@@ -556,8 +575,12 @@ export class Conflicts {
     return dead ? 'skip' : 'apply';
   }
 
-  /** It loses against an own scope that is not unlocked: it goes on top of it, so it waits for its end. A read lock waits for any. */
+  /**
+   * It loses against an own scope that is not unlocked: it goes on top of it, so it waits for its end. A read lock waits
+   * for any, and for the ABORTs that are due.
+   */
   #waits(scope: Scope): boolean {
+    if (scope.read && this.#doomed.size > 0) return true;
     if (this.#ownOpenIndex.count === 0) return false;
     let waits = false;
     this.#ownOpenIndex.forEach(scope.volume, scope.lba, scope.end, 0, (own) => {
@@ -598,6 +621,7 @@ export class Conflicts {
     assert(this.#pending.count === 0 && this.#peerScopes.size === 0, 'a first copy begins where nothing was received');
     this.#received = received;
     this.#applied = received;
+    this.#unaborted.clear();
   }
 
   /**
@@ -633,6 +657,7 @@ export class Conflicts {
       this.#endPeer(scope, this.#received);
     }
     this.#peerScopes.clear();
+    this.#unaborted.clear();
     this.linkLost();
     this.awaitPeer(0, 0);
     this.confirmed(this.#appended, this.#received);

@@ -220,8 +220,13 @@ export class DualOrder implements RecordOrder {
     return this.#unapplied[0]?.position ?? null;
   }
 
-  /** Told again, it would cover what came on top of it and is settled: no replay may begin before it once that is so. */
-  baseApplied(): void {
+  /**
+   * A block of a first copy. Told again, it would cover what came on top of it and is settled: no replay may begin before
+   * it once that is so. Until then one may begin anywhere in the copy, or what was copied before could not be freed.
+   */
+  baseApplied(position: number): void {
+    this.#behindBase = false;
+    this.#place(position, this.conflicts.appended, this.conflicts.received);
     this.#behindBase = true;
   }
 

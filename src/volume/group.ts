@@ -149,7 +149,7 @@ export class Group {
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
-  /** Views pinned at a FLUSH or a read lock with FLAG_POINT: the newest of each site's stream. */
+  /** Views pinned at a FLUSH with FLAG_POINT: the newest of each site's stream. */
   readonly #points = new Map<number, { sequence: number; views: Map<number, PinnedPoint> }>();
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
@@ -641,6 +641,19 @@ export class Group {
         else return false;
         return true;
       });
+    });
+  }
+
+  /** Resolves once what was written under a read lock that the peer has granted stays, or at the deadline. */
+  whenReadable(scope: Scope, deadline: number): Promise<void> {
+    return new Promise((resolve) => {
+      const look = (now: number): boolean => {
+        const over = this.#stopping || now >= deadline || scope.ended !== null;
+        if (!over && !scope.isReadable) return false;
+        resolve();
+        return true;
+      };
+      if (!look(this.nowMs())) this.#admissions.push(look);
     });
   }
 

@@ -412,7 +412,7 @@ export class Receiver implements MirrorEnd {
         if (type === TYPE_LOCK && (flags & FLAG_READ_LOCK) !== 0) this.#horizon = journal.own.appended;
         if (sequence === 0) {
           journal.apply(type, volume, lba, blockCount, this.#applyAt);
-          order?.baseApplied();
+          order?.baseApplied(this.#applyAt);
         } else if (order === null) journal.follow(header, this.#applyAt);
         else journal.noteCommitted(order.applied(header, this.#applyAt));
         if (header.blockShift > 0) journal.noteChecksums(at, header, this.#applyAt);
@@ -421,9 +421,7 @@ export class Receiver implements MirrorEnd {
           applied = sequence;
           journal.peerApplied = sequence;
           this.counters.recordsApplied += 1;
-          const isPoint =
-            (flags & FLAG_POINT) !== 0 && (type === TYPE_FLUSH || order?.peerScopes.has(sequence) === true);
-          if (isPoint) this.#group.pinPoint(this.#stream, sequence);
+          if (type === TYPE_FLUSH && (flags & FLAG_POINT) !== 0) this.#group.pinPoint(this.#stream, sequence);
         }
       }
       this.#applyAt += header.size;

@@ -51,7 +51,6 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
- * @param point   FLAG_POINT: the other site pins its image when it grants the read lock
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
@@ -60,7 +59,6 @@ export async function openScope(
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
-  point = 0,
 ): Promise<Scope> {
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
@@ -77,7 +75,7 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, point, lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, lba, blockCount, deadline, session);
   if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
     const scope = await ask('read');
@@ -94,7 +92,6 @@ export async function openScope(
 async function begin(
   volume: Volume,
   kind: ScopeKind,
-  point: number,
   lba: number,
   blockCount: number,
   deadline: number,
@@ -105,7 +102,7 @@ async function begin(
   const lock = await acquire(volume, mode, lba, blockCount, deadline);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
-  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind] | point;
+  const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
     await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
     return await append(volume, () => {
@@ -132,7 +129,10 @@ async function begin(
   }
 }
 
-/** A read lock is had once the peer has granted it, and all that the peer had sent by then is in the image here. */
+/**
+ * A read lock is had once the peer has granted it, all that the peer had sent by then is in the image here, and nothing
+ * of it will be taken out again, here or there.
+ */
 async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   const { group } = scope.volume;
   let late = false;
@@ -143,7 +143,9 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
       resolve();
     });
   });
-  const granted = scope.confirmed.then(() => group.mirror.whenPeerApplied());
+  const granted = scope.confirmed
+    .then(() => group.mirror.whenPeerApplied())
+    .then(() => group.whenReadable(scope, deadline));
   try {
     await Promise.race([granted, ended]);
   } catch (error) {
@@ -232,6 +234,13 @@ export class Scope {
     this.volume.locks.release(this.#lock);
     this.volume.group.locksMoved();
     this.onEnd?.(reason);
+  }
+
+  /** Of a read lock that the peer has granted: will nothing of what shows under it be taken out, here or there? */
+  get isReadable(): boolean {
+    const { lba, end } = this.#lock;
+    const { order } = this.volume.group;
+    return order === null || order.conflicts.isReadable(this.volume.number, lba, end - lba);
   }
 
   /** Is it not unlocked, and are all these blocks its own? */

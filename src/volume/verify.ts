@@ -2,9 +2,8 @@
  * Online verify: both sites pin their image at one sequence, hash the same extents, and compare. Who asks leads; the
  * other site answers questions about its pinned view.
  *
- * The sequence is that of a FLUSH with FLAG_POINT. Where both sites write it is that of a read lock over the volume, with
- * the same flag: the other site pins its image when it has the lock, this one when it is had. Between the two nobody
- * writes; then it is given back.
+ * The sequence is that of a FLUSH with FLAG_POINT: who leads pins its image when it appends it, the other site when it
+ * applies it. Where both sites write, it stands within a read lock over the volume.
  */
 import type { XXHashAPI } from 'xxhash-wasm';
 import { AT_CHECKSUMS, FLAG_POINT, HEADER_SIZE } from '../../assembly/layout.js';
@@ -59,7 +58,7 @@ export async function verifyVolume(
   const { site } = group.journal.own;
   const sequence = group.order === null ? await appendPoint(group) : await lockPoint(volume);
   try {
-    if (group.order === null) await untilApplied(group, source, sequence);
+    await untilApplied(group, source, sequence);
     const view = group.pointView(site, sequence, volume.number);
     if (view === null) throw new ForelockError('ESHUTDOWN', 'the pinned view was dropped');
     const report: VerifyReport = {
@@ -256,19 +255,14 @@ async function appendPoint(group: Group): Promise<number> {
   });
 }
 
-/** Pins both images under a read lock. @returns its sequence */
+/** The same under a read lock: nobody writes between the two moments at which the images are pinned. */
 async function lockPoint(volume: Volume): Promise<number> {
-  const { group } = volume;
-  const lock = await openScope(
-    volume,
-    { offset: 0, size: volume.size },
-    { mode: 'read' },
-    group.nextSession(),
-    FLAG_POINT,
-  );
-  group.pinPoint(group.journal.own.site, lock.sequence);
-  await lock.unlock();
-  return lock.sequence;
+  const lock = await openScope(volume, { offset: 0, size: volume.size }, { mode: 'read' });
+  try {
+    return await appendPoint(volume.group);
+  } finally {
+    await lock.unlock();
+  }
 }
 
 /** The standby pins its view when it applies the point. */

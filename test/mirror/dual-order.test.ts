@@ -51,3 +51,17 @@ test('no checkpoint while a scope is dead here and its ABORT is still to be writ
   made.own(record({ type: TYPE_ABORT, sequence: 2, scope: 1, clock: 11 }), 3 * FAR);
   expect(made.isUndecided).toBe(false);
 });
+
+/**
+ * A site's first copy had begun anew several times, and filled its journal: no replay was to begin behind the first of
+ * them, so nothing of them was freed (seed 30359).
+ */
+test('a replay begins anywhere in a first copy, and behind it once something may be on top of it', () => {
+  const made = order();
+  made.beginPeer(5);
+  for (let piece = 1; piece <= 4; piece += 1) made.baseApplied(piece * FAR);
+  expect(made.replayFrom(2.5 * FAR)).toBe(2 * FAR);
+  expect(made.replayFrom(Number.POSITIVE_INFINITY)).toBe(4 * FAR);
+  made.received(record({ type: TYPE_WRITE, sequence: 6, site: 2 }), 4 * FAR + 4096);
+  expect(made.replayFrom(Number.POSITIVE_INFINITY)).toBe(4 * FAR + 4096);
+});

@@ -1446,6 +1446,34 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a read lock is granted under an open scope',
   },
   {
+    name: 'conflict: a read lock is had before what died there is gone',
+    file: 'mirror/conflict.ts',
+    find: 'if (dead.volume === volume && dead.lba < lba + blockCount && lba < dead.end) return false;',
+    replace: 'if (dead.volume !== volume && dead.lba < lba + blockCount && lba < dead.end) return false;',
+    breaks: 'what is read under a lock is taken out at the other site',
+  },
+  {
+    name: 'conflict: a read lock is had before the own ABORTs are there',
+    file: 'mirror/conflict.ts',
+    find: 'if (this.#doomed.size > 0) return false;',
+    replace: '',
+    breaks: 'what is read under a lock is taken out at this site',
+  },
+  {
+    name: 'conflict: a read lock is granted before the ABORTs are there',
+    file: 'mirror/conflict.ts',
+    find: 'if (scope.read && this.#doomed.size > 0) return true;',
+    replace: '',
+    breaks: 'what is read under a lock is taken out at the other site',
+  },
+  {
+    name: 'conflict: minting waits for ABORTs of the peer',
+    file: 'mirror/conflict.ts',
+    find: 'this.#peerScopes.clear();\n    this.#unaborted.clear();',
+    replace: 'this.#peerScopes.clear();',
+    breaks: 'a site that goes on alone has no read locks',
+  },
+  {
     name: 'versions: earlier ones mask',
     file: 'journal/versions.ts',
     find: 'if (isLater(write, record)) masks.push(write);',
@@ -1592,6 +1620,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (next.own >= own || next.peer >= peer || next.position > limit) break;',
     replace: 'if (next.own >= own || next.peer >= peer) break;',
     breaks: 'replay begins behind the commit log',
+  },
+  {
+    name: 'order: a first copy is told again from its beginning',
+    file: 'volume/dual-order.ts',
+    find: 'this.#place(position, this.conflicts.appended, this.conflicts.received);\n    this.#behindBase = true;',
+    replace: 'this.#behindBase = true;',
+    breaks: 'copies that begin anew fill the journal',
   },
   {
     name: 'order: staged writes show',

@@ -11,7 +11,7 @@ import { TYPE_MARK, TYPE_UNLOCK } from '../../assembly/layout.js';
 import { ForelockError } from '../../src/errors.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { FREEZE_HOLD_MS, LOCK_WAIT_MS_MAX, SPLIT_LEASE_MS } from '../../src/limits.js';
-import { KIND_CONFIRM } from '../../src/mirror/wire.js';
+import { KIND_CONFIRM, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
@@ -910,3 +910,50 @@ test.each([false, true])(
     await world.checks.compareAll();
   },
 );
+
+/**
+ * A backup differed from what stayed. An `abort` scope had written its first block and was over, so the read lock was
+ * granted; then it died of a write to its second block that was on its way, and what the lock's holder had read was taken
+ * out at the other site (seeds 30088, 30348).
+ */
+test('what shows under a read lock is not taken out by the death of an earlier scope', async () => {
+  const world = await startBoth({}, 1);
+  const [first, second] = world.sites;
+  second.skew += 1000; // the later stamp loses
+  const { receiver } = second.group!;
+  const onMessage = receiver!.onMessage.bind(receiver);
+  const late: (() => void)[] = [];
+  receiver!.onMessage = (message, stretch) => {
+    if (message.kind !== KIND_DATA || message.data.first === 1) return onMessage(message, stretch);
+    const copy = stretch?.slice() ?? null;
+    late.push(() => onMessage(message, copy));
+    return true;
+  };
+  const [volume] = first.group!.volumes.values();
+  const { blockSize } = volume!;
+  const [theirs] = second.group!.volumes.values();
+  const scope = await openScope(theirs!, { offset: 0, size: 2 * blockSize }, { onConflict: 'abort' });
+  await scope.write(0, world.truth.history.payload(blockSize));
+  await scope.unlock();
+  let lock: Scope | null = null;
+  openScope(volume!, { offset: 0, size: blockSize }, { mode: 'read' }).then((opened) => {
+    lock = opened;
+  }, world.fail);
+  await world.until(() => first.group!.sender!.source.sent === 1, 5000, 'the LOCK is not sent');
+  expect(first.journal.peer.appended).toBe(0);
+  write(world, first, 1, 1);
+  await world.until(
+    () => late.length > 0 && first.group!.sender!.source.granted === 1,
+    5000,
+    'the lock is not granted',
+  );
+  await world.until(() => lock !== null, 200, null);
+  expect([lock === null, world.counts['abort scope killed']]).toEqual([true, undefined]);
+  for (const arrive of late.splice(0)) arrive();
+  receiver!.onMessage = onMessage;
+  await world.until(() => lock !== null, 5000, 'the lock is not had');
+  expect(world.counts['abort scope killed']).toBe(1);
+  await lock!.unlock();
+  await world.until(() => world.settled(), 5000, 'the sites do not come to rest');
+  await world.checks.compareAll();
+});
