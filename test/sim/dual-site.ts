@@ -273,6 +273,7 @@ export class DualSite {
     };
     order.beginPeer = (through) => {
       this.shown = null; // until the copy is whole
+      this.droppedTo = Number.POSITIVE_INFINITY;
       told.beginPeer(through);
     };
     order.own = (read, position) => {

@@ -17,6 +17,7 @@ export interface LineSite {
 /** What the line is told of the world between whose sites it is. */
 export interface LineWorld extends LinkWorld {
   readonly options: { delayMax: number; bitFlip: number; rate: number; lateFrames: number; repeat: number };
+  readonly counts: Readonly<Record<string, number>>;
   readonly source: LineSite;
   readonly target: LineSite;
   after(delayMs: number, task: () => void): void;
@@ -190,7 +191,8 @@ export class Line {
     end.closedWith = null;
     world.note(`link closed: ${closed.reason}`);
     // under pressure the journal may give up what a START had asked it to keep
-    const givenUp = [source, target].some(({ group }) => (group?.cleaner.counters.retentionGivenUp ?? 0) > 0);
+    const given = [source, target].map(({ group }) => group?.cleaner.counters.retentionGivenUp ?? 0);
+    const givenUp = (world.counts['retention given up'] ?? 0) + given[0]! + given[1]! > 0; // in this life or an earlier one
     const fine =
       /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
         closed.reason,
