@@ -245,6 +245,11 @@ export class MapLog {
     this.#checksums = checksums;
   }
 
+  /** A checkpoint is under way: its writes are on their way to the disk. */
+  get isWriting(): boolean {
+    return this.#writing !== null;
+  }
+
   /** Bytes in the file up to its last checkpoint, and bytes of it that are the newest version of a page. */
   get fileSize(): number {
     return this.#end;

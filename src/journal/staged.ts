@@ -29,6 +29,10 @@ export class StagedRun {
   get count(): number {
     return this.#writes.length;
   }
+  /** In the stream's order. */
+  get writes(): readonly StagedWrite[] {
+    return this.#writes;
+  }
   /** Position of the first; Infinity when there is none. */
   get from(): number {
     return this.#writes[0]?.position ?? Number.POSITIVE_INFINITY;

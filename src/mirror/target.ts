@@ -27,11 +27,11 @@
  *     WRITE, ZERO, TRIM          inside an open scope: needs nothing, but must lie within the scope
  *     UNLOCK                     gives the range back
  *     FLUSH, ABORT               need nothing
- *     WRITE, staged              as a WRITE inside an open scope; it shows at its COMMIT (journal/staged.ts)
- *     COMMIT                     needs nothing: its scopes are open; it must count what was staged
+ *     WRITE, staged              needs nothing, but must lie within its scope; it shows at its COMMIT (journal/staged.ts)
+ *     COMMIT                     needs nothing where its scopes are open; it must count what was staged
  *
  * A scope that was open when the base copy began has its LOCK before the start of what this site gets: its writes need
- * the range free for the moment, its UNLOCK nothing.
+ * the range free for the moment, its UNLOCK nothing. What it staged needs it at the COMMIT, which shows it.
  *
  * What must wait is REJECTED: the confirm names it, and the lock manager gives nobody else any of its blocks first. Under
  * retransmit the record and all behind it are dropped and come again. What may be dropped must not have been promised:
@@ -178,13 +178,19 @@ export interface TargetOptions {
   /** Start of the base copy with which this site took up the stream, kept for good; 0 if it has the stream from 1. */
   start: number;
   /** What was staged and applied: of a transaction that goes on. */
-  staged?: { readonly count: number; readonly bytes: number };
+  staged?: { readonly bytes: number; readonly writes: readonly { readonly header: HeadRecord }[] };
   judge?: Judge | null;
   creditBytes?: number;
 }
 
 interface Scope extends OpenScope {
   lock: LockRequest;
+}
+
+interface Extent {
+  volume: number;
+  lba: number;
+  blockCount: number;
 }
 
 /** A record that was dropped, and will find its lock when it comes again. */
@@ -230,6 +236,8 @@ export class TargetStream {
   /** Staged writes since the last record that is none, and bytes of their records. */
   #stagedCount: number;
   #stagedBytes: number;
+  /** Where those of them write whose scope was open when the base copy began. */
+  #stagedBare: Extent[] = [];
   readonly #scopes = new Map<number, Scope>();
   #onReject: RejectPolicy = 'target-retry';
   #kept: number;
@@ -270,8 +278,10 @@ export class TargetStream {
     this.#durable = options.durable;
     this.#base = options.base;
     this.#start = options.start;
-    this.#stagedCount = options.staged?.count ?? 0;
+    const staged = options.staged?.writes ?? [];
+    this.#stagedCount = staged.length;
     this.#stagedBytes = options.staged?.bytes ?? 0;
+    for (const { header } of staged) if (header.scope <= options.start) this.#stageBare(header);
     this.#baseDurable = options.base?.next ?? this.#baseDurable;
     this.#caughtUp();
     this.#check();
@@ -472,12 +482,8 @@ export class TargetStream {
       case TYPE_ABORT:
         this.#release(scope);
         return this.#grant(sequence);
-      case TYPE_COMMIT: {
-        const staged = this.#stagedCount;
-        return blockCount === staged
-          ? this.#grant(sequence)
-          : this.#refuse(`COMMIT ${sequence} of ${blockCount} writes, ${staged} are there`);
-      }
+      case TYPE_COMMIT:
+        return this.#admitCommit(blockCount, sequence, now);
       case TYPE_FLUSH:
         return this.#grant(sequence);
       default:
@@ -523,8 +529,7 @@ export class TargetStream {
   /** The stream ends for good (this site is promoted, or the pair is taken apart): gives all its locks back. */
   closeScopes(): void {
     for (const sequence of [...this.#scopes.keys()]) this.#release(sequence);
-    this.#stagedCount = 0;
-    this.#stagedBytes = 0;
+    this.#endStaged();
     this.#endWait();
   }
 
@@ -577,12 +582,38 @@ export class TargetStream {
     if (scope === sequence) return this.#refuse(`record ${sequence} is staged outside of a scope`);
     if (count >= TRANSACTION_WRITES_MAX || bytes + size > TRANSACTION_BYTES_MAX)
       return this.#refuse(`record ${sequence} makes a transaction of ${count + 1} writes, ${bytes + size} bytes`);
-    const admission = this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
+    const isBare = scope <= this.#start && !this.#scopes.has(scope);
+    if (isBare && this.#locks.get(volume)?.contains(lba, blockCount) !== true)
+      return this.#refuse(`record ${sequence} writes volume ${volume} blocks ${lba}+${blockCount}, which do not exist`);
+    const bare = this.#stagedBare;
+    const admission = isBare ? this.#grant(sequence) : this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
     if (admission === APPLY) {
       this.#stagedCount = count + 1;
       this.#stagedBytes = bytes + size;
+      this.#stagedBare = bare;
+      if (isBare) this.#stageBare(record);
     }
     return admission;
+  }
+
+  #stageBare({ volume, lba, blockCount }: Extent): void {
+    this.#stagedBare.push({ volume, lba, blockCount });
+  }
+
+  #endStaged(): void {
+    this.#stagedCount = 0;
+    this.#stagedBytes = 0;
+    if (this.#stagedBare.length > 0) this.#stagedBare = [];
+  }
+
+  #admitCommit(count: number, sequence: number, now: number): Admission {
+    if (count !== this.#stagedCount)
+      return this.#refuse(`COMMIT ${sequence} of ${count} writes, ${this.#stagedCount} are there`);
+    for (const { volume, lba, blockCount } of this.#stagedBare) {
+      const locks = this.#locks.get(volume)!;
+      if (!locks.mirrorFree(lba, blockCount)) return this.#wait(locks, volume, lba, blockCount, sequence, now);
+    }
+    return this.#grant(sequence);
   }
 
   #admitUnlock(volume: number, scope: number, sequence: number): Admission {
@@ -605,8 +636,7 @@ export class TargetStream {
 
   #grant(sequence: number): Admission {
     if (sequence !== 0) this.#granted = sequence;
-    this.#stagedCount = 0;
-    this.#stagedBytes = 0;
+    this.#endStaged();
     this.#dirty = true;
     if (this.#waitingAt !== null && !this.#had) {
       // the blocks are let go to others only once the record is applied
@@ -619,6 +649,11 @@ export class TargetStream {
 
   #wait(locks: RangeLocks, volume: number, lba: number, blockCount: number, sequence: number, now: number): Admission {
     locks.mirrorWants(lba, blockCount, now);
+    if (this.#waitingAt !== null && this.#waitingAt !== locks) {
+      // a COMMIT whose blocks of one volume are free by now, and those of another are not
+      this.#waitingAt.mirrorHad();
+      this.#waitingAt = locks;
+    }
     if (this.#waitingAt === null) {
       this.#waitingAt = locks;
       this.#rejected = sequence;
@@ -704,8 +739,7 @@ export class TargetStream {
       this.#durable = base.start;
       this.#accepted = base.start;
       this.#start = base.start;
-      this.#stagedCount = 0;
-      this.#stagedBytes = 0;
+      this.#endStaged();
     }
     this.#kept = this.#received;
   }

@@ -909,7 +909,8 @@ export class Group {
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
     for (const refuse of this.#aborting.values()) refuse(stopped);
-    await this.#until(() => this.#suspectNote !== 'saving');
+    // on a disk that fails nobody has waited for them
+    await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
     journal.close();

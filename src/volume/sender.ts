@@ -766,7 +766,8 @@ export class Sender implements MirrorEnd {
       count,
       size,
       durable: journal.own.durable,
-      appended: journal.own.appended,
+      // the copy is whole once the target has this: it holds nothing of what a crash here may still take back
+      appended: last ? readAt : journal.own.appended,
       clock: journal.stamp,
       returned: false,
       baseEnd: last,

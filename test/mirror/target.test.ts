@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 import {
   FLAG_READ_LOCK,
+  FLAG_STAGED,
   TYPE_BASE,
+  TYPE_COMMIT,
   TYPE_FLUSH,
   TYPE_LOCK,
   TYPE_MARK,
@@ -14,6 +16,19 @@ import type { RejectPolicy } from '../../src/mirror/wire.js';
 import { lines, makeLocks } from './rig.js';
 
 const LEASE = 100;
+/** A write that a transaction staged in a scope whose LOCK was before the first copy. */
+const STAGED = {
+  type: TYPE_WRITE,
+  flags: FLAG_STAGED,
+  volume: 0,
+  lba: 8,
+  blockCount: 2,
+  scope: 3,
+  sequence: 6,
+  size: 80,
+};
+/** Where that copy began. */
+const AT_FIVE = { received: 5, applied: 5, durable: 5, start: 5 };
 
 function rig(changes: Partial<TargetOptions> = {}) {
   const locks = makeLocks(64, { leaseMs: LEASE });
@@ -268,6 +283,44 @@ test('a scope that was open when the base copy began has no LOCK here', () => {
   expect(admit(6, TYPE_WRITE, 8, 1, 3)).toBe(APPLY);
   expect(admit(7, TYPE_UNLOCK, 8, 4, 3)).toBe(APPLY);
   expect(target.granted).toBe(7);
+});
+
+/**
+ * It needed its blocks free when it was staged, and was applied at the COMMIT, when somebody might have them: a backup
+ * at the standby's site saw them change under its lock (seed 41049).
+ */
+test('what such a scope staged needs its blocks at the COMMIT, also after a restart', () => {
+  for (const isRestarted of [false, true]) {
+    const before = isRestarted ? { bytes: 80, writes: [{ header: STAGED }] } : { bytes: 0, writes: [] };
+    const at = isRestarted ? 6 : 5;
+    const { locks, target, receive, admit } = rig({ received: at, applied: at, durable: at, start: 5, staged: before });
+    receive(7);
+    const holder = locks.request('host', 'read', 9, 1, 5, Infinity)!;
+    if (!isRestarted) expect(target.admit(STAGED, 0)).toBe(APPLY);
+    expect(admit(7, TYPE_COMMIT, 0, 1)).toBe(WAIT);
+    expect(target.rejected).toBe(7);
+    locks.release(holder);
+    expect(admit(7, TYPE_COMMIT, 0, 1)).toBe(APPLY);
+    expect(target.granted).toBe(7);
+  }
+});
+
+test('a COMMIT that waits for blocks of two volumes, one after the other, keeps nobody from the first in the end', () => {
+  const volumes = [makeLocks(64, { leaseMs: LEASE }), makeLocks(64, { leaseMs: LEASE })] as const;
+  const holders = volumes.map((locks) => locks.request('host', 'read', 0, 4, 5, Infinity)!);
+  const { target, receive, admit } = rig({ locks: new Map(volumes.entries()), ...AT_FIVE });
+  receive(8);
+  for (const volume of [0, 1]) target.admit({ ...STAGED, volume, lba: 2, blockCount: 1, sequence: 6 + volume }, 0);
+  expect(admit(8, TYPE_COMMIT, 0, 2)).toBe(WAIT);
+  volumes[0].release(holders[0]!);
+  expect(admit(8, TYPE_COMMIT, 0, 2)).toBe(WAIT);
+  expect(volumes[0].request('host', 'write', 2, 1, 6, Infinity)?.state).toBe('held');
+  volumes[0].release(volumes[0].list().find(({ state }) => state === 'held')!);
+  volumes[1].release(holders[1]!);
+  expect(admit(8, TYPE_COMMIT, 0, 2)).toBe(APPLY);
+  target.step({ kind: 'applied', through: 8 });
+  expect(volumes[1].request('host', 'write', 2, 1, 6, Infinity)?.state).toBe('held');
+  expect(lines(target.drain()).filter((line) => line.startsWith('rejected'))).toHaveLength(1);
 });
 
 /** Records 1 to 4 have come, 2 waits for a lock that somebody holds, and was dropped. */

@@ -68,3 +68,34 @@ test('its end is noted behind its blocks, not before', async () => {
   world.open(target);
   await atRest(world);
 });
+
+test('it is whole without what its source lost in a crash behind it', async () => {
+  // The copy's end was said to be where the stream ended, of which a part was on no disk. The source lost that, wrote
+  // nothing any more, and its standby waited for it and counted as not whole (seed 42722).
+  const world = await fullSource();
+  const { source, target } = world;
+  world.open(target);
+  const copying = source.group!.sender!.source;
+  const want = copying.want.bind(copying);
+  copying.want = () => {
+    const wanted = want();
+    if (wanted?.phase === 'base' && wanted.lba === 64 && source.slowSyncMs === 0) {
+      source.slowSyncMs = 10_000;
+      source.group!.appendFlush();
+    }
+    return wanted?.phase === 'streaming' ? null : wanted; // what comes behind it does not arrive
+  };
+  await world.until(() => target.group?.receiver?.target.base?.end != null, 5000, 'the copy does not come to its end');
+  const { appended, durable } = source.journal.own;
+  expect(durable).toBeLessThan(appended);
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  world.crash(source, true);
+  source.slowSyncMs = 0;
+  world.open(source);
+  world.line.downUntil = 0;
+  await world.until(() => source.group?.serving === true, 20_000, 'the source does not serve again');
+  await world.until(() => target.group?.mirror.imageConsistent === true, 20_000, 'the copy does not count as whole');
+  expect(source.journal.own.appended).toBeLessThan(appended);
+  await atRest(world);
+});

@@ -702,3 +702,33 @@ test('who is killed again and again does not replay more each time', async () =>
   }
   await atRest(world);
 });
+
+test('a stop waits for what a checkpoint writes on a disk that has failed', async () => {
+  // It closed the map's file under it, and an assertion ended the process (seed 41989).
+  const world = makeWorld();
+  await bothUp(world);
+  const { source } = world;
+  const { checkpointer } = source.group!;
+  const { store } = source;
+  const open = store.open.bind(store);
+  let isHeld = false;
+  store.open = (name, create) => {
+    const file = open(name, create);
+    if (!name.startsWith('map-')) return file;
+    const sync = file.sync.bind(file);
+    file.sync = (done) => {
+      isHeld = true;
+      world.after(200, () => sync(done));
+    };
+    return file;
+  };
+  await world.settle(world.write(0, 8));
+  checkpointer.request();
+  await world.until(() => isHeld, 1000, 'no checkpoint is written');
+  store.fail('sync', 'EIO', 1, /^segment/);
+  world.write(0, 8).catch(() => {});
+  source.journal.sync();
+  await world.until(() => source.journal.failed !== null, 1000, 'the disk does not fail');
+  await world.settle(world.stop(source));
+  await world.until(() => source.state === 'off', 1000, 'it does not stop');
+});
