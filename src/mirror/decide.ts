@@ -552,13 +552,14 @@ function authors(p: SiteState, s: SiteState): number[] {
   return [...new Set([...Object.keys(p.streams), ...Object.keys(s.streams)])].map(Number);
 }
 
-/** Is the first of these the one that the table calls primary? Of two that are dual: who has data, then who knows volumes. */
+/** Is the first of these the one that the table calls primary? Of two that are dual: who has data, be it to give a copy of it. */
 function standsFirst(mine: SiteState, theirs: SiteState): boolean {
   if (mine.role !== theirs.role) return mine.role === 'primary' || theirs.role === 'dual';
   if (mine.role === 'dual') {
     for (const has of [
       (site: SiteState) => site.generations.length > 0,
       (site: SiteState) => site.base === null,
+      (site: SiteState) => Object.values(site.streams).some((end) => end > 0),
       (site: SiteState) => site.volumes.length > 0,
     ]) {
       if (has(mine) !== has(theirs)) return has(mine);

@@ -65,8 +65,8 @@ export class DualOrder implements RecordOrder {
   readonly #places: Place[];
   /** Blocks of a first copy stand in the journal behind the last place. */
   #behindBase = false;
-  /** The peer's records that had been applied when the checkpoint was made, and are told again up to here. */
-  readonly #retoldThrough: number;
+  /** When the checkpoint was made, own records stood in the journal and the peer's were applied through these: told again. */
+  readonly #retold: { readonly own: number; readonly peer: number };
   /** Received in recovery and not applied yet. */
   readonly #unapplied: { header: RecordHeader; position: number }[] = [];
 
@@ -78,7 +78,7 @@ export class DualOrder implements RecordOrder {
     this.#ownStaged = options.ownStaged;
     this.#peerStaged = options.peerStaged;
     this.#places = [from];
-    this.#retoldThrough = state.settled.applied;
+    this.#retold = { own: state.conflicts.appended, peer: state.settled.applied };
   }
 
   /** A group that one site wrote, or a new one: all that is there is settled. */
@@ -159,11 +159,12 @@ export class DualOrder implements RecordOrder {
   }
 
   /**
-   * Own writes that are closed are forgotten. In a replay only once the peer's scopes are open again that were open at
-   * the checkpoint: a write may have to be held for one of them.
+   * Own writes that are closed are forgotten. In a replay only once all is told again: an ABORT may still take some of
+   * them out, and a write may have to be held for a scope of the peer.
    */
   #close(): void {
-    if (this.conflicts.applied >= this.#retoldThrough) this.versions.close(this.conflicts.closedThrough);
+    const { applied, appended, closedThrough } = this.conflicts;
+    if (applied >= this.#retold.peer && appended >= this.#retold.own) this.versions.close(closedThrough);
   }
 
   /** An own scope is dead, and its ABORT does not stand in the journal yet: no checkpoint may be taken now. */

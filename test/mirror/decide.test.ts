@@ -80,6 +80,13 @@ const DUAL_CASES: Case[] = [
     expected: { row: 2, action: 'base', stream: 1, from: 100, back: 0, adopter: 2 },
   },
   {
+    // it was taken for the one that a copy comes from, by its name, and refused (seed 43771)
+    finding: 'dual, adopted and cut off before the first record, of which the other’s journal knows no more',
+    a: { ...DUAL, streams: {} },
+    b: { ...DUAL, streams: { 2: 100 }, journalFrom: { 2: 50 } },
+    expected: { row: 14, action: 'base', stream: 2, source: 2, target: 1, from: 100, back: 0, adopter: 1 },
+  },
+  {
     finding: 'dual, one was emptied: the other mints a generation first',
     a: { ...EMPTY, role: 'dual' },
     b: { ...DUAL, streams: { 1: 100, 2: 30 } },

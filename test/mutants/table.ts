@@ -1299,6 +1299,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'records of a former primary are overwritten',
   },
   {
+    name: 'decide: a copy comes from who has nothing',
+    file: 'mirror/decide.ts',
+    find: '(site: SiteState) => Object.values(site.streams).some((end) => end > 0),\n',
+    replace: '',
+    breaks: 'a dual site that was cut off before the first record has to be emptied by hand',
+  },
+  {
     name: 'conflict: everybody is beaten',
     file: 'mirror/conflict.ts',
     find: 'if (isLater(own, scope)) beaten.push(own);',
@@ -1371,9 +1378,16 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'order: closes while it is told again',
     file: 'volume/dual-order.ts',
-    find: 'if (this.conflicts.applied >= this.#retoldThrough) this.versions',
-    replace: 'this.versions',
+    find: 'if (applied >= this.#retold.peer && appended >= this.#retold.own) this.versions',
+    replace: 'if (appended >= this.#retold.own) this.versions',
     breaks: 'after a restart what an open scope writes covers what stands on top of it',
+  },
+  {
+    name: 'order: closes before all is told again',
+    file: 'volume/dual-order.ts',
+    find: 'if (applied >= this.#retold.peer && appended >= this.#retold.own) this.versions',
+    replace: 'if (applied >= this.#retold.peer) this.versions',
+    breaks: 'after two restarts a site shows an older version of a block',
   },
   {
     name: 'conflict: closes what has no ABORT yet',
