@@ -93,3 +93,20 @@ test.each(['first', 'last'])(
     expect(made.versions.openCount).toBe(0);
   },
 );
+
+test('a write that is told again masks what an open scope of the peer writes beneath it, told again behind it', () => {
+  const map = new BlockMap(64, new Liveness(4 * FAR));
+  const made = order(map, {
+    settled: { through: 0, applied: 1, peerFrom: 1 },
+    conflicts: { appended: 1, closedThrough: 1, received: 1, applied: 1, dead: [], cascades: [] },
+  });
+  const peers = { site: 2, scope: 1, clock: 5 };
+  made.own(record({ type: TYPE_WRITE, sequence: 1, clock: 10 }), FAR);
+  made.replayReceived(record({ type: TYPE_LOCK, sequence: 1, ...peers }), 2 * FAR);
+  made.replayApplied(1);
+  const write = record({ type: TYPE_WRITE, sequence: 2, ...peers });
+  made.received(write, 3 * FAR);
+  made.applied(write, 3 * FAR);
+  map.lookup(0);
+  expect(map.position).toBe(FAR);
+});
