@@ -15,6 +15,7 @@ world, and a world that fails can be run again.
 
   npm run sim -- --seeds 2000               worlds 1 to 2000, on all cores
   npm run sim -- --seeds 500 --from 2001    500 more
+  npm run sim -- --seeds 500 --fresh        500 that nobody has seen: the clock says where they begin
   npm run sim -- --dual --seeds 2000        only worlds in which both sites write
   npm run sim -- --one-way --seeds 2000     only worlds in which one does; both go with all that follows, too
   npm run sim -- --seed 17                  one world: what was drawn, what it met
@@ -55,6 +56,7 @@ function parse(argv: string[]): Command | null {
       'one-way': { type: 'boolean' },
       seeds: { type: 'string' },
       from: { type: 'string' },
+      fresh: { type: 'boolean' },
       seed: { type: 'string' },
       trace: { type: 'boolean' },
       shrink: { type: 'boolean' },
@@ -68,14 +70,16 @@ function parse(argv: string[]): Command | null {
     if (!/^\d{1,9}$/.test(text)) throw new UsageError(`--${name} ${text}: needs a whole number`);
     return Number(text);
   };
-  const { dual = false, 'one-way': oneWay = false, trace = false, shrink = false, set = [] } = values;
+  const { dual = false, 'one-way': oneWay = false, fresh = false, trace = false, shrink = false, set = [] } = values;
   if (dual && oneWay) throw new UsageError('--dual and --one-way exclude each other');
   const isDual = (seed: number): boolean => dual || (!oneWay && seed % DUAL_EVERY === 0);
   const single = values.seed !== undefined;
   if (single === (values.seeds !== undefined)) throw new UsageError('needs either --seeds N or --seed N');
   if (!single && (trace || shrink)) throw new UsageError('--trace and --shrink are for one world: --seed N');
-  if (single && values.from !== undefined) throw new UsageError('--from goes with --seeds');
-  const from = single ? count('seed', 1) : count('from', 1);
+  if (single && (fresh || values.from !== undefined)) throw new UsageError('--from and --fresh go with --seeds');
+  if (fresh && values.from !== undefined) throw new UsageError('--from and --fresh exclude each other');
+  const first = fresh ? Math.floor(Date.now() / 1000) % 1_000_000_000 : count('from', 1);
+  const from = single ? count('seed', 1) : first;
   const seeds = Array.from({ length: single ? 1 : count('seeds', 1) }, (_, index) => from + index);
   if (!single && set.length > 0 && !dual && !oneWay) throw new UsageError('--set needs --dual, --one-way or --seed N');
   const changes = Object.assign({}, ...set.map((text) => parseChange(text, isDual(seeds[0] ?? 1))));

@@ -39,8 +39,11 @@ export class DualChecks {
       `${site.name} recovered own ${own.appended} of ${truth.streams[index].length}, peer ${received} (${applied}) of ${truth.streams[peer].length}`,
     );
     const counts = superblock.inconsistent === null && !created;
-    // a new disk has nothing of what was dropped before its first copy
-    if (created) site.droppedTo = Number.POSITIVE_INFINITY;
+    // a new disk has nothing of what was dropped before its first copy, nor of what was promised to be there
+    if (created) {
+      site.droppedTo = Number.POSITIVE_INFINITY;
+      truth.promisedThere[peer] = 0;
+    }
     if (received > site.droppedTo) site.orphan = true;
     site.aloneThrough = Math.min(site.aloneThrough, own.appended);
     // what is on a link to the other site's life before may still arrive there
