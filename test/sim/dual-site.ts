@@ -52,6 +52,8 @@ export class DualSite {
   orphan = false;
   /** Locks that somebody has here: nothing is applied under them. */
   readonly holds = new Set<Hold>();
+  /** The disk has not been seen whole since it is there: who died while opening for the first time may have left a state. */
+  #isNew = true;
   #startedMs = 0;
   #stopping = false;
   readonly #world: DualWorld;
@@ -81,6 +83,7 @@ export class DualSite {
     this.aloneThrough = 0;
     this.droppedTo = Number.POSITIVE_INFINITY;
     this.orphan = false;
+    this.#isNew = true;
     this.store = new MemoryStore({
       random,
       defer: (task, delayMs) => after(delayMs, task),
@@ -159,10 +162,10 @@ export class DualSite {
     const world = this.#world;
     const { options } = world;
     const { files } = loadSuperblock(this.store, world.hash);
-    const created = superblock.incarnation === 0;
     const state = await openState(config, files, superblock, this.#environment(life));
     if (life.over) await new Promise(() => {});
-    world.checks.recovered(this, state, created);
+    world.checks.recovered(this, state, this.#isNew);
+    this.#isNew = false;
     this.#watch(state);
     const group = new Group(
       state,
