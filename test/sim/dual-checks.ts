@@ -200,10 +200,14 @@ export class DualChecks {
     const reasons = sites.map(({ pair }) => pair?.refusal ?? null);
     const lacks = other.journal.own.appended > preferred.journal.peer.appended;
     const given = (this.#world.counts['retention given up'] ?? 0) + preferred.group.cleaner.counters.retentionGivenUp;
+    // it may have minted and then died before it served: nobody can tell
+    const newest = preferred.group.state.superblock.generations.at(-1)!;
+    const { own } = preferred.journal;
+    const minted = newest.minter === own.site && (newest.ends[own.site] ?? 0) === own.appended;
     const isRight = (reason: string | null): boolean =>
       reason !== null &&
       ((lacks && / of its own, which .* never got before it went on alone/.test(reason)) ||
-        (other.orphan && /lost the tail of its stream behind .* and went on without it/.test(reason)) ||
+        ((other.orphan || minted) && /lost the tail of its stream behind .* and went on without it/.test(reason)) ||
         (given > 0 && /^the journal of .* begins at /.test(reason)));
     return other.group.frozen && reasons.every(isRight) ? other : null;
   }
