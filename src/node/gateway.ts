@@ -125,7 +125,12 @@ export class Gateway {
   static async open(options: GatewayOptions): Promise<Gateway> {
     const gateway = new Gateway(options, await xxhash());
     try {
-      for (const group of options.groups) await gateway.#openMember(group);
+      for (const group of options.groups) {
+        const directory = join(options.state, group.group);
+        await gateway.#openMember(group, directory).catch((error) => {
+          throw refusedBySystem(directory, error);
+        });
+      }
       for (const address of options.nbd) await gateway.nbd.listen(address);
       for (const member of gateway.#members) await gateway.#connect(member);
     } catch (error) {
@@ -299,8 +304,7 @@ export class Gateway {
     return sum;
   }
 
-  async #openMember(options: GroupOptions): Promise<void> {
-    const directory = join(this.options.state, options.group);
+  async #openMember(options: GroupOptions, directory: string): Promise<void> {
     const store = new DiskStore(directory, { requests: () => this.#requests(), nowMs: PLATFORM.nowMs });
     let loaded: ReturnType<typeof loadSuperblock>;
     try {
@@ -448,4 +452,24 @@ export class Gateway {
         throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
     }
   }
+}
+
+/** Codes of the system's for which there is something to be done. */
+const NEXT_STEPS: Readonly<Record<string, string>> = {
+  ENOSPC: 'a start writes a few KiB there: make room, and start again',
+  EDQUOT: 'a start writes a few KiB there: make room, and start again',
+  EACCES: 'the user whom it runs as has to read and write there',
+  EPERM: 'the user whom it runs as has to read and write there',
+  EROFS: 'mount it to be written',
+  ENOTDIR: 'a part of this path is a file: choose another --state',
+  EEXIST: 'a part of this path is a file: choose another --state',
+  EIO: "the disk refuses: look into the system's log, and restore this site from its peer if it is lost",
+};
+
+/** What the system said of a state directory, as an error that says what, where, and what to do; others as they are. */
+function refusedBySystem(directory: string, error: NodeJS.ErrnoException): Error {
+  const next = NEXT_STEPS[error.code ?? ''];
+  if (error instanceof ForelockError || next === undefined) return error;
+  const code = error.code === 'ENOSPC' || error.code === 'EIO' ? error.code : 'CONFIG';
+  return new ForelockError(code, `state directory ${directory}: ${error.message}: ${next}`, { cause: error });
 }

@@ -2,8 +2,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { KIB, MIB } from '../../src/limits.js';
-import { Room, until } from './gateway-process.js';
-import { canUseLoopDevices, requireTools, runToolOk } from './tools.js';
+import { Room, StartError, until } from './gateway-process.js';
+import { canUseLoopDevices, requireTools, runTool, runToolOk } from './tools.js';
 
 const SIZE = 128 * MIB;
 
@@ -65,6 +65,20 @@ describe.skipIf(!requireTools(['mkfs.ext4', 'mount']) || !canUseLoopDevices())('
     process.stderr.write(`full disk: ENOSPC at write ${before}, ${last.size} pieces checked\n`);
     await client.close();
     await again.stop();
+  });
+
+  test('a start says that it needs room, and which', async () => {
+    const mounted = await smallDisk(64 * MIB);
+    const options = { site: 'a', state: `${mounted}/state`, volumes: [`vm:${MIB}`] };
+    const gateway = await room.start(options);
+    await gateway.kill();
+    await runTool('dd', ['if=/dev/zero', `of=${mounted}/filler`, 'bs=4k']); // until nothing is left
+    const refused: StartError = await room.again(gateway).catch((error) => error);
+    expect(refused).toBeInstanceOf(StartError);
+    expect(refused.message).toMatch(/^the gateway ended with 1: .*state directory \S*main: ENOSPC.*: make room/m);
+    expect(refused.message).not.toMatch(/^ +at /m);
+    await runToolOk('rm', [`${mounted}/filler`]);
+    await (await room.again(gateway)).stop();
   });
 });
 

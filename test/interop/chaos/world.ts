@@ -244,7 +244,8 @@ export class World {
       this.#dead.delete(site);
     } catch (error) {
       // a state directory on a full disk is not opened: the round's end tries again
-      if (!(error instanceof StartError && this.#filler !== null && this.#plan.smallDisk === site)) throw error;
+      const isFull = error instanceof StartError && /ENOSPC.*make room/.test(error.message);
+      if (!isFull || this.#plan.smallDisk !== site) throw error;
       this.#say(`site ${site} does not start on a full disk: ${error.message}`);
     }
   }
