@@ -1,20 +1,21 @@
 /**
  * The Store over a real directory, held by one process at a time.
  *
- * The lock: `lock` names its owner, as JSON { pid, start, boot, nonce }; `start` is the process's start time and `boot`
- * the machine's boot (where /proc says), so a pid that was given again is not taken for the owner. An owner that was
- * killed leaves the file behind, so it must be possible to take over, and two that try must not both succeed. Only
- * link(2), which fails if the name is taken, and rename(2), which replaces in one step, are needed:
+ * The lock: `lock` is a symbolic link whose target is no file but the name of its owner: `pid start boot nonce`. `start`
+ * is the process's start time and `boot` the machine's boot (where /proc says), so a pid that was given again is not
+ * taken for the owner. A target this short takes no block of the disk: a full one can be opened. An owner that was killed
+ * leaves the link behind, so it must be possible to take over, and two that try must not both succeed. Only symlink(2),
+ * which fails if the name is taken, and rename(2), which replaces in one step, are needed:
  *
  *     walk:     from `lock`, and while `lock-<nonce of the last one read>` exists, to that: the end is the owner
- *     free:     link my file to `lock`
- *     dead:     link my file to `lock-<its nonce>` (one of us succeeds it), walk again; if the walk ends at me, rename
- *               my file over `lock` and only then remove the links behind me; else remove my link and start again
+ *     free:     make `lock`
+ *     dead:     make `lock-<its nonce>` (one of us succeeds it), walk again; if the walk ends at me, rename mine to `lock`,
+ *               and remove what stands before me in the walk; else remove mine and start again
  *
- * A starter that read the dead owner's name long ago may still make its link when the successor has removed its own:
- * then its second walk does not end at itself, because the successor is in `lock` since before that removal.
+ * A starter that read the dead owner's name long ago may still make its link when the successor has renamed its own: then
+ * its second walk does not end at itself, because the successor is in `lock` since then.
  */
-import { randomUUID } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
 import { basename, join } from 'node:path';
 import { ForelockError } from '../errors.js';
@@ -34,7 +35,7 @@ const LOCK_ATTEMPTS_MAX = 100;
 
 interface Owner {
   pid: number;
-  /** Start time of the process in ticks since boot, and the boot's id; null where the system does not say. */
+  /** Start time of the process in ticks since boot, and the boot's id, shortened; null where the system does not say. */
   start: string | null;
   boot: string | null;
   nonce: string;
@@ -320,41 +321,20 @@ const isLockName = (name: string): boolean => name === 'lock' || name.startsWith
 /** The lock of a directory, or of a file beside its lock: see the top of this file. */
 export class DirectoryLock {
   readonly #path: string;
-  readonly #nonce = randomUUID();
+  readonly #nonce = randomBytes(6).toString('hex');
+  readonly #name = nameOf({ pid: process.pid, start: startOf(process.pid), boot: bootId(), nonce: this.#nonce });
 
   /**
    * @param directory  to be locked, and named in the refusal
-   * @param path       of the lock file
+   * @param path       of the lock
    * @throws ForelockError STATE_LOCKED
    */
   constructor(directory: string, path = join(directory, 'lock')) {
     this.#path = path;
-    const mine = `${path}-new-${this.#nonce}`;
-    const owner: Owner = {
-      pid: process.pid,
-      start: startOf(process.pid),
-      boot: bootId(),
-      nonce: this.#nonce,
-    };
-    fs.writeFileSync(mine, `${JSON.stringify(owner)}\n`, { flag: 'wx', mode: 0o600 });
-    try {
-      this.#acquire(directory, mine);
-    } finally {
-      fs.rmSync(mine, { force: true });
-    }
-  }
-
-  /** Only the owner removes `lock`, and nobody succeeds an owner that is alive. */
-  release(): void {
-    if (readOwner(this.#path)?.nonce === this.#nonce) fs.unlinkSync(this.#path);
-  }
-
-  #acquire(directory: string, mine: string): void {
     for (let attempt = 0; attempt < LOCK_ATTEMPTS_MAX; attempt++) {
-      const chain = this.#walk();
-      const owner = chain.at(-1);
+      const owner = this.#walk().at(-1);
       if (owner === undefined) {
-        if (link(mine, this.#path)) return;
+        if (this.#claim(path)) return;
         continue;
       }
       if (isAlive(owner)) {
@@ -364,17 +344,33 @@ export class DirectoryLock {
         );
       }
       const succession = this.#successionOf(owner);
-      if (!link(mine, succession)) continue;
+      if (!this.#claim(succession)) continue;
       const again = this.#walk();
       if (again.at(-1)?.nonce !== this.#nonce) {
         fs.unlinkSync(succession);
         continue;
       }
-      fs.renameSync(mine, this.#path);
-      for (const past of again.slice(0, -1)) fs.rmSync(this.#successionOf(past), { force: true });
+      fs.renameSync(succession, path);
+      for (const past of again.slice(0, -2)) fs.rmSync(this.#successionOf(past), { force: true });
       return;
     }
     throw new ForelockError('STATE_LOCKED', `${directory} is wanted by several processes that keep starting`);
+  }
+
+  /** Only the owner removes `lock`, and nobody succeeds an owner that is alive. */
+  release(): void {
+    if (readOwner(this.#path)?.nonce === this.#nonce) fs.unlinkSync(this.#path);
+  }
+
+  /** Makes a link with this owner's name; false if there is one. */
+  #claim(path: string): boolean {
+    try {
+      fs.symlinkSync(this.#name, path);
+      return true;
+    } catch (error) {
+      if (codeOf(error) === 'EEXIST') return false;
+      throw error;
+    }
   }
 
   /** From `lock` to the owner, the owner last; empty when there is no `lock`. */
@@ -393,33 +389,24 @@ export class DirectoryLock {
   }
 }
 
-/** Makes a name for a file; false if the name is taken. */
-function link(from: string, to: string): boolean {
-  try {
-    fs.linkSync(from, to);
-    return true;
-  } catch (error) {
-    if (codeOf(error) === 'EEXIST') return false;
-    throw error;
-  }
+/** 44 characters where /proc says all: what ext4 keeps in the inode is up to 59. */
+function nameOf({ pid, start, boot, nonce }: Owner): string {
+  return `${pid} ${start ?? '-'} ${boot ?? '-'} ${nonce}`;
 }
 
-/** Null if there is no such file. What cannot be read as an owner was cut by a power failure: its owner is dead. */
+/** Null if there is none. What cannot be read as an owner, a power failure has left: its owner is dead. */
 function readOwner(path: string): Owner | null {
-  let text: string;
+  let name = '';
   try {
-    text = fs.readFileSync(path, 'utf8');
+    name = fs.readlinkSync(path);
   } catch (error) {
     if (codeOf(error) === 'ENOENT') return null;
-    throw error;
+    if (codeOf(error) !== 'EINVAL') throw error; // no link
   }
-  try {
-    const { pid, start, boot, nonce } = JSON.parse(text) as Owner;
-    if (Number.isInteger(pid) && /^[0-9a-f-]{36}$/.test(nonce)) return { pid, start, boot, nonce };
-  } catch {
-    // falls through: unreadable
-  }
-  return { pid: 0, start: null, boot: null, nonce: `${basename(path)}~` };
+  const [, pid, start, boot, nonce] = /^(\d+) (\S+) (\S+) ([0-9a-f]{12})$/.exec(name) ?? [];
+  if (nonce === undefined) return { pid: 0, start: null, boot: null, nonce: `${basename(path)}~` };
+  const known = (text: string | undefined): string | null => (text === undefined || text === '-' ? null : text);
+  return { pid: Number(pid), start: known(start), boot: known(boot), nonce };
 }
 
 function isAlive(owner: Owner): boolean {
@@ -449,7 +436,7 @@ function startOf(pid: number): string | null {
 
 function bootId(): string | null {
   try {
-    return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
+    return fs.readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').replaceAll('-', '').slice(0, 12);
   } catch {
     return null;
   }

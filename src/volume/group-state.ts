@@ -413,7 +413,7 @@ export async function openState(
     superblock.checkpoint.durable = Math.max(superblock.checkpoint.durable, journal.durable);
     files.save(superblock, done);
   };
-  await new Promise<void>((resolve, reject) => save((error) => (error ? reject(error) : resolve())));
+  await call(save);
 
   return {
     superblock,

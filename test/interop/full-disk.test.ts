@@ -1,9 +1,10 @@
 /** The disk under the state directory fills up, and has room again. */
+import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { KIB, MIB } from '../../src/limits.js';
 import { Room, StartError, until } from './gateway-process.js';
-import { canUseLoopDevices, requireTools, runTool, runToolOk } from './tools.js';
+import { canUseLoopDevices, requireTools, runToolOk } from './tools.js';
 
 const SIZE = 128 * MIB;
 
@@ -67,20 +68,58 @@ describe.skipIf(!requireTools(['mkfs.ext4', 'mount']) || !canUseLoopDevices())('
     await again.stop();
   });
 
-  test('a start says that it needs room, and which', async () => {
+  test('a gateway that was killed starts again where nothing is left, and serves what it had', async () => {
     const mounted = await smallDisk(64 * MIB);
-    const options = { site: 'a', state: `${mounted}/state`, volumes: [`vm:${MIB}`] };
-    const gateway = await room.start(options);
+    const filler = `${mounted}/filler`;
+    const first = await room.start({ site: 'a', state: `${mounted}/state`, volumes: [`vm:${MIB}`] });
+    await first.stop();
+    const gateway = await room.again(first); // both superblocks are there
+    let client = await NbdClient.connect(await gateway.uri('vm'));
+    const bytes = Buffer.alloc(64 * KIB, 'before ');
+    await client.write(0, bytes);
+    await client.flush();
+    client.destroy();
     await gateway.kill();
-    await runTool('dd', ['if=/dev/zero', `of=${mounted}/filler`, 'bs=4k']); // until nothing is left
-    const refused: StartError = await room.again(gateway).catch((error) => error);
+    fillUp(filler);
+    const again = await room.again(gateway);
+    client = await NbdClient.connect(await again.uri('vm'));
+    expect(bytes.equals(await client.read(0, bytes.length))).toBe(true);
+    await runToolOk('rm', [filler]);
+    await client.write(0, bytes);
+    await client.flush();
+    await client.close();
+    await again.stop();
+  });
+
+  test('a first start says that it needs room, and where', async () => {
+    const mounted = await smallDisk(16 * MIB);
+    mkdirSync(`${mounted}/state`);
+    fillUp(`${mounted}/filler`);
+    const refused = await room.start({ site: 'a', state: `${mounted}/state`, volumes: [`vm:${MIB}`] }).then(
+      () => null,
+      (error: Error) => error,
+    );
     expect(refused).toBeInstanceOf(StartError);
-    expect(refused.message).toMatch(/^the gateway ended with 1: .*state directory \S*main: ENOSPC.*: make room/m);
-    expect(refused.message).not.toMatch(/^ +at /m);
-    await runToolOk('rm', [`${mounted}/filler`]);
-    await (await room.again(gateway)).stop();
+    expect(refused!.message).toMatch(/^the gateway ended with 1: .*state directory \S*main: ENOSPC.*: make room/m);
+    expect(refused!.message).not.toMatch(/^ +at /m);
   });
 });
+
+/** Until nothing is left. */
+function fillUp(path: string): void {
+  const fd = openSync(path, 'w');
+  try {
+    for (const piece of [Buffer.alloc(MIB), Buffer.alloc(KIB)]) {
+      try {
+        for (;;) writeSync(fd, piece);
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ENOSPC' });
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
 
 /** A file system of its own, in a file. @returns where it is mounted */
 async function smallDisk(size: number): Promise<string> {

@@ -244,56 +244,57 @@ describe('the lock', () => {
     store.close();
   });
 
+  const make = (name: string, path = 'lock'): void => {
+    fs.rmSync(join(directory, path), { force: true });
+    fs.symlinkSync(name, join(directory, path));
+  };
+
   test('a pid that was given to another process does not hold it', () => {
-    const owner = (change: object) => {
-      const store = new DiskStore(directory);
-      const text = fs.readFileSync(join(directory, 'lock'), 'utf8');
-      store.close();
-      fs.writeFileSync(join(directory, 'lock'), JSON.stringify({ ...JSON.parse(text), ...change }));
-    };
+    const store = new DiskStore(directory);
+    const [pid, start, boot, nonce] = fs.readlinkSync(join(directory, 'lock')).split(' ');
+    store.close();
     if (fs.existsSync('/proc/self/stat')) {
-      owner({ start: '1' });
+      make(`${pid} 1 ${boot} ${nonce}`);
       new DiskStore(directory).close();
-      owner({ boot: 'another' });
+      make(`${pid} ${start} another ${nonce}`);
       new DiskStore(directory).close();
     }
-    owner({ start: null, boot: null });
+    make(`${pid} - - ${nonce}`);
     expect(() => new DiskStore(directory)).toThrow('used by process');
   });
 
-  test('a lock file cut by a power failure does not hold it, nor does one of a succession that stopped half-way', () => {
-    fs.writeFileSync(join(directory, 'lock'), '');
-    fs.writeFileSync(join(directory, 'lock-lock~'), '{"pid":');
-    new DiskStore(directory).close();
-    const dead = (nonce: string) =>
-      JSON.stringify({
-        pid: 2 ** 22 + 5,
-        start: '5',
-        boot: null,
-        nonce: `${nonce.repeat(8)}-0000-0000-0000-000000000000`,
-      });
-    fs.writeFileSync(join(directory, 'lock'), dead('a'));
-    fs.writeFileSync(join(directory, `lock-${'a'.repeat(8)}-0000-0000-0000-000000000000`), dead('b'));
+  test('the name of its owner is short enough to stand in an inode', () => {
     const store = new DiskStore(directory);
-    expect(() => new DiskStore(directory)).toThrow('used by process');
-    expect(store.list()).toEqual([]);
+    expect(fs.readlinkSync(join(directory, 'lock')).length).toBeLessThan(60);
     store.close();
   });
 
-  const DEAD = 'dddddddd-0000-0000-0000-000000000000';
-  const lock = (owner: object) => fs.writeFileSync(join(directory, 'lock'), JSON.stringify(owner));
-  const dead = { pid: 2 ** 22 + 5, start: '5', boot: null, nonce: DEAD };
+  const DEAD = 'd'.repeat(12);
+  const dead = (nonce: string): string => `${2 ** 22 + 5} 5 - ${nonce.repeat(12)}`;
+
+  test('what is no owner does not hold it, nor does one of a succession that stopped half-way', () => {
+    fs.writeFileSync(join(directory, 'lock'), '');
+    make('12 34', 'lock-lock~');
+    new DiskStore(directory).close();
+    make(dead('a'));
+    make(dead('b'), `lock-${'a'.repeat(12)}`);
+    const store = new DiskStore(directory);
+    expect(() => new DiskStore(directory)).toThrow('used by process');
+    expect(store.list()).toEqual([]);
+    expect(fs.readdirSync(directory)).toEqual(['lock']);
+    store.close();
+  });
 
   test('a starter that was slow to succeed the dead owner does not get past one that did so meanwhile', () => {
-    lock(dead);
-    const { linkSync } = fs;
+    make(dead('d'));
+    const { symlinkSync } = fs;
     let quick: DiskStore | null = null;
-    vi.spyOn(fs, 'linkSync').mockImplementation((from, to) => {
-      if (String(to).endsWith(DEAD) && quick === null) {
+    vi.spyOn(fs, 'symlinkSync').mockImplementation((name, path) => {
+      if (String(path).endsWith(DEAD) && quick === null) {
         vi.restoreAllMocks();
         quick = new DiskStore(directory);
       }
-      linkSync(from, to);
+      symlinkSync(name, path);
     });
     expect(() => new DiskStore(directory)).toThrow('is used by process');
     expect(fs.readdirSync(directory)).toEqual(['lock']);
@@ -301,15 +302,12 @@ describe('the lock', () => {
   });
 
   test('one that is succeeding the dead owner is not pushed aside', () => {
-    lock(dead);
-    const { linkSync } = fs;
-    vi.spyOn(fs, 'linkSync').mockImplementation((from, to) => {
+    make(dead('d'));
+    const { symlinkSync } = fs;
+    vi.spyOn(fs, 'symlinkSync').mockImplementation((name, path) => {
       vi.restoreAllMocks();
-      fs.writeFileSync(
-        to,
-        JSON.stringify({ pid: process.pid, start: null, boot: null, nonce: 'eeeeeeee-0000-0000-0000-000000000000' }),
-      );
-      linkSync(from, to);
+      symlinkSync(`${process.pid} - - ${'e'.repeat(12)}`, path);
+      symlinkSync(name, path);
     });
     expect(() => new DiskStore(directory)).toThrow('is used by process');
     expect(fs.readdirSync(directory)).toEqual(['lock', `lock-${DEAD}`]);
@@ -329,7 +327,7 @@ describe('the lock', () => {
       }
     }
     const start = fs.readFileSync(`/proc/${zombie}/stat`, 'latin1').split(') ')[1].split(' ')[19];
-    lock({ ...dead, pid: Number(zombie), start });
+    make(`${zombie} ${start} - ${DEAD}`);
     new DiskStore(directory).close();
     parent.kill('SIGKILL');
   });

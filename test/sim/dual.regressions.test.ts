@@ -730,8 +730,10 @@ test('a site that was interrupted while it caught up still catches up before it 
  * more. At the next meeting the other knew only of what had been answered before the first, and served without the rest.
  */
 test('a site catches up with what the other one wrote alone after a meeting that came to nothing', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:beta' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:beta' }, 12);
   const [second, first] = world.sites;
+  write(world, second, 20, 1); // who has nothing does not begin
+  await world.until(() => world.settled(), 5000, 'the write does not arrive');
   await part(world, first);
   world.line.downUntil = 0;
   await world.until(() => second.group!.state.superblock.peerAlone === null, 5000, 'the sites do not meet');
