@@ -173,7 +173,8 @@ export function newSuperblock(
     degradedSince: null,
     // from the first moment on: a standby that goes down before its copy begins holds no image either
     streamStart: adopt?.inconsistent?.startSequence ?? 0,
-    peerAlone: 0,
+    // whom it adopts this history from may have been alone, and have answered all of it
+    peerAlone: adopt !== null && config.role === 'dual' ? null : 0,
     imported: (adopt?.inconsistent ?? null) !== null,
     inconsistent: adopt?.inconsistent ?? null,
     checkpoint: {

@@ -710,11 +710,11 @@ export class Pair {
     if (start.base !== null && decision.row !== 3) {
       superblock.streamStart = start.from;
       superblock.imported = true;
-      superblock.peerAlone = 0;
       superblock.inconsistent = firstCopyOf(start, group.journal.head);
     }
-    if (decision.row === 10 && decision.adopter === superblock.site.number)
-      superblock.peerAlone = group.order === null ? 0 : null;
+    // the other may have been alone meanwhile, and have answered more than the copy holds
+    const follows = start.base !== null || (decision.row === 10 && decision.adopter === superblock.site.number);
+    if (follows) superblock.peerAlone = group.order === null ? 0 : null;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };

@@ -1051,6 +1051,13 @@ export const MUTANTS: readonly Mutant[] = [
       'a peer that lost what it spoke of writes nothing else before the next READY, whose word then counts last; or it went on alone, and who waited for it here has ended',
   },
   {
+    name: 'pair: who adopts a history need not catch up',
+    file: 'volume/group-state.ts',
+    find: "peerAlone: adopt !== null && config.role === 'dual' ? null : 0,",
+    replace: 'peerAlone: 0,',
+    breaks: 'a site whose disk was replaced serves without what the other answered alone',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',

@@ -8,6 +8,7 @@
  *   split       one site alone serves, without the other; that one has all of it before it serves again
  *   end         both images are all living scopes one after the other; fates are as hosts were told
  */
+import { TYPE_ABORT, TYPE_UNLOCK } from '../../assembly/layout.js';
 import type { Journal } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import type { OpenedState } from '../../src/volume/group-state.js';
@@ -177,7 +178,9 @@ export class DualChecks {
   }
 
   /** A new record stands in a site's journal. */
-  appends(site: DualSite): void {
+  appends(site: DualSite, { type }: TruthRecord): void {
+    // who follows ends what is over, and may not have seen yet that the link is gone again
+    if (type === TYPE_UNLOCK || type === TYPE_ABORT) return;
     if (this.#isAlone(site.other)) this.#world.violation(`${site.name} appends, and ${site.other.name} is alone`);
   }
 

@@ -255,7 +255,7 @@ export class DualSite {
       const before = truth.streams[index].length;
       if (read.sequence <= before) checks.parts(this, read);
       const record = truth.appended(index, this.opens, read, journal, at, peerHas);
-      if (truth.streams[index].length > before) checks.appends(this);
+      if (truth.streams[index].length > before) checks.appends(this, record);
       this.shown?.own(record);
     };
     if (order === null) {

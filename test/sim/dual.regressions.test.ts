@@ -757,6 +757,32 @@ test('a site catches up with what the other one wrote alone after a meeting that
 });
 
 /**
+ * Who takes up the history of a site that was alone was held to what that had answered where it had followed it before, and
+ * not where its disk was new, or it had a first copy: it served what it had so far (seeds 70546, 71120, 71433).
+ */
+test('a site whose disk was replaced catches up with who was alone before it serves', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const [first, second] = world.sites;
+  await part(world, first);
+  write(world, first, 8, 8);
+  const { appended } = first.journal.own;
+  replaceDisk(second);
+  world.line.downUntil = 0;
+  await world.until(() => second.group !== null, 5000, 'it does not adopt the group');
+  const [volume] = second.group!.volumes.values();
+  const { blockSize } = volume!;
+  const request = await holdLock(volume!, 'write', { offset: 8 * blockSize, size: blockSize }, 1000);
+  await world.until(() => second.journal.peer.appended >= appended, 5000, 'the writes do not arrive');
+  const { now } = world.scheduler;
+  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
+  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
+  volume!.locks.release(request);
+  second.group!.locksMoved();
+  await world.until(() => world.settled(), 5000, 'the sites do not find together');
+  await world.checks.compareAll();
+});
+
+/**
  * A site's first copy was done between its HELLO, which still spoke of it, and its decision. By the one the other site came
  * first, by the other this one did: both began as sources, each offered a meeting, each took the other's for their last, and
  * wrote down none as its own when the READY came. From then on they refused each other as restored from a copy (seed 5232).
