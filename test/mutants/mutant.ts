@@ -68,8 +68,10 @@ const TESTS: Record<string, string[]> = {
   'volume/dual-order.ts': ['mirror/dual-order.test.ts', 'mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/group.ts': ['sim/group.pair.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
+  'volume/group-state.ts': ['sim/dual.regressions.test.ts'],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',
+    'sim/group.first-copy.test.ts',
     'sim/group.pair.test.ts',
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
