@@ -73,6 +73,8 @@ export function drawWorld(seed: number, rounds: number, canMount: boolean): Worl
   };
   if (plan.shape === 'dual')
     Object.assign(plan, { whenPeerAway: 'degrade', onReject: 'target-retry', speculation: 'on' });
+  // what a host is answered without its standby follows one scope after the other: for hours
+  if (plan.speculation === 'off' && plan.whenPeerAway === 'degrade') plan.whenPeerAway = 'block';
   const draw = (): Fault => {
     const when = { at: integer(ROUND_MS - FAULT_MS_MAX), ms: 50 + integer(FAULT_MS_MAX - 50) };
     const kind = one('kill', 'kill', 'stop', 'cut', 'pause', 'flip', 'delay', 'lock', 'full');
