@@ -289,12 +289,15 @@ export class World {
   /** A small journal gives up the order of a standby that is away while its host writes much: a person empties that. */
   async #emptyWhoIsLeftBehind(): Promise<void> {
     let reason = '';
+    const isLeftBehind = (): boolean => LEFT_BEHIND.test(reason);
     await until('sites that meet', async () => {
       const { link } = await this.#at.a.status();
-      reason = link.state === 'refused' ? link.reason : '';
-      return link.state === 'streaming' || LEFT_BEHIND.test(reason);
+      reason = link.state === 'refused' ? link.reason : link.state;
+      return link.state === 'streaming' || isLeftBehind();
+    }).catch((error: Error) => {
+      throw new Error(`${error.message}: site a says ${reason}`);
     });
-    if (reason === '') return;
+    if (!isLeftBehind()) return;
     this.#say(`site b is emptied: ${reason}`);
     await this.#at.b.kill();
     rmSync(this.#at.b.options.state, { recursive: true });
