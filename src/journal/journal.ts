@@ -255,7 +255,7 @@ export class Journal {
 
   // ---- room
 
-  /** Bytes of segment files that there may be: what was configured, or, where both sites write, what the disk has room for. */
+  /** Bytes of segment files that there may be: what was configured, or what the disk has room for. */
   get size(): number {
     return Math.min(this.limit, this.#diskSize);
   }
@@ -286,6 +286,11 @@ export class Journal {
 
   get #used(): number {
     return this.segments.used + (this.head - this.written);
+  }
+
+  /** With the segments, spares take no more than this: of a small disk they leave what appends and checkpoints take next. */
+  get #spareLimit(): number {
+    return this.size === this.limit ? this.size : this.hostLimit;
   }
 
   // ---- places
@@ -355,7 +360,7 @@ export class Journal {
 
   /** Gives up a segment that nothing refers to any more. */
   freeSegment(segment: Segment): void {
-    if (this.segments.free(segment, this.size)) this.#directoryDirty = true;
+    if (this.segments.free(segment, this.#spareLimit)) this.#directoryDirty = true;
   }
 
   // ---- writing
@@ -612,7 +617,7 @@ export class Journal {
 
   /** Timed work: periodic sync, retry after a full disk. */
   tick(nowMs: number): void {
-    if (this.order !== null) this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
+    this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
     if (this.#diskFull && nowMs >= this.#retryAt) {
       this.#retryAt = nowMs + 250;
       this.#queuePump();
@@ -862,7 +867,7 @@ export class Journal {
         return this.#writeFailed(error as NodeJS.ErrnoException);
       }
       if (segment.fileSize > 0) this.counters.segmentsReused += 1;
-      this.segments.trim(this.size);
+      this.segments.trim(this.#spareLimit);
       this.#readSegmentHead(segment);
       this.#directoryDirty = true;
     }
@@ -878,7 +883,7 @@ export class Journal {
       this.counters.appends += 1;
       this.counters.bytesAppended += end - from;
       this.segments.grow(target, offset + end - from);
-      this.segments.trim(this.size);
+      this.segments.trim(this.#spareLimit);
       this.written = end;
       if (synced) {
         this.counters.syncs += 1;

@@ -48,9 +48,9 @@ describe.skipIf(!requireTools(['mkfs.ext4', 'mount']) || !canUseLoopDevices())('
     let error: Error | null = null;
     while (error === null && count < 10_000) error = await writeNext();
     expect(error).toMatchObject({ code: 'ENOSPC' });
-    expect(await client.flush().catch((error: unknown) => error)).toMatchObject({ code: 'ENOSPC' });
+    await client.flush(); // what was taken had room
     await checkAll('with the disk full');
-    expect((await gateway.status()).counters.journalDiskFull).toBeGreaterThan(0);
+    expect((await gateway.status()).counters.journalSpaceRefused).toBeGreaterThan(0);
     const before = count;
 
     await runToolOk('rm', [filler]);
@@ -64,6 +64,26 @@ describe.skipIf(!requireTools(['mkfs.ext4', 'mount']) || !canUseLoopDevices())('
     client = await NbdClient.connect(await again.uri('vm'));
     await checkAll('after a kill');
     process.stderr.write(`full disk: ENOSPC at write ${before}, ${last.size} pieces checked\n`);
+    await client.close();
+    await again.stop();
+  });
+
+  /** The disk was full of what nothing refers to any more, and as it was full no checkpoint could say so (seed 1291726175 of chaos). */
+  test('a disk that is smaller than the journal may be is written round and round', async () => {
+    const mounted = await smallDisk(96 * MIB);
+    const options = { site: 'a', state: `${mounted}/state`, volumes: [`vm:${16 * MIB}`], ring: 8 * MIB };
+    const gateway = await room.start({ ...options, journal: 1024 * MIB });
+    let client = await NbdClient.connect(await gateway.uri('vm'));
+    const piece = 64 * KIB;
+    const bytesOf = (value: number) => Buffer.alloc(piece, `write ${value} `);
+    for (let count = 0; count < 4096; count += 1) await client.write((count % 256) * piece, bytesOf(count));
+    await client.flush();
+    client.destroy();
+    await gateway.kill();
+    const again = await room.again(gateway);
+    client = await NbdClient.connect(await again.uri('vm'));
+    for (let index = 0; index < 256; index += 1)
+      expect(bytesOf(4096 - 256 + index).equals(await client.read(index * piece, piece))).toBe(true);
     await client.close();
     await again.stop();
   });
@@ -85,7 +105,12 @@ describe.skipIf(!requireTools(['mkfs.ext4', 'mount']) || !canUseLoopDevices())('
     client = await NbdClient.connect(await again.uri('vm'));
     expect(bytes.equals(await client.read(0, bytes.length))).toBe(true);
     await runToolOk('rm', [filler]);
-    await client.write(0, bytes);
+    const isTaken = (): Promise<boolean> =>
+      client.write(0, bytes).then(
+        () => true,
+        () => false,
+      );
+    await until('a write being taken', isTaken);
     await client.flush();
     await client.close();
     await again.stop();

@@ -44,6 +44,7 @@ const TESTS: Record<string, string[]> = {
     'journal/failed-sync.group.test.ts',
     'journal/segments.test.ts',
     'journal/stream-reader.test.ts',
+    'sim/group.regressions.test.ts',
   ],
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts', 'journal/segments.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts', 'journal/segments.test.ts'],

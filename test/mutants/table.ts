@@ -1051,6 +1051,13 @@ export const MUTANTS: readonly Mutant[] = [
       'a peer that lost what it spoke of writes nothing else before the next READY, whose word then counts last; or it went on alone, and who waited for it here has ended',
   },
   {
+    name: 'journal: a small disk does not count',
+    file: 'journal/journal.ts',
+    find: 'this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();',
+    replace: 'this.#diskSize = Number.POSITIVE_INFINITY;',
+    breaks: 'a disk fills up with what nothing refers to, and then nothing can be freed',
+  },
+  {
     name: 'pair: who adopts a history need not catch up',
     file: 'volume/group-state.ts',
     find: "peerAlone: adopt !== null && config.role === 'dual' ? null : 0,",

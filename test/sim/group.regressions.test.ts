@@ -732,3 +732,18 @@ test('a stop waits for what a checkpoint writes on a disk that has failed', asyn
   await world.settle(world.stop(source));
   await world.until(() => source.state === 'off', 1000, 'it does not stop');
 });
+
+test('a disk that is smaller than the journal may be is written round and round', async () => {
+  // It filled up with what nothing referred to any more. Then no checkpoint could be written that would have freed it, and
+  // who was killed waited for its lost tail to become durable, for ever.
+  const world = makeWorld({ journalSegments: 1000 });
+  await bothUp(world);
+  const { source, target } = world;
+  for (const { store } of [source, target]) store.capacity = store.used + 20 * world.options.segmentSize;
+  await world.pass(100); // it is looked at now and then
+  for (let i = 0; i < 300; i += 1) await world.settle(world.write((i % 8) * 64, 64));
+  for (const { journal, store } of [source, target]) expect(journal.head).toBeGreaterThan(3 * store.capacity);
+  world.crash(source, true);
+  world.open(source);
+  await atRest(world);
+});
