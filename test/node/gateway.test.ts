@@ -1,5 +1,5 @@
 /** The gateway through its own front door: the library entry, and NBD in the same process. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -72,4 +72,13 @@ test('what the library wrote, in and out of scopes, is there after a clean stop 
   } finally {
     await second.close();
   }
+});
+
+test('a state directory that the system refuses: what, where, and what to do', async () => {
+  const file = join(state, 'file');
+  writeFileSync(file, '');
+  const refused = Gateway.open({ state: file, site: 'a', nbd: [], groups: [group] });
+  const where = `state directory ${join(file, group.group)}: `;
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(where) });
+  await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
 });

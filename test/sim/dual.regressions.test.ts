@@ -13,6 +13,7 @@ import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { FREEZE_HOLD_MS, LOCK_WAIT_MS_MAX, SPLIT_LEASE_MS } from '../../src/limits.js';
 import { KIND_CONFIRM, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
+import type { LockRequest } from '../../src/volume/locks.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -45,6 +46,18 @@ function replaceDisk(site: DualSite): void {
   site.crash(true);
   site.newDisk();
   site.open();
+}
+
+/** A site that lacks records up to `appended`, for a lock that somebody has there, serves nobody before it has them. */
+async function catchesUp(world: DualWorld, site: DualSite, request: LockRequest, appended: number): Promise<void> {
+  const { now } = world.scheduler;
+  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
+  expect([site.journal.peerApplied < appended, site.group!.frozen]).toEqual([true, true]);
+  const [volume] = site.group!.volumes.values();
+  volume!.locks.release(request);
+  site.group!.locksMoved();
+  await world.until(() => world.settled(), 5000, 'the sites do not find together');
+  await world.checks.compareAll();
 }
 
 /** More than a journal of nine segments holds. */
@@ -716,13 +729,7 @@ test('a site that was interrupted while it caught up still catches up before it 
   await world.until(() => second.journal.peer.appended >= appended, 5000, 'the writes do not arrive');
   world.line.cut();
   await world.until(() => second.group!.mirror.connected, 5000, 'the sites do not meet again');
-  const { now } = world.scheduler;
-  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
-  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
-  volume!.locks.release(request);
-  second.group!.locksMoved();
-  await world.until(() => world.settled(), 5000, 'the sites do not find together');
-  await world.checks.compareAll();
+  await catchesUp(world, second, request, appended);
 });
 
 /**
@@ -747,13 +754,7 @@ test('a site catches up with what the other one wrote alone after a meeting that
   const request = await holdLock(volume!, 'write', { offset: volume!.blockSize, size: volume!.blockSize }, 1000);
   world.line.downUntil = 0;
   await world.until(() => second.journal.peer.appended >= appended, 5000, 'the write does not arrive');
-  const { now } = world.scheduler;
-  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
-  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
-  volume!.locks.release(request);
-  second.group!.locksMoved();
-  await world.until(() => world.settled(), 5000, 'the sites do not find together');
-  await world.checks.compareAll();
+  await catchesUp(world, second, request, appended);
 });
 
 /**
@@ -773,13 +774,7 @@ test('a site whose disk was replaced catches up with who was alone before it ser
   const { blockSize } = volume!;
   const request = await holdLock(volume!, 'write', { offset: 8 * blockSize, size: blockSize }, 1000);
   await world.until(() => second.journal.peer.appended >= appended, 5000, 'the writes do not arrive');
-  const { now } = world.scheduler;
-  await world.until(() => world.scheduler.now > now + 200, 1000, 'no time passes');
-  expect([second.journal.peerApplied < appended, second.group!.frozen]).toEqual([true, true]);
-  volume!.locks.release(request);
-  second.group!.locksMoved();
-  await world.until(() => world.settled(), 5000, 'the sites do not find together');
-  await world.checks.compareAll();
+  await catchesUp(world, second, request, appended);
 });
 
 /**
