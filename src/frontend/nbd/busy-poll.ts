@@ -6,10 +6,10 @@
  *     asleep --all is answered, and the next request tends to follow at once--> looking --request, or too long--> asleep
  *
  * It goes by the requests before, whether somebody looked for them or not: they came alone, soon after the answer to the
- * one before, and were themselves answered soon. Of several at once most find us awake anyway; and what takes the device
- * long, as a flush does, is done by helpers, who need the processor.
+ * one before, and were themselves answered soon: a write, or a flush of a quick disk. Of several at once most find us awake
+ * anyway. While the device works nobody looks: helpers may do it, who need the processor.
  */
-import { BUSY_POLL_MS_MAX } from './limits.js';
+import { BUSY_POLL_ANSWER_MS_MAX, BUSY_POLL_MS_MAX } from './limits.js';
 
 /** Looks while the score is at least this; a request as described adds 1, any other takes 2. */
 const SCORE_NEEDED = 8;
@@ -66,7 +66,7 @@ export class BusyPoll {
   answered(): void {
     if (this.#inFlight > 0 || this.#begun === 0) return;
     this.#answeredAt = this.#nowMs();
-    const isGood = this.#begun === 1 && this.#isSoon && this.#answeredAt - this.#begunAt <= BUSY_POLL_MS_MAX;
+    const isGood = this.#begun === 1 && this.#isSoon && this.#answeredAt - this.#begunAt <= BUSY_POLL_ANSWER_MS_MAX;
     this.#begun = 0;
     this.#score = isGood ? Math.min(SCORE_MAX, this.#score + 1) : Math.max(0, this.#score - BAD_COST);
     if (!this.#hasCompany || this.#looking || this.#score < SCORE_NEEDED) return;

@@ -22,6 +22,8 @@ export const READ_SLAB_SIZE = 256 * KIB;
 export const READ_SLABS_KEPT_MAX = 12;
 /** How long the next request of a client that waits for each reply is looked for: it takes 30 to 60 µs, asleep or not. */
 export const BUSY_POLL_MS_MAX = 0.1;
+/** What it waits for takes no longer than that, for looking to be worth it: of more, the 30 µs saved are too little. */
+export const BUSY_POLL_ANSWER_MS_MAX = 0.5;
 /** Had the event loop to sleep no longer for a client's next request, it was on its way when the last answers were sent. */
 export const FOLLOWING_IDLE_MS_MAX = 0.02;
 /** Answers kept for more of them, at most: beyond it a turn's price is spread well enough. */
