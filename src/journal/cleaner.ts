@@ -21,7 +21,7 @@ import {
   TYPE_RELOCATED,
   TYPE_WRITE,
 } from '../../assembly/layout.js';
-import type { Region } from '../kernel/memory.js';
+import { copyBytes, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
 import { KIB } from '../limits.js';
 import type { Journal } from './journal.js';
@@ -376,7 +376,8 @@ export class Cleaner {
       if (journal.kernel.checkBlocks(at, payload, index, count) < count) return 'rotten';
       const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);
       if (to < 0) return 'full';
-      journal.memory.bytes.copyWithin(to, payload, payload + (count << blockShift));
+      const { bytes } = journal.memory;
+      copyBytes(bytes, to, bytes.subarray(payload, payload + (count << blockShift)));
       const moved = journal.pendingPosition;
       journal.publish();
       for (let i = 0; i < count; i += 1) map.compareAndSwing(lba + index + i, position, index + i, moved, i);

@@ -5,7 +5,7 @@
  */
 import { AT_BLOCK_COUNT, AT_CHECKSUMS, RECORD_BLOCKS_MAX } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
-import type { Region } from '../kernel/memory.js';
+import { copyBytes, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD, type ReadRun } from '../kernel/offload.js';
 import type { Journal } from './journal.js';
 import type { MapLookup } from './map.js';
@@ -50,7 +50,7 @@ class ReadOperation {
 
   copy(bytes: Uint8Array): void {
     this.#bytes = this.#buffer!();
-    this.#bytes.set(bytes);
+    copyBytes(this.#bytes, 0, bytes);
   }
 
   partDone(error: ForelockError | null): void {
@@ -134,7 +134,7 @@ export class BlockReader {
         const record = journal.address(position);
         const total = journal.memory.view.getUint32(record + AT_BLOCK_COUNT, true);
         const payload = record + AT_CHECKSUMS + 8 * total + (index << blockShift);
-        into.set(journal.memory.bytes.subarray(payload, payload + size), target);
+        copyBytes(into, target, journal.memory.bytes.subarray(payload, payload + size));
         this.counters.blocksFromRing += count;
       } else {
         this.#add(
@@ -261,7 +261,7 @@ export class BlockReader {
         if (at >= 0) {
           const payload = bytes.subarray(at, at + (run.count << run.blockShift));
           const into = job.into[i]!;
-          if (into !== null) into.set(payload);
+          if (into !== null) copyBytes(into, 0, payload);
           else if (users === 1 && this.#lentSlices === this.#lentMax) job.owner[i]!.copy(payload);
           else {
             if (users === 1) this.#lentSlices += 1;

@@ -12,10 +12,13 @@ export interface Region {
 
 const PAGE = 65536;
 
-/** From here on the call that `fill` is costs less than it saves. */
-const FILL_SIZE_MIN = 16 * 1024;
+/** From here on the call that `fill` is costs no more than it saves. */
+const FILL_SIZE_MIN = 4096;
 
-/** Copies all of `from` to `to[at]`. Into shared memory `set` goes word by word, which takes large pieces twice as long. */
+/**
+ * Copies all of `from` to `to[at]`; they must not overlap. Into and out of shared memory `set` goes word by word, and byte by
+ * byte if the two are aligned differently, as what follows an NBD header is: four times as long as memcpy at 4 KiB.
+ */
 export function copyBytes(to: Uint8Array, at: number, from: Uint8Array): void {
   if (from.length < FILL_SIZE_MIN) to.set(from, at);
   else Buffer.prototype.fill.call(to, from, at, at + from.length); // with bytes as many as are asked for, a memcpy

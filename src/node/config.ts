@@ -66,7 +66,7 @@ export interface GroupOptions {
   /** Role dual, without a link: both sites freeze, or the site of this name goes on alone. */
   whenSplit: 'freeze' | { prefer: string };
   onReject: RejectPolicy;
-  /** Bytes of journal on disk; null: twice the volumes' size. */
+  /** Bytes of journal on disk; null: twice the volumes' size and four segments. */
   journal: number | null;
   /** Bytes of shared-memory ring. */
   ring: number;

@@ -51,7 +51,7 @@ export interface GroupConfig {
   site: string;
   role: Role;
   volumes: readonly VolumeConfig[];
-  /** Bytes of journal on disk; default twice the volumes' size. */
+  /** Bytes of journal on disk; default twice the volumes' size and four segments. */
   journalSize?: number | undefined;
   ringSize?: number | undefined;
 }
@@ -146,7 +146,7 @@ export function newSuperblock(
   const number = adopt === null ? 1 : adopt.number;
   const size = volumes.reduce((sum, volume) => sum + volume.size, 0);
   const ringSize = config.ringSize ?? RING_SIZE_DEFAULT;
-  const segmentSize = chooseSegmentSize(config.journalSize ?? journalDefault(size), ringSize);
+  const segmentSize = chooseSegmentSize(config.journalSize ?? 2 * size, ringSize);
   return {
     groupId: adopt?.groupId ?? randomUUID(),
     group: config.group,
@@ -248,7 +248,7 @@ export async function openState(
     );
   }
   const total = superblock.volumes.reduce((sum, volume) => sum + volume.size, 0);
-  const limit = config.journalSize ?? journalDefault(total);
+  const limit = config.journalSize ?? journalDefault(total, superblock.segmentSize);
   checkLimit(limit, superblock.segmentSize);
 
   const liveness = new Liveness(superblock.segmentSize);
@@ -499,9 +499,12 @@ export function offerMeeting(superblock: Superblock, theirs: SiteState): Meeting
   return met.offered;
 }
 
-/** Twice the volumes' size, and never less than cleaning needs. */
-function journalDefault(total: number): number {
-  return Math.max(2 * total, total + 64 * MIB);
+/**
+ * Twice the volumes' size and four segments, so that half of what hosts may fill lives, however small the volumes: two are
+ * kept free for the cleaner, which begins two below that. Never less than cleaning needs.
+ */
+function journalDefault(total: number, segmentSize: number): number {
+  return Math.max(2 * total + 4 * segmentSize, total + 64 * MIB);
 }
 
 /** Many segments make cleaning cheap, large ones make appends cheap: a thirty-second of the journal, a power of two. */
