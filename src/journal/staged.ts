@@ -37,10 +37,6 @@ export class StagedRun {
   get from(): number {
     return this.#writes[0]?.position ?? Number.POSITIVE_INFINITY;
   }
-  /** Bytes of their records. */
-  get bytes(): number {
-    return this.#writes.reduce((sum, { header }) => sum + header.size, 0);
-  }
 
   /** The stream's next record. @returns what it makes show */
   next(header: RecordHeader, position: number): readonly StagedWrite[] {

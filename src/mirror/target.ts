@@ -54,15 +54,10 @@ import {
   TYPE_ZERO,
 } from '../../assembly/layout.js';
 import { assert, fail } from '../assert.js';
-import {
-  CREDIT_BYTES,
-  MESSAGE_SIZE_MAX,
-  SCOPES_MAX,
-  TRANSACTION_BYTES_MAX,
-  TRANSACTION_WRITES_MAX,
-} from '../limits.js';
+import { CREDIT_BYTES, MESSAGE_SIZE_MAX, SCOPES_MAX } from '../limits.js';
 import type { LockRequest, RangeLocks } from '../volume/locks.js';
 import { type BasePosition, positionBefore } from './base.js';
+import { StagedGrants } from './staged-grants.js';
 import { type Confirm, NAK_CHECK, NAK_REJECTED, type RejectPolicy } from './wire.js';
 
 export type TargetPhase = 'away' | 'base' | 'streaming' | 'broken';
@@ -178,19 +173,13 @@ export interface TargetOptions {
   /** Start of the base copy with which this site took up the stream, kept for good; 0 if it has the stream from 1. */
   start: number;
   /** What was staged and applied: of a transaction that goes on. */
-  staged?: { readonly bytes: number; readonly writes: readonly { readonly header: HeadRecord }[] };
+  staged?: { readonly writes: readonly { readonly header: HeadRecord }[] };
   judge?: Judge | null;
   creditBytes?: number;
 }
 
 interface Scope extends OpenScope {
   lock: LockRequest;
-}
-
-interface Extent {
-  volume: number;
-  lba: number;
-  blockCount: number;
 }
 
 /** A record that was dropped, and will find its lock when it comes again. */
@@ -233,11 +222,8 @@ export class TargetStream {
   /** Why the commit log cannot be applied: a record in it makes no sense, and a new link does not mend that. */
   #poison: string | null = null;
 
-  /** Staged writes since the last record that is none, and bytes of their records. */
-  #stagedCount: number;
-  #stagedBytes: number;
-  /** Where those of them write whose scope was open when the base copy began. */
-  #stagedBare: Extent[] = [];
+  /** Of staged writes since the last record that is none. */
+  readonly #staged = new StagedGrants();
   readonly #scopes = new Map<number, Scope>();
   #onReject: RejectPolicy = 'target-retry';
   #kept: number;
@@ -278,10 +264,7 @@ export class TargetStream {
     this.#durable = options.durable;
     this.#base = options.base;
     this.#start = options.start;
-    const staged = options.staged?.writes ?? [];
-    this.#stagedCount = staged.length;
-    this.#stagedBytes = options.staged?.bytes ?? 0;
-    for (const { header } of staged) if (header.scope <= options.start) this.#stageBare(header);
+    for (const { header } of options.staged?.writes ?? []) this.#staged.add(header, header.scope <= options.start);
     this.#baseDurable = options.base?.next ?? this.#baseDurable;
     this.#caughtUp();
     this.#check();
@@ -451,7 +434,7 @@ export class TargetStream {
    * asks again when locks were released or expired. Sequence 0 is a base record's.
    */
   admit(record: HeadRecord, now: number): Admission {
-    const { type, flags, volume, lba, blockCount, scope, sequence } = record;
+    const { type, flags, volume, lba, blockCount, sequence } = record;
     if (this.#poison !== null) return WAIT;
     if (sequence !== 0) {
       if (sequence > this.#received || (sequence !== this.#granted && sequence !== this.#granted + 1))
@@ -461,17 +444,26 @@ export class TargetStream {
     if (this.#had) this.#endWait(); // what was granted last is applied by now
     if (this.#judge !== null && sequence !== 0) {
       const verdict = this.#judge.verdict(record);
-      if (verdict === 'skip') return this.#grant(sequence);
+      if (verdict === 'skip') {
+        this.#staged.end();
+        return this.#grant(sequence);
+      }
       const locks = this.#locks.get(volume);
       if (verdict === 'wait' && locks !== undefined) return this.#wait(locks, volume, lba, blockCount, sequence, now);
     }
+    if (type === TYPE_WRITE && (flags & FLAG_STAGED) !== 0) return this.#admitStaged(record, now);
+    const admission = this.#admitUnstaged(record, now);
+    if (admission === APPLY) this.#staged.end();
+    return admission;
+  }
+
+  #admitUnstaged({ type, flags, volume, lba, blockCount, scope, sequence }: HeadRecord, now: number): Admission {
     switch (type) {
       case TYPE_LOCK:
         return this.#admitLock(flags, volume, lba, blockCount, sequence, now);
       case TYPE_WRITE:
       case TYPE_ZERO:
       case TYPE_TRIM:
-        if (type === TYPE_WRITE && (flags & FLAG_STAGED) !== 0) return this.#admitStaged(record, now);
         if (scope !== sequence) return this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
         return this.#admitMoment(volume, lba, blockCount, sequence, now);
       case TYPE_BASE:
@@ -529,7 +521,7 @@ export class TargetStream {
   /** The stream ends for good (this site is promoted, or the pair is taken apart): gives all its locks back. */
   closeScopes(): void {
     for (const sequence of [...this.#scopes.keys()]) this.#release(sequence);
-    this.#endStaged();
+    this.#staged.end();
     this.#endWait();
   }
 
@@ -577,39 +569,21 @@ export class TargetStream {
 
   #admitStaged(record: HeadRecord, now: number): Admission {
     const { volume, lba, blockCount, scope, sequence, size } = record;
-    const count = this.#stagedCount;
-    const bytes = this.#stagedBytes;
     if (scope === sequence) return this.#refuse(`record ${sequence} is staged outside of a scope`);
-    if (count >= TRANSACTION_WRITES_MAX || bytes + size > TRANSACTION_BYTES_MAX)
-      return this.#refuse(`record ${sequence} makes a transaction of ${count + 1} writes, ${bytes + size} bytes`);
+    const tooLarge = this.#staged.tooLarge(size);
+    if (tooLarge !== null) return this.#refuse(`record ${sequence} makes ${tooLarge}`);
     const isBare = scope <= this.#start && !this.#scopes.has(scope);
     if (isBare && this.#locks.get(volume)?.contains(lba, blockCount) !== true)
       return this.#refuse(`record ${sequence} writes volume ${volume} blocks ${lba}+${blockCount}, which do not exist`);
-    const bare = this.#stagedBare;
     const admission = isBare ? this.#grant(sequence) : this.#admitWithin(volume, lba, blockCount, scope, sequence, now);
-    if (admission === APPLY) {
-      this.#stagedCount = count + 1;
-      this.#stagedBytes = bytes + size;
-      this.#stagedBare = bare;
-      if (isBare) this.#stageBare(record);
-    }
+    if (admission === APPLY) this.#staged.add(record, isBare);
     return admission;
   }
 
-  #stageBare({ volume, lba, blockCount }: Extent): void {
-    this.#stagedBare.push({ volume, lba, blockCount });
-  }
-
-  #endStaged(): void {
-    this.#stagedCount = 0;
-    this.#stagedBytes = 0;
-    if (this.#stagedBare.length > 0) this.#stagedBare = [];
-  }
-
   #admitCommit(count: number, sequence: number, now: number): Admission {
-    if (count !== this.#stagedCount)
-      return this.#refuse(`COMMIT ${sequence} of ${count} writes, ${this.#stagedCount} are there`);
-    for (const { volume, lba, blockCount } of this.#stagedBare) {
+    if (count !== this.#staged.count)
+      return this.#refuse(`COMMIT ${sequence} of ${count} writes, ${this.#staged.count} are there`);
+    for (const { volume, lba, blockCount } of this.#staged.bare) {
       const locks = this.#locks.get(volume)!;
       if (!locks.mirrorFree(lba, blockCount)) return this.#wait(locks, volume, lba, blockCount, sequence, now);
     }
@@ -636,7 +610,6 @@ export class TargetStream {
 
   #grant(sequence: number): Admission {
     if (sequence !== 0) this.#granted = sequence;
-    this.#endStaged();
     this.#dirty = true;
     if (this.#waitingAt !== null && !this.#had) {
       // the blocks are let go to others only once the record is applied
@@ -739,7 +712,7 @@ export class TargetStream {
       this.#durable = base.start;
       this.#accepted = base.start;
       this.#start = base.start;
-      this.#endStaged();
+      this.#staged.end();
     }
     this.#kept = this.#received;
   }

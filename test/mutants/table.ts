@@ -1509,6 +1509,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what a transaction staged before a first copy shows under a lock of the standby',
   },
   {
+    name: 'target: staged writes of a transaction that was lost count for the next',
+    file: 'mirror/target.ts',
+    find: 'if (admission === APPLY) this.#staged.end();',
+    replace: '',
+    breaks: 'the COMMIT that comes next is refused for ever',
+  },
+  {
     name: 'target: a COMMIT keeps what it had waited for',
     file: 'mirror/target.ts',
     find: 'this.#waitingAt.mirrorHad();\n      this.#waitingAt = locks;',
