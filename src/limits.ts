@@ -47,6 +47,8 @@ export const LEND_SIZE_MIN = 32 * KIB;
 export const APPEND_SIZE_MAX = 4 * MIB;
 /** Without a flush, data is synced this often, so that trimming and recovery keep up. */
 export const SYNC_INTERVAL_MS = 1000;
+/** A full disk is tried again this often, and when a segment was freed: what hosts notice when somebody has made room. */
+export const FULL_DISK_RETRY_MS = 250;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;

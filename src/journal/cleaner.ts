@@ -70,6 +70,9 @@ export class Cleaner {
   readonly #dead = new Map<number, { head: number; checkpoint: number }>();
   #victim: { segment: Segment; position: number; end: number } | null = null;
   #busy = false;
+  /** A step that found the ring full goes on here. */
+  #waiting: { from: number; bytes: number } | null = null;
+  #stopped = false;
   /** Segments that could not be read back in full: never chosen again. */
   readonly #damaged = new Set<number>();
   /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when some may and hosts wait. */
@@ -132,8 +135,23 @@ export class Cleaner {
     return Math.max(size / 4, hostLimit - 2 * segmentSize);
   }
 
+  /** The ring may have room again. */
+  ringHasRoom(): void {
+    const waiting = this.#waiting;
+    if (waiting === null) return;
+    this.#waiting = null;
+    this.#move(waiting.from, waiting.bytes);
+  }
+
+  /** Nothing is copied or freed any more. */
+  stop(): void {
+    this.#stopped = true;
+    this.ringHasRoom();
+  }
+
   /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */
   poke(): void {
+    if (this.#stopped) return;
     const coming = this.#freeDead();
     if (this.#busy || this.#journal.failed !== null) return;
     if (this.#victim === null) {
@@ -296,11 +314,12 @@ export class Cleaner {
   }
 
   /**
-   * Copies live blocks of the records in [from, bytes) of the buffer; goes on in another turn after a step, or when the
-   * ring is full. Headers are checked, and of the blocks those that live: most do not, and are not looked at.
+   * Copies live blocks of the records in [from, bytes) of the buffer; goes on in another turn after a step, and when the
+   * ring was full, as soon as it has room. Headers are checked, and of the blocks those that live: most do not, and are not looked at.
    */
   #move(from: number, bytes: number): void {
     const journal = this.#journal;
+    if (this.#stopped || journal.failed !== null) return this.#giveUp();
     const victim = this.#victim!;
     const { view } = journal.memory;
     const header = this.#header;
@@ -311,8 +330,12 @@ export class Cleaner {
       if (journal.kernel.checkHeader(at, bytes - good) === 0 || header.read(view, at).size > bytes - good) break;
       const hasBlocks = header.type === TYPE_WRITE || header.type === TYPE_BASE || header.type === TYPE_RELOCATED;
       const outcome = hasBlocks && journal.head < stepEnd ? this.#moveRecord(at, victim.position + good) : 'moved';
-      // ring full: the rest of this record's live blocks are found again by the map
-      if (journal.head >= stepEnd || outcome === 'full') {
+      // in both cases the rest of this record's live blocks is found again by the map
+      if (outcome === 'full') {
+        this.#waiting = { from: good, bytes };
+        return;
+      }
+      if (journal.head >= stepEnd) {
         const resume = good;
         this.#defer(() => this.#move(resume, bytes));
         return;
@@ -339,11 +362,19 @@ export class Cleaner {
   }
 
   #finishVictim(): void {
-    const victim = this.#victim!;
-    this.#victim = null;
-    this.#journal.segments.release(victim.segment);
+    this.#release();
     this.#journal.sync();
     this.#freeDead();
+  }
+
+  #giveUp(): void {
+    this.#busy = false;
+    this.#release();
+  }
+
+  #release(): void {
+    this.#journal.segments.release(this.#victim!.segment);
+    this.#victim = null;
   }
 
   /** Does the block show this record, and is that settled? */

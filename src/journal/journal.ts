@@ -40,7 +40,15 @@ import { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import { APPEND_SIZE_MAX, CREDIT_BYTES, KIB, PEER_ROOM_SHARE, SYNC_BYTES_MAX, SYNC_INTERVAL_MS } from '../limits.js';
+import {
+  APPEND_SIZE_MAX,
+  CREDIT_BYTES,
+  FULL_DISK_RETRY_MS,
+  KIB,
+  PEER_ROOM_SHARE,
+  SYNC_BYTES_MAX,
+  SYNC_INTERVAL_MS,
+} from '../limits.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
@@ -218,6 +226,8 @@ export class Journal {
   #directoryDirty = false;
   #roomWanted = false;
   #diskFull = false;
+  /** The disk was full, and may have room again. */
+  #retryWanted = false;
   /** All that the disk has room for, where both sites write: as of the last tick. */
   #diskSize = Number.POSITIVE_INFINITY;
   #retryAt = 0;
@@ -282,6 +292,11 @@ export class Journal {
   get peerRoom(): number {
     const room = Math.max(0, this.size - this.cleanerReserve - this.#used);
     return this.order === null ? room : Math.min(room, this.peerReserve);
+  }
+
+  /** Whether that may go beyond: there is more than the segment that the cleaner needs, for a full disk can free nothing. */
+  get lendsPeer(): boolean {
+    return this.#used < this.size - this.segmentSize;
   }
 
   get #used(): number {
@@ -351,6 +366,7 @@ export class Journal {
     this.peer.sealed = this.peer.appended;
     this.peer.durable = this.peer.appended;
     this.barReuse(); // what the files hold of streams may have been cut off, or taken back
+    this.#lookAtDisk(); // before anything is promised to the peer
   }
 
   /** Nothing that was written so far may be found behind the journal's end later (segments.ts). */
@@ -360,7 +376,9 @@ export class Journal {
 
   /** Gives up a segment that nothing refers to any more. */
   freeSegment(segment: Segment): void {
-    if (this.segments.free(segment, this.#spareLimit)) this.#directoryDirty = true;
+    if (this.segments.free(segment, this.#diskFull ? 0 : this.#spareLimit)) this.#directoryDirty = true;
+    this.#retryWanted = this.#diskFull;
+    if (this.#diskFull) this.#queuePump();
   }
 
   // ---- writing
@@ -617,9 +635,10 @@ export class Journal {
 
   /** Timed work: periodic sync, retry after a full disk. */
   tick(nowMs: number): void {
-    this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
+    this.#lookAtDisk();
     if (this.#diskFull && nowMs >= this.#retryAt) {
-      this.#retryAt = nowMs + 250;
+      this.#retryAt = nowMs + FULL_DISK_RETRY_MS;
+      this.#retryWanted = true;
       this.#queuePump();
     }
     if (this.durable < this.written && nowMs - this.#lastSyncAt >= SYNC_INTERVAL_MS) {
@@ -836,9 +855,15 @@ export class Journal {
     this.#sealMarks.push({ position: this.sealed, own: this.own.sealed, peer: this.peer.sealed });
   }
 
+  #lookAtDisk(): void {
+    this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
+  }
+
   #pumpWrite(): void {
     if (this.#writing || this.#failed) return;
     if (this.written === this.sealed || this.#gathers) return;
+    if (this.#diskFull && !this.#retryWanted) return; // whoever wants room asks again and again
+    this.#retryWanted = false;
     if (this.durable > this.#markedDurable && this.sealed === this.head && this.#admit(RECORD_SIZE_MIN) === 0) {
       // what later bears witness that all before it was durable, should it be found damaged
       this.#markedDurable = this.durable;
@@ -958,7 +983,6 @@ export class Journal {
     this.segments.trim(0);
     if (!this.#diskFull) this.counters.diskFull += 1;
     this.#diskFull = true;
-    this.#retryAt = 0;
     this.#listener.durable(); // flushes that wait now fail instead of waiting for room
     this.#offerRoom();
   }

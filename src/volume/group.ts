@@ -212,11 +212,15 @@ export class Group {
         this.cleaner.poke();
         this.checkpointer.poke();
       },
-      room: () => this.#pumpRoom(),
+      room: () => {
+        this.cleaner.ringHasRoom(); // what it copies makes room on the disk
+        this.#pumpRoom();
+      },
       failed: (error) => {
         this.#noteSuspect();
         this.#gate.failAll(error as ForelockError);
         this.#pumpRoom();
+        this.cleaner.stop();
         for (const resolve of this.#durableWaiters.splice(0)) resolve();
       },
     });
@@ -901,11 +905,13 @@ export class Group {
         return false;
       });
       this.#endRoomWaits();
+      this.cleaner.stop();
       await this.writeback.drain();
       // nor may it forget that a tail is missing
       await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
     this.#endRoomWaits();
+    this.cleaner.stop();
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
     for (const refuse of this.#aborting.values()) refuse(stopped);

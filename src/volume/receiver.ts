@@ -274,7 +274,7 @@ export class Receiver implements MirrorEnd {
     const { journal, sender } = this.#group;
     const { received } = this.#target;
     let bytes = journal.peerRoom;
-    if (received < this.#owed && journal.segments.used < journal.size) bytes = Math.max(bytes, FRAME_SIZE_MAX);
+    if (received < this.#owed && journal.lendsPeer) bytes = Math.max(bytes, FRAME_SIZE_MAX);
     if (sender?.isOverdrawn === true && this.announced.appended <= received) bytes = 0;
     this.#target.step({ kind: 'room', bytes });
   }
