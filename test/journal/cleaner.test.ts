@@ -1,5 +1,6 @@
 /** The cleaner by itself: it makes room, it changes no content, and it frees nothing that is still needed. */
 import { describe, expect, test } from 'vitest';
+import { TYPE_MARK } from '../../assembly/layout.js';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
 import type { RecordOrder } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
@@ -11,6 +12,8 @@ interface Bench {
   rig: JournalRig;
   cleaner: Cleaner;
   model: number[];
+  /** Turns of the event loop that the cleaner has asked for. */
+  deferred(): number;
   /** One write of random extent; now and then a sync. */
   churn(writes: number): void;
 }
@@ -29,9 +32,21 @@ function bench(owner: Partial<CleanerOwner> = {}, segments = 12): Bench {
     dropViews() {},
     ...owner,
   };
-  const defer = (task: () => void): void => rig.scheduler.schedule(task, 0.05);
+  let deferred = 0;
+  const defer = (task: () => void): void => {
+    deferred += 1;
+    rig.scheduler.schedule(task, 0.05);
+  };
   const cleaner = new Cleaner(journal, rig.offload, liveness, rig.cleanerBuffer, whole, defer);
-  journal.listen({ sealed() {}, durable: () => cleaner.poke(), room: () => cleaner.poke(), failed() {} });
+  journal.listen({
+    sealed() {},
+    durable: () => cleaner.poke(),
+    room() {
+      cleaner.ringHasRoom();
+      cleaner.poke();
+    },
+    failed: () => cleaner.stop(),
+  });
   const model = new Array<number>(BLOCKS).fill(0);
   const random = seededRandom(11);
   let next = 0;
@@ -39,6 +54,7 @@ function bench(owner: Partial<CleanerOwner> = {}, segments = 12): Bench {
     rig,
     cleaner,
     model,
+    deferred: () => deferred,
     churn(writes) {
       for (let i = 0; i < writes; i += 1) {
         const count = 1 + Math.floor(random() * 40);
@@ -95,6 +111,43 @@ test('live blocks are copied in steps, and hosts are answered in between', () =>
   expect(cleaner.counters.blocksMoved).toBeGreaterThan(500);
   expect(most).toBeGreaterThan(1);
   expect(most).toBeLessThan(32 + 40); // 128 KiB, and the rest of a record
+});
+
+test('a ring that is full is waited for, not asked for in every turn, and no longer than the journal works', () => {
+  // While an append hung it took a whole processor, and after one that failed it went on for ever: also behind a stop.
+  const { rig, churn, deferred } = bench();
+  const { journal, scheduler } = rig;
+  const held: ((error: Error | null) => void)[] = [];
+  let isHeld = false;
+  const open = rig.store.open.bind(rig.store);
+  rig.store.open = (name, create) => {
+    const file = open(name, create);
+    const write = file.write.bind(file);
+    file.write = (bytes, position, done) => {
+      if (isHeld) held.push(done);
+      else write(bytes, position, done);
+    };
+    file.writeSynced = file.write;
+    return file;
+  };
+  const isEmptying = (): boolean => journal.segments.all().some(({ readers }) => readers > 0);
+  for (let round = 0; round < 4; round += 1) churn(200);
+  for (let lba = 0; !isEmptying(); lba = (lba + 20) % (BLOCKS - 20)) {
+    rig.write(lba, 20, 1);
+    journal.sync();
+    for (let steps = 0; steps < 6 && !isEmptying(); steps += 1) scheduler.step();
+  }
+  isHeld = true;
+  while (journal.reserve(TYPE_MARK, 0, 0, 0, 0, 0, 0, 0, 0) >= 0) journal.publish();
+  for (let i = 0; i < 200; i += 1) scheduler.step();
+  expect(isEmptying()).toBe(true);
+  const before = deferred();
+  for (let i = 0; i < 1000; i += 1) scheduler.step();
+  expect(deferred() - before).toBeLessThan(5);
+  for (const done of held) done(Object.assign(new Error('the disk is gone'), { code: 'EIO' }));
+  rig.settle();
+  expect(journal.failed?.code).toBe('EIO');
+  expect(isEmptying()).toBe(false);
 });
 
 describe('of what is moved', () => {

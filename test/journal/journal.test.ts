@@ -1,6 +1,15 @@
 /** The journal by itself: order of disk calls, segments that turn, a ring that wraps, a disk that fills. */
 import { describe, expect, test } from 'vitest';
-import { AT_SIZE, AT_TYPE, TYPE_FLUSH, TYPE_LOCAL, TYPE_MARK, TYPE_PAD, TYPE_WRITE } from '../../assembly/layout.js';
+import {
+  AT_SIZE,
+  AT_TYPE,
+  TYPE_FLUSH,
+  TYPE_LOCAL,
+  TYPE_MARK,
+  TYPE_PAD,
+  TYPE_RELOCATED,
+  TYPE_WRITE,
+} from '../../assembly/layout.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { recordSize } from '../../src/journal/record.js';
 import type { StoreFile } from '../../src/journal/store.js';
@@ -165,6 +174,79 @@ test('a full disk keeps what was written in the ring, and goes on when there is 
   rig.settle();
   expect(journal.diskFull).toBe(false);
   expect(journal.own.durable).toBe(sequence);
+});
+
+test('a full disk is tried again now and then, and when a segment was freed, however often room is asked for', () => {
+  // Whoever waited for room asked for it in every turn, and each time the same append failed: 65 GB in 40 s.
+  const rig = makeJournal();
+  const { journal, scheduler } = rig;
+  let tries = 0;
+  const open = rig.store.open.bind(rig.store);
+  rig.store.open = (name, create) => {
+    const file = open(name, create);
+    const write = file.write.bind(file);
+    file.write = (bytes, position, done) => {
+      tries += 1;
+      write(bytes, position, done);
+    };
+    return file;
+  };
+  rig.write(0, 60, 1);
+  journal.sync();
+  rig.settle();
+  rig.write(0, 60, 2);
+  rig.store.capacity = rig.store.used;
+  rig.write(0, 60, 3);
+  journal.sync();
+  rig.settle();
+  expect(journal.diskFull).toBe(true);
+  tries = 0;
+  const began = scheduler.now;
+  for (let turn = 0; turn < 1000; turn += 1) {
+    scheduler.now = began + turn;
+    if (turn % 50 === 0) journal.tick(scheduler.now);
+    journal.sync();
+    rig.settle();
+  }
+  expect(tries).toBeLessThanOrEqual(5);
+  tries = 0;
+  rig.store.capacity = Number.POSITIVE_INFINITY;
+  const [first] = journal.segments.all();
+  journal.freeSegment(first!);
+  rig.settle();
+  expect([tries > 0, journal.diskFull]).toEqual([true, false]);
+});
+
+test('what the disk has room for counts from the start, before anything is promised to the peer', () => {
+  // It was looked at with the first tick. Until then a site on a small disk promised what --journal allowed, and was sent it.
+  const before = makeJournal();
+  before.write(0, 60, 1);
+  before.journal.sync();
+  before.settle();
+  before.store.capacity = before.store.used + 3 * SEGMENT_SIZE;
+  const { journal } = makeJournal({ store: before.store, scheduler: before.scheduler, limit: 64 * SEGMENT_SIZE });
+  expect(journal.size).toBeLessThanOrEqual(before.store.capacity);
+  expect(journal.peerRoom).toBeLessThan(3 * SEGMENT_SIZE);
+});
+
+test('what was promised earlier may be taken beyond the limit, but for the segment that the cleaner needs', () => {
+  const limit = 8 * SEGMENT_SIZE;
+  const rig = makeJournal({ limit });
+  const { journal } = rig;
+  // as the peer's records and the cleaner's copies come: whatever hosts may do
+  const append = (): void => {
+    for (let at = -1; at < 0; ) {
+      at = journal.reserve(TYPE_RELOCATED, 0, 1, 0, 60, 12, 0, 0, 0);
+      if (at >= 0) journal.publish();
+      journal.sync();
+      rig.settle();
+    }
+  };
+  while (journal.peerRoom > 0) append();
+  expect(journal.lendsPeer).toBe(true);
+  while (journal.lendsPeer) append();
+  expect(journal.segments.used).toBeLessThanOrEqual(limit);
+  expect(journal.segments.used).toBeGreaterThanOrEqual(limit - SEGMENT_SIZE);
 });
 
 test('hosts leave two segments below the limit to what makes room for them', () => {
