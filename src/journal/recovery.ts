@@ -68,7 +68,7 @@ export interface ReplayFrom {
   own: number;
   peerReceived: number;
   peerApplied: number;
-  /** Base records before this are of an earlier first copy. */
+  /** Base records before this are of an earlier first copy; Infinity: there is none that has to go on. */
   baseFrom: number;
 }
 
@@ -226,7 +226,13 @@ function stepOf(
   position: number,
   from: ReplayFrom,
 ): 'follows' | 'left over' | 'jump' {
-  if (type >= TYPE_LOCAL || sequence === 0) return 'follows';
+  if (type >= TYPE_LOCAL) return 'follows';
+  if (sequence === 0) {
+    // A base record says neither its place nor its turn. Without a first copy it can only be what a host once wrote into
+    // a block: the file was a segment's that held it, and is written over up to here.
+    const isExpected = position < from.durable || from.baseFrom < Number.POSITIVE_INFINITY;
+    return (type === TYPE_BASE || type === TYPE_BASE_ZERO) && isExpected ? 'follows' : 'left over';
+  }
   const own = site === journal.own.site;
   const { appended } = own ? journal.own : journal.peer;
   if (sequence === appended + 1) return 'follows';

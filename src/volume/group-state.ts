@@ -339,7 +339,7 @@ export async function openState(
       own: checkpoint.own,
       peerReceived: Math.max(checkpoint.peer.received, streamStart),
       peerApplied: Math.max(checkpoint.peer.applied, streamStart),
-      baseFrom: superblock.inconsistent?.begunAt ?? 0,
+      baseFrom: superblock.inconsistent?.begunAt ?? Number.POSITIVE_INFINITY,
     },
     liveness,
     regions.cleaner,

@@ -1,6 +1,6 @@
 /** Files of freed segments that are written over: what they held is never taken for the journal's own. */
 import { expect, test } from 'vitest';
-import { AT_TYPE, TYPE_BASE, TYPE_SEGMENT, TYPE_WRITE } from '../../assembly/layout.js';
+import { AT_TYPE, TYPE_BASE, TYPE_BASE_ZERO, TYPE_SEGMENT, TYPE_WRITE } from '../../assembly/layout.js';
 import { recordSize } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { StreamReader } from '../../src/journal/stream-reader.js';
@@ -76,6 +76,15 @@ function foreign(type: number): Uint8Array {
   return journal.memory.bytes.slice(at, at + recordSize(type, 1, 12));
 }
 
+/** What a first copy says of a block that shows zeroes. */
+function hole(): Uint8Array {
+  const { journal } = makeJournal();
+  const at = journal.address(SEGMENT_SIZE);
+  const size = journal.kernel.encode(at, TYPE_BASE_ZERO, 0, 1, 0, 256, 0, 0, 0, 1, 0, 1, 0, 1);
+  journal.kernel.seal(at, size);
+  return journal.memory.bytes.slice(at, at + size);
+}
+
 /** Replay begins at segment 3, whose blocks are the only ones that show. */
 function reopen(rig: JournalRig, from: RigOptions['from'] = {}): JournalRig {
   const { store, scheduler, journal } = rig;
@@ -93,6 +102,25 @@ test('a whole record of the earlier segment right behind the end is not read', (
   expect(again.journal.head).toBe(head);
   expect(again.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
 });
+
+test.each([
+  ['nobody copies', Number.POSITIVE_INFINITY, false],
+  ['a first copy goes on', 0, true],
+])(
+  'what a host once wrote into a block, behind the end, is a record of a first copy only if there is one: %s',
+  (_, baseFrom, isTaken) => {
+    // Base records have no sequence, so nothing told them from a payload of an earlier segment: a host of one volume could
+    // write over another one of its group.
+    const rig = reusing();
+    const { head } = rig.journal;
+    const left = hole();
+    rig.journal.segments.get(4)!.file.write(left, head % SEGMENT_SIZE, () => {});
+    rig.settle();
+    rig.store.kill();
+    const again = reopen(rig, { baseFrom });
+    expect(again.journal.head).toBe(isTaken ? head + left.length : head);
+  },
+);
 
 test('nor when replay begins at the very end', () => {
   const rig = reusing();

@@ -665,6 +665,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a segment seems to lack its end after a crash, and the journal is refused',
   },
   {
+    name: 'recovery: a payload is a base record',
+    file: 'journal/recovery.ts',
+    find: '&& isExpected ? ',
+    replace: '? ',
+    breaks: 'a host of one volume can write over another, by what it wrote and a crash',
+  },
+  {
     name: 'recovery: what is left over follows',
     file: 'journal/recovery.ts',
     find: "return sequence <= appended ? 'left over' : 'jump';",
