@@ -25,6 +25,7 @@ import {
   TYPE_BASE_ZERO,
   TYPE_COMMIT,
   TYPE_LOCAL,
+  TYPE_LOCK,
   TYPE_MARK,
   TYPE_PAD,
   TYPE_RELOCATED,
@@ -69,6 +70,9 @@ const APPEND_SYNCED_MAX = 65536;
 const SEAL_AHEAD_SIZE = 256 * KIB;
 /** Of a batch for the pool at most this part: where those are small, as in simulated worlds, pieces are, too. */
 const SEAL_AHEAD_SHARE = 16;
+
+/** Records that name blocks of a volume. */
+const PLACED: ReadonlySet<number> = new Set([TYPE_LOCK, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM, TYPE_BASE, TYPE_BASE_ZERO]);
 
 /** Answers of `reserve` that are states, not errors. */
 export const RING_FULL = -1;
@@ -331,6 +335,22 @@ export class Journal {
   /** Whether a local record is of this journal and stood at an earlier position: its segment's file is used again. */
   stoodEarlier(header: RecordHeader, position: number): boolean {
     return header.session === this.#options.journalId && header.sequence < position;
+  }
+
+  /**
+   * What is wrong with the place that a record of a stream names, or null. Such a record is not kept: it could neither be
+   * applied nor replayed, and a payload of other blocks than the volume's would be read beyond its end.
+   */
+  misplaced({ type, sequence, volume, lba, blockCount, blockShift }: RecordHeader): string | null {
+    if (volume === 0) return PLACED.has(type) ? `record ${sequence} of type ${type} names no volume` : null;
+    const known = this.volumes.get(volume);
+    if (known === undefined) return `record ${sequence} is about volume ${volume}, which does not exist`;
+    if (!PLACED.has(type)) return null;
+    if (lba + blockCount > known.map.blockCount)
+      return `record ${sequence} is about blocks ${lba}+${blockCount} of volume ${volume}, which do not exist`;
+    if (blockShift !== 0 && blockShift !== known.blockShift)
+      return `record ${sequence} has blocks of ${2 ** blockShift} bytes, volume ${volume} of ${2 ** known.blockShift}`;
+    return null;
   }
 
   /**

@@ -866,7 +866,7 @@ export class Pair {
     const header = new RecordHeader();
     const bytes = journal.accept(stretch, (at, position) => {
       header.read(journal.memory.view, at);
-      if (header.type >= TYPE_BASE) return false;
+      if (header.type >= TYPE_BASE || journal.misplaced(header) !== null) return false;
       if (header.clock > journal.stamp) journal.stamp = header.clock;
       if (header.site !== journal.own.site) return group.receiver?.takeReturned(header, position) ?? false;
       if (header.sequence !== journal.own.appended + 1) return false;

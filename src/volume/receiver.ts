@@ -348,11 +348,11 @@ export class Receiver implements MirrorEnd {
     if (first === 0) {
       const base = header.type === TYPE_BASE || header.type === TYPE_BASE_ZERO;
       if (!base || header.sequence !== 0) return `record of type ${header.type} in the base copy`;
-      return null;
+      return this.#group.journal.misplaced(header);
     }
     if (header.type >= TYPE_BASE) return `record of type ${header.type} in the stream`;
     if (header.sequence !== last + 1) return `record ${header.sequence} follows ${last}`;
-    return null;
+    return this.#group.journal.misplaced(header);
   }
 
   /**

@@ -3,15 +3,22 @@ import { describe, expect, test } from 'vitest';
 import {
   AT_SIZE,
   AT_TYPE,
+  TYPE_BASE,
+  TYPE_BASE_ZERO,
+  TYPE_COMMIT,
   TYPE_FLUSH,
   TYPE_LOCAL,
+  TYPE_LOCK,
   TYPE_MARK,
   TYPE_PAD,
   TYPE_RELOCATED,
+  TYPE_TRIM,
+  TYPE_UNLOCK,
   TYPE_WRITE,
+  TYPE_ZERO,
 } from '../../assembly/layout.js';
 import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
-import { recordSize } from '../../src/journal/record.js';
+import { RecordHeader, recordSize } from '../../src/journal/record.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import { createKernel } from '../../src/kernel/create.js';
 import { Scheduler } from '../sim/group-rig.js';
@@ -227,6 +234,29 @@ test('what the disk has room for counts from the start, before anything is promi
   const { journal } = makeJournal({ store: before.store, scheduler: before.scheduler, limit: 64 * SEGMENT_SIZE });
   expect(journal.size).toBeLessThanOrEqual(before.store.capacity);
   expect(journal.peerRoom).toBeLessThan(3 * SEGMENT_SIZE);
+});
+
+test('a record that names blocks which the journal’s volumes do not have is told from others', () => {
+  const { journal } = makeJournal();
+  const ofBlocks = { volume: 1, lba: 0, blockCount: 1, blockShift: 12, sequence: 5 };
+  const wrong = (more: Partial<RecordHeader>): string | null =>
+    journal.misplaced(Object.assign(new RecordHeader(), ofBlocks, more));
+  for (const type of [TYPE_WRITE, TYPE_BASE]) {
+    expect(wrong({ type })).toBeNull();
+    expect(wrong({ type, lba: BLOCKS - 4, blockCount: 4 })).toBeNull();
+    expect(wrong({ type, lba: BLOCKS - 4, blockCount: 5 })).toMatch(/record 5 is about blocks .* do not exist/);
+    expect(wrong({ type, blockShift: 9 })).toBe('record 5 has blocks of 512 bytes, volume 1 of 4096');
+  }
+  for (const type of [TYPE_LOCK, TYPE_TRIM, TYPE_ZERO, TYPE_BASE_ZERO]) {
+    expect(wrong({ type, blockShift: 0 })).toBeNull();
+    expect(wrong({ type, blockShift: 0, lba: BLOCKS })).toMatch(/do not exist/);
+  }
+  for (const type of [TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE])
+    expect(wrong({ type, volume: 2 })).toMatch(/volume 2, which/);
+  expect(wrong({ type: TYPE_WRITE, volume: 0 })).toMatch(/names no volume/);
+  // a COMMIT's count is of writes, a FLUSH is about all volumes
+  expect(wrong({ type: TYPE_COMMIT, volume: 0, blockShift: 0, blockCount: 60_000 })).toBeNull();
+  expect(wrong({ type: TYPE_FLUSH, volume: 0, blockShift: 0, blockCount: 0 })).toBeNull();
 });
 
 test('what was promised earlier may be taken beyond the limit, but for the segment that the cleaner needs', () => {

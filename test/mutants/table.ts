@@ -950,6 +950,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a small disk is filled with what was promised to be taken',
   },
   {
+    name: 'receiver: keeps what cannot be applied',
+    file: 'volume/receiver.ts',
+    find: 'return this.#group.journal.misplaced(header);\n  }',
+    replace: 'return null;\n  }',
+    breaks: 'a record of a peer that errs is in the journal, and no start gets past it',
+  },
+  {
     name: 'journal: what is owed may fill the disk',
     file: 'journal/journal.ts',
     find: 'return this.#used < this.size - this.segmentSize;',

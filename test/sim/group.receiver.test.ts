@@ -121,3 +121,31 @@ test('a round does not copy a rotten block into a flat image', async () => {
   expect(writeback.counters).toMatchObject({ rounds: 0, errors: 1 });
   expect(world.source.images.load('image-0')!.slice(0, 4096)).toEqual(new Uint8Array(4096));
 });
+
+test('a record of what the standby does not have is not kept: it could be neither applied nor replayed', async () => {
+  // It was in the journal by the time it was refused, and no start got past it.
+  const world = await bothUp();
+  const { target } = world;
+  const [volume] = target.journal.volumes.values();
+  const { appended } = target.journal.peer;
+  const wrong: { volume: number; blockShift: number }[] = [
+    { volume: 77, blockShift: volume!.blockShift },
+    { volume: volume!.number, blockShift: volume!.blockShift - 1 },
+  ];
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {}); // of links that end so
+  for (const each of wrong) {
+    target.journal.volumes.clear();
+    target.journal.volumes.set(each.volume, { ...volume!, ...each });
+    const { protocolErrors } = target.group!.receiver!.counters;
+    world.write(0, 8).catch(() => {});
+    await world.until(() => target.group!.receiver!.counters.protocolErrors > protocolErrors, 3000, 'it is taken');
+    expect(target.journal.peer.appended).toBe(appended);
+  }
+  expect(told.mock.calls.every(([error]) => /the link was closed: record 1 /.test(String(error)))).toBe(true);
+  target.crash(false);
+  await world.pass(100);
+  told.mockRestore();
+  target.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  await world.compareAll();
+});
