@@ -356,14 +356,17 @@ export class Pair {
   #lookAtSplit(group: Group, nowMs: number): void {
     const { whenSplit } = this.#options;
     if (this.#minting) return this.#mintedBy > 0 ? this.#lookAtMint(group) : undefined;
-    if (this.#renewing) return this.#mint(group);
+    if (this.#renewing) return this.#mintSafely(group);
     if (this.#link !== null) return;
     if (group.alone) return group.closeAlone();
     if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
     if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
     group.setReadyAlone(group.journal.failed === null);
-    if (!group.isAsked && !group.peerIsAwaited) return;
-    // a tail may be missing that the other site has: nothing goes into its place under the same generation
+    if (group.isAsked || group.peerIsAwaited) this.#mintSafely(group);
+  }
+
+  /** A tail may be missing that the other site has, or its old disk: nothing goes into its place under the same generation. */
+  #mintSafely(group: Group): void {
     if (!group.serving && !isMintedAtEnd(group)) this.#mintAtEnd(group, () => {});
     else this.#mint(group);
   }

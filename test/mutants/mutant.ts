@@ -85,6 +85,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'volume/pair.ts': [
+    'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
     'sim/group.pair.test.ts',

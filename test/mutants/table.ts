@@ -1114,6 +1114,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a site whose disk was replaced serves without what the other answered alone',
   },
   {
+    name: 'pair: an emptied peer is renewed for under the old generation',
+    file: 'volume/pair.ts',
+    find: 'if (this.#renewing) return this.#mintSafely(group);',
+    replace: 'if (this.#renewing) return this.#mint(group);',
+    breaks: 'who lost a tail puts UNLOCKs in its place; the old disk of the other has the tail, and nothing tells',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',
