@@ -320,6 +320,7 @@ export class Sender implements MirrorEnd {
   #said(horizon: number): void {
     const { received, granted, applied, peerDurable } = this.#source;
     this.#group.order?.confirmed(received, horizon);
+    if (this.#unproved.at(-1)?.horizon === horizon) this.#unproved.pop(); // while nothing of the peer's is taken they are many
     this.#unproved.push({ horizon, received, granted, applied, durable: peerDurable });
     this.peerStreamMoved();
   }
