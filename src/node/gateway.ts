@@ -320,7 +320,7 @@ export class Gateway {
       hash: this.#hash,
       createKernel: (memory) => createKernel(options.kernel, memory),
       createOffload: (memory) => new PiscinaPool({ memory, kernel: options.kernel }),
-      openImage: (path, size) => new FlatImage(path, size),
+      openImage: (path, size, isNew) => new FlatImage(path, size, isNew),
       clockMicros: () => Date.now() * 1000,
       defer: PLATFORM.defer,
       // who receives seals on its own thread: what it takes must stand behind what is sealed

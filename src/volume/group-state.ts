@@ -62,7 +62,8 @@ export interface StateEnvironment {
   hash: XXHashAPI;
   createKernel(memory: GroupMemory): Kernel;
   createOffload(memory: GroupMemory): Offload;
-  openImage(path: string, size: number): FlatImage;
+  /** Makes the image only where `isNew`: a state that has been served without its image is refused. */
+  openImage(path: string, size: number, isNew: boolean): FlatImage;
   /** Microseconds since 1970. */
   clockMicros(): number;
   defer(task: () => void): void;
@@ -302,7 +303,7 @@ export async function openState(
 
   const images = new Map<number, FlatImage>();
   for (const volume of superblock.volumes) {
-    if (volume.platter === 'flat') images.set(volume.number, environment.openImage(volume.path!, volume.size));
+    if (volume.platter === 'flat') images.set(volume.number, environment.openImage(volume.path!, volume.size, created));
   }
 
   const mapLog = new MapLog(store, hash, journal.checksums);

@@ -1058,6 +1058,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a disk fills up with what nothing refers to, and then nothing can be freed',
   },
   {
+    name: 'flat: a missing image is made',
+    file: 'platter/flat.ts',
+    find: 'if (before === undefined && !isNew) {',
+    replace: 'if (before === undefined && size < 0) {',
+    breaks: 'an image whose file system is not mounted reads as zeroes, and what is written goes elsewhere',
+  },
+  {
+    name: 'flat: every state is new',
+    file: 'volume/group-state.ts',
+    find: 'environment.openImage(volume.path!, volume.size, created)',
+    replace: 'environment.openImage(volume.path!, volume.size, true)',
+    breaks: 'the same',
+  },
+  {
     name: 'pair: who adopts a history need not catch up',
     file: 'volume/group-state.ts',
     find: "peerAlone: adopt !== null && config.role === 'dual' ? null : 0,",
