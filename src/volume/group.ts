@@ -911,7 +911,8 @@ export class Group {
     this.mirror.close();
     this.#pumpAdmissions();
     const { journal } = this;
-    if (journal.failed === null && !journal.diskFull) {
+    const isWritable = journal.failed === null && !journal.diskFull;
+    if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
       if (this.#serving && !this.frozen) this.#endDeadScopes();
       await this.#until(() => {
@@ -919,14 +920,13 @@ export class Group {
         journal.sync();
         return false;
       });
-      this.#endRoomWaits();
-      this.cleaner.stop();
-      await this.writeback.drain();
-      // nor may it forget that a tail is missing
-      await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
     this.#endRoomWaits();
     this.cleaner.stop();
+    await this.writeback.drain();
+    // nor may it forget that a tail is missing
+    if (isWritable)
+      await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
     for (const refuse of this.#aborting.values()) refuse(stopped);

@@ -64,6 +64,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],
+  'platter/writeback.ts': ['platter/writeback.group.test.ts'],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/volume.ts': ['sim/group.waits.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
@@ -76,7 +77,7 @@ const TESTS: Record<string, string[]> = {
   ],
   'volume/verify.ts': ['sim/group.verify.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
-  'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts'],
+  'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts', 'platter/writeback.group.test.ts'],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',
     'sim/group.first-copy.test.ts',

@@ -833,8 +833,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'checkpointer: the superblock is first',
     file: 'journal/checkpointer.ts',
-    find: 'if (journal.durable >= position || journal.failed !== null) return then();',
-    replace: 'if (journal.durable >= 0 || journal.failed !== null) return then();',
+    find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));",
+    replace:
+      "this.#whenDurable(0, () => {\n        if (journal.failed !== null) return end(new ForelockError('EIO', ''));",
     breaks: 'a checkpoint points to records that a power cut takes',
   },
   {
@@ -871,6 +872,20 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (clean) superblock.clean = true;',
     replace: 'superblock.clean = clean || superblock.incarnation > 0;',
     breaks: 'after a crash nobody asks for the lost tail',
+  },
+  {
+    name: 'checkpointer: a stop waits for room on the disk',
+    file: 'journal/checkpointer.ts',
+    find: '(this.#finishing && journal.diskFull)',
+    replace: '(this.#finishing && position < 0)',
+    breaks: 'a gateway whose disk became full in a stop does not end',
+  },
+  {
+    name: 'checkpointer: names what the full disk has not taken',
+    file: 'journal/checkpointer.ts',
+    find: 'if (journal.durable < head) return end(',
+    replace: 'if (journal.durable < 0) return end(',
+    breaks: 'the superblock of a stop names records that are not durable',
   },
   {
     name: 'checkpointer: open scopes are not kept',
@@ -1070,6 +1085,34 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'environment.openImage(volume.path!, volume.size, created)',
     replace: 'environment.openImage(volume.path!, volume.size, true)',
     breaks: 'the same',
+  },
+  {
+    name: 'flat: a start that is refused keeps the image',
+    file: 'volume/group-state.ts',
+    find: 'await Promise.allSettled(opened.map(async (close) => close()));',
+    replace: 'await Promise.allSettled([]);',
+    breaks: 'the next start in the same process says STATE_LOCKED, not what is wrong',
+  },
+  {
+    name: 'flat: a stop keeps the image',
+    file: 'volume/group-state.ts',
+    find: 'for (const image of images.values()) image.close();\n      environment.closed();',
+    replace: 'environment.closed();',
+    breaks: 'the same',
+  },
+  {
+    name: 'writeback: a stop does not look whether the image is whole',
+    file: 'platter/writeback.ts',
+    find: 'if (error === null) continue;',
+    replace: 'if (error === null || this.#held > 0) continue;',
+    breaks: 'other programs take an image for whole that is not',
+  },
+  {
+    name: 'writeback: a round waits for room on the disk',
+    file: 'platter/writeback.ts',
+    find: 'if (journal.diskFull) throw',
+    replace: 'if (position < 0) throw',
+    breaks: 'a gateway whose disk became full in a stop does not end',
   },
   {
     name: 'pair: who adopts a history need not catch up',

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Gateway, LibraryVolume } from '../../src/index.js';
+import { FlatImage } from '../../src/platter/flat.js';
 
 const MIB = 1 << 20;
 let directory: string;
@@ -63,4 +64,21 @@ test('a first start that was killed before it was written down finds the image t
   fs.rmSync(join(directory, 'state'), { recursive: true });
   await (await open('one')).close();
   expect(fs.statSync(image('one')).size).toBe(4 * MIB);
+});
+
+// the image stayed open and locked: a second start in the same process said STATE_LOCKED, not what was wrong
+test('a start that is refused behind its images lets them go', async () => {
+  fs.mkdirSync(join(directory, 'mount'));
+  const other = new FlatImage(image('two'), 4 * MIB, true);
+  await expect(open('one', 'two')).rejects.toThrow(`${image('two')} is used by process`);
+  other.close();
+  const first = await open('one', 'two');
+  await first.ready();
+  await new LibraryVolume(first.volume('one')).write(0, Buffer.alloc(MIB, 5));
+  await first.close();
+  const state = join(directory, 'state', 'main');
+  for (const name of fs.readdirSync(state)) if (name.startsWith('map')) fs.writeFileSync(join(state, name), '');
+  for (let start = 0; start < 2; start += 1)
+    await expect(open('one', 'two')).rejects.toMatchObject({ code: 'STATE_CORRUPT' });
+  expect(fs.readdirSync(join(directory, 'mount')).sort()).toEqual(['one.img', 'two.img']);
 });
