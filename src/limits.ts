@@ -110,6 +110,8 @@ export const LOST_TAIL_WAIT_MS = 10_000;
 /** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */
 export const FREEZE_HOLD_MS = 30_000;
 
+/** With a full journal that is kept for the peer, views are dropped once it has taken nothing for so long. */
+export const VIEW_STALL_MS = 2000;
 /** How long the preferred site of a split waits before it goes on alone: the other has to have stopped by then. */
 export const SPLIT_WAIT_MS = 2 * PEER_SILENT_MS_MAX;
 /**

@@ -5,6 +5,7 @@
  *
  * The superblock names the new checkpoint only when both the pages and every record they point to are durable.
  */
+import { ForelockError } from '../errors.js';
 import { CHECKPOINT_STRETCH_MAX } from '../limits.js';
 import type { OpenScope } from '../mirror/target.js';
 import type { OpenedState } from '../volume/group-state.js';
@@ -40,8 +41,8 @@ export class Checkpointer {
   readonly #defer: (task: () => void) => void;
   #running = false;
   #wanted = false;
-  /** The last one was begun. */
-  #finished = false;
+  /** Of a stop: none begins any more but the last one, and none waits for room on the disk. */
+  #finishing = false;
   /**
    * Head when the last checkpoint was begun: one is due when the journal has grown enough since. Of an earlier life's it
    * is where replay begins, or a process that is killed again and again would replay more each time.
@@ -87,11 +88,11 @@ export class Checkpointer {
   poke(): void {
     const { journal } = this.#state;
     const waiting = this.#waiting;
-    if (waiting !== null && (journal.durable >= waiting.position || journal.failed !== null)) {
+    if (waiting !== null && this.#isOver(waiting.position)) {
       this.#waiting = null;
       waiting.then();
     }
-    if (this.#running || this.#finished || journal.failed !== null || journal.diskFull) return;
+    if (this.#running || this.#finishing || journal.failed !== null || journal.diskFull) return;
     if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
     // a batch may be with the pool, and its checksums belong to the pages: then a little later
     if (this.#isSealed() && !this.#state.order?.isUndecided) this.#begin(false, () => {});
@@ -107,11 +108,11 @@ export class Checkpointer {
   /** The last checkpoint of a clean stop, when nothing is appended any more. */
   async finish(clean: boolean): Promise<void> {
     const { journal } = this.#state;
+    this.#finishing = true;
     while (this.#running || !this.#isSealed()) {
       if (journal.failed !== null) return;
       await new Promise<void>((resolve) => this.#defer(resolve));
     }
-    this.#finished = true;
     // no room for the ABORT of a dead scope: the next start says it
     if (this.#state.order?.isUndecided) return;
     await new Promise<void>((resolve) => this.#begin(clean, resolve));
@@ -141,6 +142,7 @@ export class Checkpointer {
       if (error !== null || place === null) return end(error);
       this.#whenDurable(head, () => {
         if (journal.failed !== null) return end(journal.failed);
+        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));
         superblock.checkpoint = {
           mapFile: place.mapFile,
           mapEnd: place.mapEnd,
@@ -178,8 +180,14 @@ export class Checkpointer {
   /** Continues in `poke`, which is called whenever the journal became more durable. */
   #whenDurable(position: number, then: () => void): void {
     const { journal } = this.#state;
-    if (journal.durable >= position || journal.failed !== null) return then();
+    if (this.#isOver(position)) return then();
     this.#waiting = { position, then };
     journal.sync();
+  }
+
+  /** All before `position` is durable, or will not be. */
+  #isOver(position: number): boolean {
+    const { journal } = this.#state;
+    return journal.durable >= position || journal.failed !== null || (this.#finishing && journal.diskFull);
   }
 }

@@ -52,6 +52,8 @@ export interface CleanerOwner {
   wantCheckpoint(): void;
   /** The peer is taking what it needs right now: waiting for it makes room. */
   peerIsComing(): boolean;
+  /** It has taken some of that lately. */
+  peerIsTaking(): boolean;
   /** The limit is reached and only the peer's unconfirmed records are in the way: give them up, order is lost for it. */
   giveUpRetention(): void;
   /** The limit is reached and only pinned views are in the way: drop them. */
@@ -283,6 +285,8 @@ export class Cleaner {
     if (checkpoint < journal.written - journal.limit / 4 && checkpoint < this.#owner.replayFrom())
       this.#owner.wantCheckpoint();
     if (this.#pinned.size > 0) {
+      // what the peer takes makes room as well; once it stands still it may be for want of this room
+      if (this.#retains && this.#owner.peerIsComing() && this.#owner.peerIsTaking()) return;
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
     } else if (this.#retains && !this.#owner.peerIsComing() && journal.size === journal.limit) {

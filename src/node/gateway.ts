@@ -33,7 +33,7 @@ import {
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
-import { digestOf, type VerifyReport, verifyVolume } from '../volume/verify.js';
+import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
@@ -320,7 +320,7 @@ export class Gateway {
       hash: this.#hash,
       createKernel: (memory) => createKernel(options.kernel, memory),
       createOffload: (memory) => new PiscinaPool({ memory, kernel: options.kernel }),
-      openImage: (path, size) => new FlatImage(path, size),
+      openImage: (path, size, isNew) => new FlatImage(path, size, isNew),
       clockMicros: () => Date.now() * 1000,
       defer: PLATFORM.defer,
       // who receives seals on its own thread: what it takes must stand behind what is sealed
@@ -427,8 +427,8 @@ export class Gateway {
     switch (method) {
       case 'hash': {
         const volume = this.volume(String(params.volume));
-        const view = group.pointView(group.journal.peer.site, sequence, volume.number);
-        if (view === null) throw new ForelockError('ESHUTDOWN', `no view is pinned at sequence ${sequence}`);
+        const point = { site: group.journal.peer.site, sequence };
+        const view = pinnedView(volume, point);
         if (
           !(
             Number.isSafeInteger(lba) &&
@@ -440,7 +440,7 @@ export class Gateway {
         ) {
           throw new ForelockError('EINVAL', `extent ${lba}+${blockCount} lies outside the volume`);
         }
-        return digestOf(volume, view, lba, blockCount, Boolean(maps), this.#hash);
+        return digestOf(volume, point, lba, blockCount, Boolean(maps), this.#hash);
       }
       case 'release':
         group.releasePoint(group.journal.peer.site, sequence);

@@ -8,6 +8,7 @@
  * because what stands beside it, in /dev, is not a place for files.
  */
 import fs from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { DirectoryLock, writeAll } from '../journal/disk-store.js';
@@ -15,6 +16,10 @@ import { DirectoryLock, writeAll } from '../journal/disk-store.js';
 /** Most zeroes written by one call. */
 const ZERO_SIZE = 1024 * 1024;
 const ZEROES = new Uint8Array(ZERO_SIZE);
+
+/** Of an image that was in use, and is not there, or is another one. */
+const NEXT_STEP =
+  "mount the file system that it is on, or give it back as it was; if it is lost, empty this site's state directory and start it as standby, to be copied anew from the other site";
 
 type Done = (error: Error | null) => void;
 
@@ -30,13 +35,15 @@ export class FlatImage {
   #closed = false;
 
   /**
-   * Opens the image, or makes it, sparse, where there is nothing at `path`.
+   * Opens the image. Of a new volume it is made, sparse, where there is nothing at `path`; of one that has been served a
+   * missing image is lost data, or a file system that is not mounted: refused, and nothing is made.
    *
    * @param size  of the volume, in bytes: an image or device of another size is refused
-   * @throws ForelockError STATE_LOCKED (another gateway has it), STATE_MISMATCH (size), CONFIG (not a file or device,
-   *         or it cannot be opened)
+   * @param isNew nothing of the volume has been served yet
+   * @throws ForelockError STATE_LOCKED (another gateway has it), STATE_MISMATCH (missing, or its size), CONFIG (not a file
+   *         or device, or it cannot be opened)
    */
-  constructor(path: string, size: number) {
+  constructor(path: string, size: number, isNew: boolean) {
     assert(Number.isSafeInteger(size) && size > 0, 'a volume has a size');
     this.path = path;
     this.size = size;
@@ -44,23 +51,31 @@ export class FlatImage {
     if (before !== undefined && !before.isFile() && !before.isBlockDevice()) {
       throw new ForelockError('CONFIG', `${path} is neither a file nor a block device`);
     }
+    if (before === undefined && !isNew) {
+      throw new ForelockError('STATE_MISMATCH', `${resolve(path)}, a volume's image, is missing: ${NEXT_STEP}`);
+    }
     this.isDevice = before?.isBlockDevice() ?? false;
     this.created = before === undefined;
     this.#lock = this.isDevice ? null : lockBeside(path);
     let fd = -1;
     try {
       fd = openImage(path, this.created);
-      if (this.created) fs.ftruncateSync(fd, size);
+      // a power cut may have left one that had no size yet
+      const isEmpty = this.created || (isNew && before!.isFile() && before!.size === 0);
+      if (isEmpty) fs.ftruncateSync(fd, size);
       const found = this.isDevice ? deviceSize(path, fd) : fs.fstatSync(fd).size;
       if (found !== size) {
         throw new ForelockError(
           'STATE_MISMATCH',
-          `${path} has ${found} bytes, its volume ${size}: correct the volume's size, or name another image`,
+          `${path} has ${found} bytes, its volume ${size}: ${isNew ? "correct the volume's size, or name another image" : NEXT_STEP}`,
         );
       }
-      if (this.created) fs.fsyncSync(fd);
+      if (isEmpty) makeDurable(path, fd);
     } catch (error) {
-      if (fd >= 0) fs.closeSync(fd);
+      if (fd >= 0) {
+        fs.closeSync(fd);
+        if (this.created) fs.unlinkSync(path);
+      }
       this.#lock?.release();
       throw error;
     }
@@ -164,6 +179,17 @@ function openImage(path: string, create: boolean): number {
     return fs.openSync(path, create ? 'wx+' : 'r+', 0o600);
   } catch (error) {
     throw new ForelockError('CONFIG', `${path} cannot be opened: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+/** The image and its name: the state that is saved next counts on both. */
+function makeDurable(path: string, fd: number): void {
+  fs.fsyncSync(fd);
+  const directory = fs.openSync(dirname(path), 'r');
+  try {
+    fs.fsyncSync(directory);
+  } finally {
+    fs.closeSync(directory);
   }
 }
 

@@ -48,6 +48,7 @@ export class Writeback {
   poke(): void {
     if (this.#running || this.#held > 0 || this.#images.size === 0) return;
     const { journal } = this.#group;
+    if (journal.failed !== null || journal.diskFull) return; // what has to be durable before it is not
     const pressed = journal.segments.used > this.#group.cleaner.softLimit;
     for (const [number] of this.#images) {
       const volume = this.#group.volumes.get(number)!;
@@ -61,14 +62,25 @@ export class Writeback {
     }
   }
 
-  /** Everything into the images: a clean stop leaves them whole for other tools. */
+  /**
+   * Everything into the images: a clean stop leaves them whole for other tools, or says that they are not. No round begins
+   * any more: they may be closed.
+   */
   async drain(): Promise<void> {
+    this.hold();
     while (this.#running) await new Promise<void>((resolve) => this.#group.defer(resolve));
-    for (const [number] of this.#images) await this.#round(this.#group.volumes.get(number)!);
-    for (const image of this.#images.values()) image.close();
+    for (const [number] of this.#images) {
+      const volume = this.#group.volumes.get(number)!;
+      const error = await this.#round(volume);
+      if (error === null) continue;
+      this.#group.tell(
+        `the image of volume ${volume.name} is not whole (${error.message}): the journal has the rest, start again before anything else uses the image`,
+      );
+    }
   }
 
-  async #round(volume: Volume): Promise<void> {
+  /** @returns why not all of it is in the image: the journal still has everything, and the next round tries again */
+  async #round(volume: Volume): Promise<Error | null> {
     const image = this.#images.get(volume.number)!;
     const { map } = volume;
     const { journal } = this.#group;
@@ -104,8 +116,10 @@ export class Writeback {
         else for (let i = 0; i < blockCount; i += 1) map.drop(lba + i, upTo);
       }
       this.counters.rounds += 1;
-    } catch {
-      this.counters.errors += 1; // the journal still has everything; the next round tries again
+      return null;
+    } catch (error) {
+      this.counters.errors += 1;
+      return error as Error;
     } finally {
       view.release();
       this.#group.cleaner.unpinLive(live);
@@ -116,6 +130,8 @@ export class Writeback {
     const { journal } = this.#group;
     while (journal.durable < position) {
       if (journal.failed !== null) throw new ForelockError('EIO', journal.failed.message);
+      // a stop would wait for room, and whoever can make some may be waiting for the stop
+      if (journal.diskFull) throw new ForelockError('ENOSPC', 'the disk of the journal is full');
       journal.sync();
       await new Promise<void>((resolve) => this.#group.whenDurable(resolve));
     }

@@ -62,7 +62,8 @@ export interface StateEnvironment {
   hash: XXHashAPI;
   createKernel(memory: GroupMemory): Kernel;
   createOffload(memory: GroupMemory): Offload;
-  openImage(path: string, size: number): FlatImage;
+  /** Makes the image only where `isNew`: a state that has been served without its image is refused. */
+  openImage(path: string, size: number, isNew: boolean): FlatImage;
   /** Microseconds since 1970. */
   clockMicros(): number;
   defer(task: () => void): void;
@@ -228,13 +229,30 @@ function findMisshape(
 
 /**
  * Opens and recovers.
- * @throws ForelockError STATE_CORRUPT, STATE_NEWER, STATE_MISMATCH, CONFIG
+ * @throws ForelockError STATE_CORRUPT, STATE_NEWER, STATE_MISMATCH, CONFIG; of what is opened here nothing stays open then
  */
 export async function openState(
   config: GroupConfig,
   files: SuperblockFiles,
   superblock: Superblock,
   environment: StateEnvironment,
+): Promise<OpenedState> {
+  const opened: (() => unknown)[] = [];
+  try {
+    return await recoverState(config, files, superblock, environment, opened);
+  } catch (error) {
+    await Promise.allSettled(opened.map(async (close) => close()));
+    throw error;
+  }
+}
+
+/** @param opened how to close what was opened by now */
+async function recoverState(
+  config: GroupConfig,
+  files: SuperblockFiles,
+  superblock: Superblock,
+  environment: StateEnvironment,
+  opened: (() => unknown)[],
 ): Promise<OpenedState> {
   const { store, hash } = environment;
   checkConfig(config, superblock);
@@ -264,6 +282,7 @@ export async function openState(
   };
   const kernel = environment.createKernel(memory);
   const offload = environment.createOffload(memory);
+  opened.push(() => offload.close());
   const newest = superblock.generations[superblock.generations.length - 1]!;
   const journal = new Journal({
     store,
@@ -290,22 +309,26 @@ export async function openState(
     const table = memory.take(tables[index]!);
     const blockCount = volume.size / volume.blockSize;
     const locks = new RangeLocks({ kernel, table: table.at, regionShift: regionShift(volume), blockCount });
-    const opened: JournalVolume = {
+    const ofJournal: JournalVolume = {
       number: volume.number,
       map,
       blockShift: Math.log2(volume.blockSize),
       flat: volume.platter === 'flat',
     };
-    journal.volumes.set(volume.number, opened);
+    journal.volumes.set(volume.number, ofJournal);
     return { ...volume, map, locks };
   });
 
   const images = new Map<number, FlatImage>();
   for (const volume of superblock.volumes) {
-    if (volume.platter === 'flat') images.set(volume.number, environment.openImage(volume.path!, volume.size));
+    if (volume.platter !== 'flat') continue;
+    const image = environment.openImage(volume.path!, volume.size, created);
+    opened.push(() => image.close());
+    images.set(volume.number, image);
   }
 
   const mapLog = new MapLog(store, hash, journal.checksums);
+  opened.push(() => mapLog.close());
   const { checkpoint } = superblock;
   if (checkpoint.mapFile > 0) mapLog.load({ mapFile: checkpoint.mapFile, mapEnd: checkpoint.mapEnd }, maps);
   // a base copy begins the stream at its start: nothing before it will ever come
@@ -440,6 +463,7 @@ export async function openState(
     async close() {
       await offload.close();
       mapLog.close();
+      for (const image of images.values()) image.close();
       environment.closed();
     },
   };

@@ -13,7 +13,7 @@ import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX } from '../limits.js';
+import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX, VIEW_STALL_MS } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
@@ -61,8 +61,10 @@ export interface Platform {
   tell?(text: string): void;
 }
 
-interface PinnedPoint {
-  readonly view: MapView;
+/** Every volume's image at one moment. */
+interface Point {
+  readonly sequence: number;
+  readonly views: ReadonlyMap<number, MapView>;
   readonly release: () => void;
 }
 
@@ -147,10 +149,12 @@ export class Group {
   #closed = false;
   #degrading = false;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
+  /** Where what is kept for the peer began when that was last asked, and since when. */
+  #kept = { from: 0, at: 0 };
   /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
   readonly #views = new Set<{ drop: () => void }>();
   /** Views pinned at a FLUSH with FLAG_POINT: the newest of each site's stream. */
-  readonly #points = new Map<number, { sequence: number; views: Map<number, PinnedPoint> }>();
+  readonly #points = new Map<number, Point>();
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
     this.state = state;
@@ -187,6 +191,11 @@ export class Group {
         wantCheckpoint: () => this.checkpointer.request(),
         // who is frozen, or stops, writes nothing: there is nothing to make room for before the peer comes
         peerIsComing: () => this.frozen || this.#leaving || (this.sender?.linked ?? false),
+        peerIsTaking: () => {
+          const { retainFrom } = this.mirror;
+          if (retainFrom !== this.#kept.from) this.#kept = { from: retainFrom, at: this.nowMs() };
+          return this.nowMs() - this.#kept.at < VIEW_STALL_MS;
+        },
         giveUpRetention: () => this.mirror.giveUpRetention(),
         dropViews: () => {
           for (const view of [...this.#views]) view.drop();
@@ -694,40 +703,47 @@ export class Group {
   /** Pins every volume's image at this moment: a record of this site's stream with FLAG_POINT was just applied. */
   pinPoint(site: number, sequence: number): void {
     this.dropPoint(site); // one verify at a time from each site
-    const pinned = new Map<number, PinnedPoint>();
+    const views = new Map<number, MapView>();
     this.writeback.hold();
     const live = this.cleaner.pinLive();
-    let users = this.volumes.size;
-    for (const volume of this.volumes.values()) {
-      const view = volume.map.snapshot();
-      pinned.set(volume.number, {
-        view,
-        release: () => {
-          view.release();
-          users -= 1;
-          if (users > 0) return;
-          this.cleaner.unpinLive(live);
-          this.writeback.resume();
-        },
-      });
-    }
-    this.#points.set(site, { sequence, views: pinned });
+    for (const volume of this.volumes.values()) views.set(volume.number, volume.map.snapshot());
+    const unregister = this.registerView({ drop: () => this.dropPoint(site) });
+    const release = (): void => {
+      unregister();
+      for (const view of views.values()) view.release();
+      this.cleaner.unpinLive(live);
+      this.writeback.resume();
+    };
+    this.#points.set(site, { sequence, views, release });
   }
 
   /** The image of a volume at a point, or null if none is pinned there. */
   pointView(site: number, sequence: number, volume: number): MapView | null {
     const point = this.#points.get(site);
-    return point?.sequence === sequence ? (point.views.get(volume)?.view ?? null) : null;
+    return point?.sequence === sequence ? (point.views.get(volume) ?? null) : null;
+  }
+
+  /** Why there is no view at a point that was pinned. */
+  explainLostPoint(site: number): ForelockError {
+    if (this.#stopping) return new ForelockError('ESHUTDOWN', 'the gateway is stopping');
+    const name = this.state.superblock.site.name;
+    if (this.#points.has(site))
+      return new ForelockError('ESHUTDOWN', `another verify began: site ${name} pins one view at a time for it`);
+    return new ForelockError(
+      'ESHUTDOWN',
+      `the journal of site ${name} needed the room that verify's pinned view kept, and the view was dropped: verify again with fewer writes under way, or with a larger --journal there`,
+    );
   }
 
   releasePoint(site: number, sequence: number): void {
     if (this.#points.get(site)?.sequence === sequence) this.dropPoint(site);
   }
 
-  /** Who asked for it went away, or has a newer one: it must not pin the journal. */
+  /** Who asked for it went away, or has a newer one, or the journal needs its room: it must not pin the journal. */
   dropPoint(site: number): void {
-    for (const point of this.#points.get(site)?.views.values() ?? []) point.release();
+    const point = this.#points.get(site);
     this.#points.delete(site);
+    point?.release();
   }
 
   // ---- locks
@@ -891,12 +907,12 @@ export class Group {
     this.#leaving = true;
     this.#askAgain();
     for (const view of [...this.#views]) view.drop();
-    for (const site of [...this.#points.keys()]) this.dropPoint(site);
     this.#endLockWaits();
     this.mirror.close();
     this.#pumpAdmissions();
     const { journal } = this;
-    if (journal.failed === null && !journal.diskFull) {
+    const isWritable = journal.failed === null && !journal.diskFull;
+    if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
       if (this.#serving && !this.frozen) this.#endDeadScopes();
       await this.#until(() => {
@@ -904,14 +920,13 @@ export class Group {
         journal.sync();
         return false;
       });
-      this.#endRoomWaits();
-      this.cleaner.stop();
-      await this.writeback.drain();
-      // nor may it forget that a tail is missing
-      await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     }
     this.#endRoomWaits();
     this.cleaner.stop();
+    await this.writeback.drain();
+    // nor may it forget that a tail is missing
+    if (isWritable)
+      await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
     for (const refuse of this.#aborting.values()) refuse(stopped);

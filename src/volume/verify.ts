@@ -59,8 +59,8 @@ export async function verifyVolume(
   const sequence = group.order === null ? await appendPoint(group) : await lockPoint(volume);
   try {
     await untilApplied(group, source, sequence);
-    const view = group.pointView(site, sequence, volume.number);
-    if (view === null) throw new ForelockError('ESHUTDOWN', 'the pinned view was dropped');
+    const point = { site, sequence };
+    const view = pinnedView(volume, point);
     const report: VerifyReport = {
       volume: volume.name,
       equal: true,
@@ -83,7 +83,7 @@ export async function verifyVolume(
         const { lba, blockCount } = chunks[index]!;
         const ask = pair.ask('hash', { volume: volume.name, sequence, lba, blockCount, maps });
         const [mine, theirs] = await Promise.all([
-          digestOf(volume, view, lba, blockCount, maps, hash),
+          digestOf(volume, point, lba, blockCount, maps, hash),
           ask as Promise<Digest>,
         ]);
         ordered[index] = mine.digest;
@@ -115,7 +115,7 @@ export async function verifyVolume(
         [lba + half, blockCount - half],
       ] as const) {
         const ask = pair.ask('hash', { volume: volume.name, sequence, lba: from, blockCount: count, maps });
-        const [a, b] = await Promise.all([digestOf(volume, view, from, count, maps, hash), ask as Promise<Digest>]);
+        const [a, b] = await Promise.all([digestOf(volume, point, from, count, maps, hash), ask as Promise<Digest>]);
         await compare(from, count, a, b);
       }
     };
@@ -137,15 +137,32 @@ export interface Digest {
   error: string | null;
 }
 
-/** One side's digest of an extent of a pinned view. Memory: one chunk. */
+/** The FLUSH, of this or the other site's stream, at which a view was pinned. */
+export interface PointPlace {
+  site: number;
+  sequence: number;
+}
+
+/** @throws ForelockError ESHUTDOWN: it was dropped, and reads as zeroes from then on */
+export function pinnedView(volume: Volume, { site, sequence }: PointPlace): MapView {
+  const view = volume.group.pointView(site, sequence, volume.number);
+  if (view === null) throw volume.group.explainLostPoint(site);
+  return view;
+}
+
+/**
+ * One side's digest of an extent of a pinned view. Memory: one chunk.
+ * @throws ForelockError ESHUTDOWN: the view was dropped meanwhile
+ */
 export async function digestOf(
   volume: Volume,
-  view: MapView,
+  point: PointPlace,
   lba: number,
   blockCount: number,
   maps: boolean,
   hash: XXHashAPI,
 ): Promise<Digest> {
+  const view = pinnedView(volume, point);
   if (isHole(volume, view, lba, blockCount)) return { digest: ZERO_DIGEST, error: null };
   if (maps) return storedDigest(volume, view, lba, blockCount, hash);
   const { group } = volume;
@@ -167,6 +184,7 @@ export async function digestOf(
         resolve,
       );
     });
+    pinnedView(volume, point); // while it was read the image may have changed, or its segments gone
     if (error !== null) return { digest: '', error: error.message };
     digest.update(bytes);
     zero = zero && bytes.every((byte) => byte === 0);

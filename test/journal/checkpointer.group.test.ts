@@ -94,3 +94,20 @@ test('a checkpoint waits for a batch that is with the pool: its pages hold the c
   }
   expect(withPool).toBeGreaterThan(0);
 });
+
+test('a stop does not wait for room on the disk', async () => {
+  // The last checkpoint, or one under way, waited for the journal to be durable: a gateway whose disk became full while it
+  // stopped did not end.
+  for (const running of [false, true]) {
+    const world = await bothUp(1);
+    const { source } = world;
+    const { group } = source;
+    for (let unit = 0; unit < 80; unit += 8) await world.settle(world.write(unit, 8));
+    if (running) group!.checkpointer.request();
+    source.store.fail('write', 'ENOSPC', Number.POSITIVE_INFINITY, /^segment/);
+    const { checkpointer, state, journal } = group!;
+    await world.settle(world.stop(source));
+    expect([journal.diskFull, checkpointer.counters.failures]).toEqual([true, running ? 2 : 1]);
+    expect(state.superblock.clean).toBe(false);
+  }
+});

@@ -28,6 +28,7 @@ function bench(owner: Partial<CleanerOwner> = {}, segments = 12): Bench {
     checkpointNumber: () => ({ done: 1, next: 1 }),
     wantCheckpoint() {},
     peerIsComing: () => false,
+    peerIsTaking: () => false,
     giveUpRetention() {},
     dropViews() {},
     ...owner,
@@ -239,6 +240,34 @@ test('a checkpoint is asked for where it frees something, and only there', () =>
     }
     expect(asked > 0).toBe(replayFrom > 0);
   }
+});
+
+test('views stay while the peer takes what the journal is full of, and go when it stands still', () => {
+  // A site that wrote as fast as the line would take it dropped them each time that it had to wait for a moment, though
+  // they kept nothing that mattered; and two sites whose views kept them from taking anything must not wait for each other.
+  let taking = true;
+  let dropped = 0;
+  const owner = {
+    retainFrom: () => 0,
+    peerIsComing: () => true,
+    peerIsTaking: () => taking,
+    dropViews: () => {
+      dropped += 1;
+    },
+  };
+  const { rig, cleaner } = bench(owner);
+  const { journal } = rig;
+  cleaner.pinLive();
+  while (journal.segments.used <= journal.hostLimit - SEGMENT_SIZE) {
+    rig.write(0, 64, 1);
+    journal.sync();
+    rig.settle();
+  }
+  cleaner.poke();
+  expect([dropped, cleaner.counters.viewsDropped]).toEqual([0, 0]);
+  taking = false;
+  cleaner.poke();
+  expect([dropped, cleaner.counters.viewsDropped]).toEqual([1, 1]);
 });
 
 describe('nothing is freed', () => {

@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { FlatImage } from '../../src/platter/flat.js';
 
 let directory: string;
@@ -16,10 +16,12 @@ const run = (ask: (done: (error: Error | null) => void) => void): Promise<Error 
   new Promise((resolve) => ask(resolve));
 
 const SIZE = 4 * 1024 * 1024;
+const make = (at = path) => new FlatImage(at, SIZE, true);
+const reopen = () => new FlatImage(path, SIZE, false);
 
 describe('flat image', () => {
   test('is made with the size of its volume, reads as zeroes, and holds what was written when opened again', async () => {
-    const image = new FlatImage(path, SIZE);
+    const image = make();
     expect(image.created).toBe(true);
     expect(fs.statSync(path).size).toBe(SIZE);
     const into = new Uint8Array(8192).fill(9);
@@ -32,7 +34,7 @@ describe('flat image', () => {
     expect(await run((done) => image.sync(done))).toBe(null);
     image.close();
     image.close();
-    const again = new FlatImage(path, SIZE);
+    const again = reopen();
     expect(again.created).toBe(false);
     expect(await run((done) => again.read(SIZE - 2048, 2048, into, done))).toBe(null);
     expect([into[511], into[512], into[1023], into[1024], into[2047]]).toEqual([0, 1, 1, 2, 2]);
@@ -43,7 +45,7 @@ describe('flat image', () => {
 
   test('zeroes any stretch and nothing beside it', async () => {
     fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
-    const image = new FlatImage(path, SIZE);
+    const image = make();
     expect(await run((done) => image.zero(512, 3 * 1024 * 1024 - 1024, done))).toBe(null);
     expect(await run((done) => image.zero(0, 0, done))).toBe(null);
     image.close();
@@ -57,29 +59,55 @@ describe('flat image', () => {
 
   test('another size is refused, naming both, and the image is left as it was', () => {
     fs.writeFileSync(path, 'hello');
-    expect(() => new FlatImage(path, SIZE)).toThrow(`${path} has 5 bytes, its volume ${SIZE}`);
+    expect(() => make()).toThrow(`${path} has 5 bytes, its volume ${SIZE}`);
     expect(fs.readFileSync(path, 'utf8')).toBe('hello');
     expect(fs.readdirSync(directory)).toEqual(['volume.img']);
   });
 
+  // a mount that was missing at a start: zeroes went out as the volume, and new writes into a file below the mount point
+  test('one that was served before is not made again: refused, saying where it was, and nothing is there afterwards', () => {
+    const next = 'is missing: mount the file system';
+    expect(reopen).toThrow(`${path}, a volume's image, ${next}`);
+    expect(() => new FlatImage(join(directory, 'missing', 'volume.img'), SIZE, false)).toThrow(next);
+    expect(fs.readdirSync(directory)).toEqual([]);
+    fs.writeFileSync(path, '');
+    expect(reopen).toThrow(/has 0 bytes, its volume \d+: mount the file system/);
+    expect(fs.statSync(path).size).toBe(0);
+  });
+
+  test('of a new volume, an empty file is what a power cut left of one that was made', () => {
+    fs.writeFileSync(path, '');
+    make().close();
+    expect(fs.statSync(path).size).toBe(SIZE);
+  });
+
+  test('one that cannot have its size is not left behind', () => {
+    const resize = vi.spyOn(fs, 'ftruncateSync').mockImplementation(() => {
+      throw new Error('EFBIG');
+    });
+    expect(() => make()).toThrow('EFBIG');
+    resize.mockRestore();
+    expect(fs.readdirSync(directory)).toEqual([]);
+  });
+
   test('is used by one gateway at a time, under any of its names', () => {
-    const image = new FlatImage(path, SIZE);
-    expect(() => new FlatImage(path, SIZE)).toThrow(`${path} is used by process ${process.pid}`);
+    const image = make();
+    expect(() => make()).toThrow(`${path} is used by process ${process.pid}`);
     const other = join(directory, 'other.img');
     fs.symlinkSync(path, other);
-    expect(() => new FlatImage(other, SIZE)).toThrow('is used by process');
+    expect(() => make(other)).toThrow('is used by process');
     image.close();
-    new FlatImage(other, SIZE).close();
+    make(other).close();
   });
 
   test('what is no image is refused: a directory, a character device, a place that cannot be written', () => {
-    expect(() => new FlatImage(directory, SIZE)).toThrow('neither a file nor a block device');
-    expect(() => new FlatImage('/dev/null', SIZE)).toThrow('neither a file nor a block device');
-    expect(() => new FlatImage(join(directory, 'missing', 'volume.img'), SIZE)).toThrow('cannot be locked');
+    expect(() => make(directory)).toThrow('neither a file nor a block device');
+    expect(() => make('/dev/null')).toThrow('neither a file nor a block device');
+    expect(() => make(join(directory, 'missing', 'volume.img'))).toThrow('cannot be locked');
   });
 
   test('an image that was cut short behind our back is an error, not zeroes', async () => {
-    const image = new FlatImage(path, SIZE);
+    const image = make();
     fs.truncateSync(path, 1000);
     const error = await run((done) => image.read(0, 4096, new Uint8Array(4096), done));
     expect((error as NodeJS.ErrnoException).code).toBe('EIO');

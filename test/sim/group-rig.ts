@@ -15,6 +15,7 @@ import {
   TYPE_RELOCATED,
   TYPE_WRITE,
 } from '../../assembly/layout.js';
+import { ForelockError } from '../../src/errors.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
 import type { GroupMemory } from '../../src/kernel/memory.js';
@@ -227,10 +228,11 @@ export function cutPower(store: MemoryStore, met: (what: string, count: number) 
 }
 
 /** A flat image as a file of a disk that crashes. */
-export function memoryImage(store: MemoryStore, path: string, size: number): FlatImage {
+export function memoryImage(store: MemoryStore, path: string, size: number, isNew: boolean): FlatImage {
   const created = !store.list().includes(path);
-  const file: StoreFile = store.open(path, true);
-  if (created) file.truncate(size);
+  if (created && !isNew) throw new ForelockError('STATE_MISMATCH', `${path} is missing`);
+  if (created) store.put(path, new Uint8Array(size));
+  const file: StoreFile = store.open(path, false);
   const image = {
     path,
     size,

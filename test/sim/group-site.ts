@@ -203,7 +203,7 @@ export class Site {
         return kernel;
       },
       createOffload: (memory) => new SimOffload(world, life, () => this.store, memory, kernel!, 1.5),
-      openImage: (path, size) => memoryImage(this.images, path, size),
+      openImage: (path, size, isNew) => memoryImage(this.images, path, size, isNew),
       clockMicros: () => 1_700_000_000_000_000 + Math.floor(scheduler.now * 1000) + this.skew,
       defer: this.#deferIn(life),
       poolSealBytes: this.role === 'primary' ? options.poolSealBytes : Number.POSITIVE_INFINITY,

@@ -1,0 +1,84 @@
+/** A flat volume's image and the state that counts on it: what a start does about one that is not there. */
+import fs from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Gateway, LibraryVolume } from '../../src/index.js';
+import { FlatImage } from '../../src/platter/flat.js';
+
+const MIB = 1 << 20;
+let directory: string;
+beforeEach(() => {
+  directory = fs.mkdtempSync(join(tmpdir(), 'forelock-image-'));
+});
+afterEach(() => fs.rmSync(directory, { recursive: true, force: true }));
+
+const image = (name: string) => join(directory, 'mount', `${name}.img`);
+
+function open(...names: string[]): Promise<Gateway> {
+  const volumes = names.map((name) => ({ name, size: 4 * MIB, platter: 'flat' as const, path: image(name) }));
+  const group = {
+    group: 'main',
+    role: 'primary',
+    volumes,
+    ack: 'local',
+    speculation: 'on',
+    whenPeerAway: 'degrade',
+    kernel: 'wasm',
+    journal: 64 * MIB,
+  } as const;
+  return Gateway.open({ state: join(directory, 'state'), site: 'a', nbd: [], groups: [group] });
+}
+
+// the image's file system was not mounted: zeroes went out as the volume, and what was written went below the mount point
+test('an image that is missing at a later start is refused; with it back, everything is there', async () => {
+  fs.mkdirSync(join(directory, 'mount'));
+  const first = await open('one', 'two');
+  await first.ready();
+  const volume = new LibraryVolume(first.volume('two'));
+  await volume.write(0, Buffer.alloc(MIB, 5));
+  await volume.flush();
+  await first.close();
+  expect(fs.readFileSync(image('two'))[0]).toBe(5);
+
+  fs.renameSync(join(directory, 'mount'), join(directory, 'unmounted'));
+  fs.mkdirSync(join(directory, 'mount'));
+  fs.copyFileSync(join(directory, 'unmounted', 'one.img'), image('one'));
+  const refused = open('one', 'two');
+  await expect(refused).rejects.toMatchObject({ code: 'STATE_MISMATCH' });
+  await expect(refused).rejects.toThrow(`${image('two')}, a volume's image, is missing: mount the file system`);
+  expect(fs.readdirSync(join(directory, 'mount')).filter((name) => name.startsWith('two'))).toEqual([]);
+
+  fs.rmSync(join(directory, 'mount'), { recursive: true });
+  await expect(open('one', 'two')).rejects.toThrow('is missing');
+  fs.renameSync(join(directory, 'unmounted'), join(directory, 'mount'));
+  const again = await open('one', 'two');
+  await again.ready();
+  expect((await new LibraryVolume(again.volume('two')).read(0, MIB)).every((byte) => byte === 5)).toBe(true);
+  await again.close();
+});
+
+test('a first start that was killed before it was written down finds the image that it had made', async () => {
+  fs.mkdirSync(join(directory, 'mount'));
+  await (await open('one')).close();
+  fs.rmSync(join(directory, 'state'), { recursive: true });
+  await (await open('one')).close();
+  expect(fs.statSync(image('one')).size).toBe(4 * MIB);
+});
+
+// the image stayed open and locked: a second start in the same process said STATE_LOCKED, not what was wrong
+test('a start that is refused behind its images lets them go', async () => {
+  fs.mkdirSync(join(directory, 'mount'));
+  const other = new FlatImage(image('two'), 4 * MIB, true);
+  await expect(open('one', 'two')).rejects.toThrow(`${image('two')} is used by process`);
+  other.close();
+  const first = await open('one', 'two');
+  await first.ready();
+  await new LibraryVolume(first.volume('one')).write(0, Buffer.alloc(MIB, 5));
+  await first.close();
+  const state = join(directory, 'state', 'main');
+  for (const name of fs.readdirSync(state)) if (name.startsWith('map')) fs.writeFileSync(join(state, name), '');
+  for (let start = 0; start < 2; start += 1)
+    await expect(open('one', 'two')).rejects.toMatchObject({ code: 'STATE_CORRUPT' });
+  expect(fs.readdirSync(join(directory, 'mount')).sort()).toEqual(['one.img', 'two.img']);
+});
