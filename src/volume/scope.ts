@@ -14,7 +14,7 @@ import {
 } from '../../assembly/layout.js';
 import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
-import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
+import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
 import type { LockRequest } from './locks.js';
@@ -51,7 +51,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
- * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
+ * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other; or SCOPES_MAX are open
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
 export async function openScope(
@@ -65,8 +65,6 @@ export async function openScope(
   if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
   const refused = group.refuseWrite();
   if (refused !== null) throw refused;
-  if (group.ownScopes.size >= SCOPES_MAX)
-    throw new LockTimeoutError(`${SCOPES_MAX} scopes are open already: unlock some`);
   const lba = extent.offset / volume.blockSize;
   const blockCount = extent.size / volume.blockSize;
   for (const open of group.openScopes.values()) {
@@ -105,23 +103,27 @@ async function begin(
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
     await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
-    return await append(volume, () => {
-      const late = group.refuseWrite();
-      if (late !== null) return late;
-      // the lease may have ended while this waited: by now somebody else may have the blocks
-      if (lock.state !== 'held') {
-        return new LockTimeoutError(
-          `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
-        );
-      }
-      if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
-      const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
-      if (sequence < 0) return sequence;
-      // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-      const opened = new Scope(volume, mode, lock, sequence, session);
-      group.scopeOpened(sequence, volume.number, opened);
-      return opened;
-    });
+    try {
+      return await append(volume, () => {
+        const late = group.refuseWrite();
+        if (late !== null) return late;
+        // the lease may have ended while this waited: by now somebody else may have the blocks
+        if (lock.state !== 'held') {
+          return new LockTimeoutError(
+            `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
+          );
+        }
+        if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
+        const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
+        if (sequence < 0) return sequence;
+        // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
+        const opened = new Scope(volume, mode, lock, sequence, session);
+        group.scopeOpened(sequence, volume.number, opened);
+        return opened;
+      });
+    } finally {
+      group.leavePlace();
+    }
   } catch (error) {
     volume.locks.release(lock);
     group.locksMoved();

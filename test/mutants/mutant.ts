@@ -67,7 +67,14 @@ const TESTS: Record<string, string[]> = {
   'volume/volume.ts': ['sim/group.waits.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],
   'volume/dual-order.ts': ['mirror/dual-order.test.ts', 'mirror/conflict.test.ts', 'sim/dual.regressions.test.ts'],
-  'volume/group.ts': ['sim/group.pair.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/group.ts': [
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/group.scopes.test.ts',
+    'sim/dual.regressions.test.ts',
+    'sim/dual.scopes.test.ts',
+  ],
+  'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
   'volume/group-state.ts': ['sim/dual.regressions.test.ts'],
   'volume/sender.ts': [

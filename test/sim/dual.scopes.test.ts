@@ -1,0 +1,100 @@
+/** Scopes of hosts where both sites write: how many there may be, what they wait for, and what becomes of those that end. */
+import { expect, test, vi } from 'vitest';
+import xxhash from 'xxhash-wasm';
+
+const SCOPES = 16;
+
+vi.mock('../../src/limits.js', async (original) => ({
+  ...(await original<typeof import('../../src/limits.js')>()),
+  ...(await import('./small-limits.js')).SMALL_LIMITS,
+  SCOPES_MAX: 16,
+}));
+
+import type { ForelockError } from '../../src/errors.js';
+import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
+import type { Volume } from '../../src/volume/volume.js';
+import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
+import type { DualSite } from './dual-site.js';
+import { DualWorld } from './dual-world.js';
+import { seededRandom } from './memory-store.js';
+
+const hash = await xxhash();
+
+async function startBoth(options: Partial<DualWorldOptions> = {}): Promise<DualWorld> {
+  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(1), hash);
+  for (const site of world.sites) site.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  return world;
+}
+
+function volumeOf(site: DualSite): Volume {
+  const [volume] = site.group!.volumes.values();
+  return volume!;
+}
+
+/** Writes from a byte on; @param answers gets null or the error's code */
+function write(world: DualWorld, volume: Volume, offset: number, size: number, answers: (string | null)[]): void {
+  const settle = (error: ForelockError | null): void => void answers.push(error?.code ?? null);
+  volume.write(1, offset, size, [world.truth.history.payload(size)], false, { settle });
+}
+
+/** Opens a scope on each of the first `count` blocks, all in one turn. */
+function openMany(volume: Volume, count: number, options: ScopeOptions, opened: Scope[], codes: string[]): void {
+  const size = volume.blockSize;
+  for (let block = 0; block < count; block += 1) {
+    openScope(volume, { offset: block * size, size }, options).then(
+      (scope) => opened.push(scope),
+      (error: ForelockError) => codes.push(error.code),
+    );
+  }
+}
+
+async function atRest(world: DualWorld): Promise<void> {
+  await world.until(() => world.settled(), 5000, 'the sites do not come to rest');
+  await world.checks.compareAll();
+}
+
+/**
+ * Many scopes were opened in one turn, and all of them looked before the first had its LOCK in the stream. The other site
+ * refused the LOCK that was too many, on every link, for ever; and this one could make no checkpoint any more.
+ */
+test('scopes that are opened all at once are no more than there may be', async () => {
+  const world = await startBoth();
+  const [first, second] = world.sites;
+  const volume = volumeOf(first);
+  const opened: Scope[] = [];
+  const codes: string[] = [];
+  openMany(volume, 2 * SCOPES, { waitMsMax: 500 }, opened, codes);
+  await world.until(() => opened.length + codes.length === 2 * SCOPES, 2000, 'not all scopes are answered');
+  expect([opened.length, codes]).toEqual([SCOPES, Array.from({ length: SCOPES }, () => 'ETIMEDOUT')]);
+  await world.until(() => second.journal.peerApplied === SCOPES, 1000, 'the LOCKs are not taken');
+  const late: Scope[] = [];
+  openMany(volume, SCOPES + 1, { waitMsMax: 2000 }, late, codes);
+  for (const scope of opened) scope.unlock().catch(world.fail);
+  await world.until(() => late.length === SCOPES, 1000, 'the places are not free again');
+  late[0]!.unlock().catch(world.fail);
+  await world.until(() => late.length === SCOPES + 1, 1000, 'who waits is not told of a free place');
+  for (const scope of late) scope.unlock().catch(world.fail);
+  await atRest(world);
+  void first.stop();
+  await world.until(() => first.state === 'off', 5000, 'the site does not stop');
+  first.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+});
+
+/**
+ * The same of a frozen group: a write of a part of a block is a scope, and all that hosts had asked for meanwhile was
+ * asked again in the turn in which the link was back.
+ */
+test('partial writes that a freeze has gathered wait for each other', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const volume = volumeOf(first);
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  const answers: (string | null)[] = [];
+  for (let block = 0; block < 3 * SCOPES; block += 1) write(world, volume, block * volume.blockSize, 512, answers);
+  await world.until(() => answers.length === 3 * SCOPES, 20_000, 'not all writes are answered');
+  expect(new Set(answers)).toEqual(new Set([null]));
+  await atRest(world);
+});
