@@ -102,27 +102,31 @@ async function begin(
   lock.streamed = true;
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
-    await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
-    try {
-      return await append(volume, () => {
-        const late = group.refuseWrite();
-        if (late !== null) return late;
-        // the lease may have ended while this waited: by now somebody else may have the blocks
-        if (lock.state !== 'held') {
-          return new LockTimeoutError(
-            `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
-          );
-        }
-        if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
-        const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
-        if (sequence < 0) return sequence;
-        // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-        const opened = new Scope(volume, mode, lock, sequence, session);
-        group.scopeOpened(sequence, volume.number, opened);
-        return opened;
-      });
-    } finally {
-      group.leavePlace();
+    for (;;) {
+      await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+      try {
+        const opened = await append<Scope | number>(volume, () => {
+          const late = group.refuseWrite();
+          if (late !== null) return late;
+          // the lease may have ended while this waited: by now somebody else may have the blocks
+          if (lock.state !== 'held') {
+            return new LockTimeoutError(
+              `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
+            );
+          }
+          // no more, now that there is room: it waits for that elsewhere, or all hosts would wait behind it
+          if (!group.admits(session, volume, lba, blockCount, kind)) return 0;
+          const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
+          if (sequence < 0) return sequence;
+          // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
+          const opened = new Scope(volume, mode, lock, sequence, session);
+          group.scopeOpened(sequence, volume.number, opened);
+          return opened;
+        });
+        if (opened instanceof Scope) return opened;
+      } finally {
+        group.leavePlace();
+      }
     }
   } catch (error) {
     volume.locks.release(lock);

@@ -1799,6 +1799,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a write opens a scope that the peer refuses, while those of an earlier life are not ended',
   },
   {
+    name: 'scopes: admitted no more, and first in the queue for room',
+    file: 'volume/scope.ts',
+    find: 'if (!group.admits(session, volume, lba, blockCount, kind)) return 0;',
+    replace: 'if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;',
+    breaks: 'all hosts wait behind a scope that waits for one of them',
+  },
+  {
+    name: 'scopes: opened although admitted no more',
+    file: 'volume/scope.ts',
+    find: 'if (!group.admits(session, volume, lba, blockCount, kind)) return 0;',
+    replace: '',
+    breaks: 'a scope is opened in front of what the other site has sent and it has to wait for',
+  },
+  {
     name: 'group: mints over a commit log',
     file: 'volume/group.ts',
     find: 'if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;',

@@ -98,3 +98,40 @@ test('partial writes that a freeze has gathered wait for each other', async () =
   expect(new Set(answers)).toEqual(new Set([null]));
   await atRest(world);
 });
+
+/**
+ * A scope was admitted and waited for room; meanwhile something of the other site came that it has to wait for. It waited
+ * for that at the head of the queue for room: the holder of the scope that the other site waited for could not write, nor
+ * any host, until a lease ended.
+ */
+test('a scope that is admitted no more does not wait in front of all hosts', async () => {
+  const world = await startBoth({ delayMax: 5 });
+  const [first, second] = world.sites;
+  second.skew += 1000; // the later stamp loses: what it writes into block 0 waits for the scope there
+  const volume = volumeOf(first);
+  const { blockSize } = volume;
+  const held: Scope[] = [];
+  openMany(volume, 1, {}, held, []);
+  await world.until(() => held.length === 1, 1000, 'the scope is not opened');
+  let hasRoom = false;
+  first.group!.whenRoom(() => hasRoom); // as when what the other site takes is used up
+  let opened = false;
+  openScope(volume, { offset: 5 * blockSize, size: blockSize }, { onConflict: 'abort' }).then((scope) => {
+    opened = true;
+    return scope.unlock();
+  }, world.fail);
+  const theirs: (string | null)[] = [];
+  write(world, volumeOf(second), 0, blockSize, theirs);
+  write(world, volumeOf(second), 5 * blockSize, blockSize, theirs);
+  await world.until(() => first.journal.peer.appended === 2, 1000, 'the writes do not arrive');
+  expect([opened, first.journal.peerApplied]).toEqual([false, 0]);
+  hasRoom = true;
+  first.group!.admissionsMoved();
+  const answers: (string | null)[] = [];
+  write(world, volume, 30 * blockSize, blockSize, answers);
+  await world.until(() => answers.length === 1, 100, 'a write elsewhere waits');
+  expect([opened, answers]).toEqual([false, [null]]);
+  held[0]!.write(0, world.truth.history.payload(blockSize)).then(() => held[0]!.unlock(), world.fail);
+  await world.until(() => opened, 1000, 'the scope is not opened in its turn');
+  await atRest(world);
+});
