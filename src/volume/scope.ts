@@ -34,7 +34,7 @@ export interface ScopeOptions {
   /**
    * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites,
    * and the scope writes nothing (it reads with its own `read`); it is not speculative, so opening it takes a round trip and until all that is on its
-   * way to the extent has come.
+   * way to the extent has come. What it read is of one moment if its `unlock` resolves.
    */
   mode?: 'write' | 'read';
   /**
@@ -155,7 +155,7 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   try {
     await Promise.race([granted, ended]);
   } catch (error) {
-    await scope.unlock();
+    if (scope.ended === null) await scope.unlock();
     throw error;
   } finally {
     waitNoMore(); // its deadline may be far away, and is looked at whenever the peer moves
@@ -307,7 +307,11 @@ export class Scope {
     await promised;
   }
 
-  /** Reads within the volume; the scope's own writes are seen at once. */
+  /**
+   * Reads within the volume; the scope's own writes are seen at once.
+   *
+   * @throws ForelockError EIO, EPERM, PEER_AWAY; or why the scope was ended: what it shows by then is not of its lock
+   */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
     const { group } = volume;
@@ -319,8 +323,11 @@ export class Scope {
         return;
       }
       readBytes(volume.group, volume.map, volume, offset, size, {
-        settleRead: (error, data) =>
-          error ? reject(error) : resolve(data.length === 1 ? data[0]! : Buffer.concat(data)),
+        settleRead: (error, data) => {
+          const late = this.#ended ?? error; // not before: it may end while the disk is read
+          if (late !== null) reject(late);
+          else resolve(data.length === 1 ? data[0]! : Buffer.concat(data));
+        },
       });
     });
   }
@@ -328,7 +335,8 @@ export class Scope {
   /**
    * Ends the scope: others may lock the extent. Calling it again does nothing.
    *
-   * @throws ForelockError ENOSPC the scope is still open: try again
+   * @throws ForelockError ENOSPC the scope is still open: try again; of a read lock, why it had ended before: what was
+   *                       read may be of more than one moment
    */
   async unlock(): Promise<void> {
     if (!this.#open) return;
@@ -350,6 +358,7 @@ export class Scope {
     });
     volume.locks.release(this.#lock);
     group.locksMoved();
+    if (this.mode === 'read' && this.#ended !== null) throw this.#ended;
   }
 
   #check(offset: number, size: number): void {

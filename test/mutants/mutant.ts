@@ -74,6 +74,7 @@ const TESTS: Record<string, string[]> = {
     'sim/dual.regressions.test.ts',
     'sim/dual.scopes.test.ts',
   ],
+  'volume/verify.ts': ['sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
   'volume/group-state.ts': ['sim/dual.regressions.test.ts'],

@@ -1813,6 +1813,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a scope is opened in front of what the other site has sent and it has to wait for',
   },
   {
+    name: 'scopes: read on when they have ended',
+    file: 'volume/scope.ts',
+    find: 'const late = this.#ended ?? error;',
+    replace: 'const late = error;',
+    breaks: 'a backup reads what others wrote behind its lock, and is not told',
+  },
+  {
+    name: 'scopes: a read lock that had ended is unlocked',
+    file: 'volume/scope.ts',
+    find: "if (this.mode === 'read' && this.#ended !== null) throw this.#ended;",
+    replace: '',
+    breaks: 'a backup of two moments passes for one',
+  },
+  {
+    name: 'verify: the point of a lock that had ended stays',
+    file: 'volume/verify.ts',
+    find: 'group.releasePoint(site, sequence);',
+    replace: '',
+    breaks: 'what was pinned keeps the journal full',
+  },
+  {
     name: 'group: mints over a commit log',
     file: 'volume/group.ts',
     find: 'if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;',

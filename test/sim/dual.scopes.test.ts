@@ -11,7 +11,9 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import type { ForelockError } from '../../src/errors.js';
+import { SCOPE_AGE_MS_MAX } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
+import { verifyVolume } from '../../src/volume/verify.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -47,6 +49,30 @@ function openMany(volume: Volume, count: number, options: ScopeOptions, opened: 
       (error: ForelockError) => codes.push(error.code),
     );
   }
+}
+
+async function readLock(world: DualWorld, volume: Volume, size = volume.blockSize): Promise<Scope> {
+  let lock: Scope | null = null;
+  openScope(volume, { offset: 0, size }, { mode: 'read' }).then((scope) => {
+    lock = scope;
+  }, world.fail);
+  await world.until(() => lock !== null, 5000, 'the lock is not had');
+  return lock!;
+}
+
+/** What becomes of a promise of the world's: null, or the error's code. */
+async function codeOf(world: DualWorld, promise: Promise<unknown>): Promise<string | null> {
+  let code: string | null | undefined;
+  promise.then(
+    () => {
+      code = null;
+    },
+    (error: ForelockError) => {
+      code = error.code;
+    },
+  );
+  await world.until(() => code !== undefined, 2 * SCOPE_AGE_MS_MAX, 'not answered');
+  return code!;
 }
 
 async function atRest(world: DualWorld): Promise<void> {
@@ -133,5 +159,86 @@ test('a scope that is admitted no more does not wait in front of all hosts', asy
   expect([opened, answers]).toEqual([false, [null]]);
   held[0]!.write(0, world.truth.history.payload(blockSize)).then(() => held[0]!.unlock(), world.fail);
   await world.until(() => opened, 1000, 'the scope is not opened in its turn');
+  await atRest(world);
+});
+
+/**
+ * A backup held a read lock for longer than a scope may be open. It went on reading without an error, now what others had
+ * written meanwhile, and its unlock was fine: nobody knew that the copy was of two moments.
+ */
+test('who reads under a read lock that is over is told', async () => {
+  const world = await startBoth();
+  const [first, second] = world.sites;
+  const volume = volumeOf(first);
+  const { blockSize } = volume;
+  const lock = await readLock(world, volume);
+  expect(await codeOf(world, lock.read(0, blockSize))).toBeNull();
+  const answers: (string | null)[] = [];
+  write(world, volumeOf(second), 0, blockSize, answers);
+  await world.until(() => lock.ended !== null, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  expect(await codeOf(world, lock.read(0, blockSize))).toBe('ETIMEDOUT');
+  expect(await codeOf(world, lock.unlock())).toBe('ETIMEDOUT');
+  expect(await codeOf(world, lock.unlock())).toBeNull(); // told once
+  const another = await readLock(world, volume);
+  expect(await codeOf(world, another.unlock())).toBeNull();
+  await atRest(world);
+});
+
+/** The same of a read that was under way. */
+test('a read that ends behind its read lock is not answered with data', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const volume = volumeOf(first);
+  const { blockSize } = volume;
+  const answers: (string | null)[] = [];
+  write(world, volume, 0, blockSize, answers);
+  await world.until(() => answers.length === 1, 1000, 'a write is not on the disk');
+  const lock = await readLock(world, volume);
+  const read = codeOf(world, lock.read(0, blockSize));
+  first.group!.endSession(lock.session);
+  expect(await read).toBe('ESHUTDOWN');
+  expect(await codeOf(world, lock.unlock())).toBe('ESHUTDOWN');
+  await atRest(world);
+});
+
+/** The same of one that a freeze held, while the other site went on alone and wrote there. */
+test('a read that was held until its read lock was over is not answered with data', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
+  const [first, second] = world.sites;
+  const volume = volumeOf(second);
+  const { blockSize } = volume;
+  const lock = await readLock(world, volume);
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => second.group!.frozen, 5000, 'the link does not go down');
+  const read = codeOf(world, lock.read(0, blockSize));
+  const answers: (string | null)[] = [];
+  write(world, volumeOf(first), 0, blockSize, answers);
+  await world.until(() => answers.length === 1, 20_000, 'the site does not go on alone');
+  world.line.downUntil = 0;
+  expect([await read, answers]).toEqual(['ESHUTDOWN', [null]]);
+  expect(await codeOf(world, lock.unlock())).toBe('ESHUTDOWN');
+  await atRest(world);
+});
+
+/**
+ * A verify's read lock was over before its point stood in the stream. What the other site's hosts wrote between the two
+ * moments at which the images were pinned looked like a difference.
+ */
+test('a verify whose lock is over before its point says so, and pins nothing', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const group = first.group!;
+  const volume = volumeOf(first);
+  const verified = codeOf(world, verifyVolume(first.pair!, volume, false, hash));
+  await world.until(() => group.openScopes.size === 1, 1000, 'the lock is not asked for');
+  let hasRoom = false;
+  group.whenRoom(() => hasRoom);
+  await world.until(() => group.openScopes.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  const point = first.journal.own.appended + 1;
+  hasRoom = true;
+  group.admissionsMoved();
+  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
+  expect(group.pointView(first.journal.own.site, point, volume.number)).toBeNull();
   await atRest(world);
 });
