@@ -76,7 +76,7 @@ const TESTS: Record<string, string[]> = {
   ],
   'volume/verify.ts': ['sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts'],
-  'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
+  'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],
   'volume/group-state.ts': ['sim/dual.regressions.test.ts'],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',

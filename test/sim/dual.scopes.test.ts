@@ -11,8 +11,9 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import type { ForelockError } from '../../src/errors.js';
-import { SCOPE_AGE_MS_MAX } from '../../src/limits.js';
+import { JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
+import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { verifyVolume } from '../../src/volume/verify.js';
 import type { Volume } from '../../src/volume/volume.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
@@ -73,6 +74,28 @@ async function codeOf(world: DualWorld, promise: Promise<unknown>): Promise<stri
   );
   await world.until(() => code !== undefined, 2 * SCOPE_AGE_MS_MAX, 'not answered');
   return code!;
+}
+
+/** The link goes, and comes back when the second site's journal has another size. */
+async function comeWith(world: DualWorld, limit: number): Promise<void> {
+  const [first, second] = world.sites;
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  second.journal.limit = limit;
+  await world.until(() => !first.group!.frozen, 5000, 'the link does not come back');
+}
+
+/** The work of a transaction: one write, and what happens then. */
+async function writeOnce(
+  world: DualWorld,
+  transaction: Transaction,
+  name: string,
+  size: number,
+  then: () => Promise<void>,
+): Promise<void> {
+  await transaction.lock(name, { offset: 0, size });
+  transaction.write(name, 0, world.truth.history.payload(size));
+  await then();
 }
 
 async function atRest(world: DualWorld): Promise<void> {
@@ -240,5 +263,49 @@ test('a verify whose lock is over before its point says so, and pins nothing', a
   group.admissionsMoved();
   expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
   expect(group.pointView(first.journal.own.site, point, volume.number)).toBeNull();
+  await atRest(world);
+});
+
+/**
+ * The other site had a smaller journal, and promised less than a transaction needed. That waited at the head of the queue
+ * for room that could not come, and all hosts behind it, until its locks were too old.
+ */
+test('a transaction that is too large for the other site is refused', async () => {
+  const small = JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN;
+  const world = await startBoth({ ringSegments: 8, journalSegments: 40 });
+  const [first] = world.sites;
+  const group = first.group!;
+  const { name } = volumeOf(first);
+  const run = (size: number, then: () => Promise<void>): Promise<string | null> =>
+    codeOf(
+      world,
+      runTransaction(group, (transaction) => writeOnce(world, transaction, name, size, then)),
+    );
+  const reconnect = (): Promise<void> => comeWith(world, small);
+  expect(await run(88 * 1024, reconnect)).toBe('ENOSPC');
+  expect(group.ownScopes.size).toBe(0);
+  let isWritten = false;
+  const noteWritten = async (): Promise<void> => {
+    isWritten = true;
+  };
+  expect([await run(88 * 1024, noteWritten), isWritten]).toEqual(['ENOSPC', false]);
+  expect(await run(60 * 1024, noteWritten)).toBeNull();
+  await atRest(world);
+});
+
+test('a transaction is not refused because the journal of the other site was full when the link came', async () => {
+  const world = await startBoth({ ringSegments: 8, journalSegments: 40 });
+  const [first, second] = world.sites;
+  const group = first.group!;
+  const { name } = volumeOf(first);
+  const { limit } = second.journal;
+  await comeWith(world, limit / 20);
+  const hasRoom = async (): Promise<void> => {
+    second.journal.limit = limit;
+  };
+  for (const size of [60 * 1024, 88 * 1024]) {
+    const work = (transaction: Transaction) => writeOnce(world, transaction, name, size, hasRoom);
+    expect(await codeOf(world, runTransaction(group, work))).toBeNull();
+  }
   await atRest(world);
 });
