@@ -133,6 +133,7 @@ export class SourceStream {
   #attempt = 0;
   #sentBytes = 0;
   #creditBytes = 0;
+  #creditMost = 0;
   #rejected = 0;
   /** Retransmit: `sent` was taken back to before this record until its lock can be had; or 0. */
   #heldBack = 0;
@@ -225,6 +226,10 @@ export class SourceStream {
   /** Bytes that may still be sent before the peer gives more credit. */
   get credit(): number {
     return Math.max(0, this.#creditBytes - this.#sentBytes);
+  }
+  /** The most that it was in this epoch. */
+  get creditMost(): number {
+    return this.#creditMost;
   }
   /** False from the beginning of a base copy until the target's image is whole and durable: its cursors promise nothing. */
   get consistent(): boolean {
@@ -322,6 +327,7 @@ export class SourceStream {
     this.#attempt = 0;
     this.#sentBytes = 0;
     this.#creditBytes = event.creditBytes;
+    this.#creditMost = event.creditBytes;
     this.#rejected = 0;
     this.#heldBack = 0;
     this.#baseInEpoch = base !== null;
@@ -400,6 +406,7 @@ export class SourceStream {
     this.#applied = applied;
     this.#peerDurable = durable;
     this.#creditBytes = creditBytes;
+    this.#creditMost = Math.max(this.#creditMost, this.credit);
     if (confirm.base !== null && this.#baseInEpoch) this.#baseDurable = confirm.base;
     if (this.#rejected !== 0 && rejected !== this.#rejected) {
       this.#effects.push({ kind: 'granted', sequence: this.#rejected });

@@ -10,10 +10,10 @@ import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js'
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
-import { NO_SPACE } from '../journal/journal.js';
+import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import type { MapView } from '../journal/map.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX, VIEW_STALL_MS } from '../limits.js';
+import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX, SCOPES_MAX, VIEW_STALL_MS } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
@@ -141,6 +141,8 @@ export class Group {
   #abortsWait = false;
   /** LOCK sequences of scopes that are ended as soon as there is room for it. */
   readonly #ending = new Set<number>();
+  /** Scopes that have their place among SCOPES_MAX, and no LOCK in the stream yet. */
+  #placesTaken = 0;
   /** Dead scopes whose ABORT is not durable yet, and how to tell who waits for their grant. */
   readonly #aborting = new Map<number, (error: ForelockError) => void>();
   #stopping = false;
@@ -464,6 +466,7 @@ export class Group {
 
   /** @param size bytes of the record that goes into the scope */
   openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number, size: number): number {
+    if (this.ownScopes.size >= SCOPES_MAX) return RING_FULL; // some of an earlier life are not ended yet
     // LOCK, the record and UNLOCK go in together or not at all
     const room = this.journal.room(size + 1024);
     if (room < 0) return room;
@@ -489,6 +492,7 @@ export class Group {
 
   scopeOpened(lock: number, volume: number, scope: Scope | null = null): void {
     this.ownScopes.set(lock, volume);
+    assert(this.ownScopes.size <= SCOPES_MAX, 'who opens a scope has a place for it');
     if (scope !== null) this.openScopes.set(lock, scope);
     this.mirror.scopeOpened(lock);
   }
@@ -630,7 +634,22 @@ export class Group {
     if (this.journal.failed === null) this.whenDurable(() => this.#whenOwnDurable(sequence, then));
   }
 
-  /** @throws LockTimeoutError, ForelockError ESHUTDOWN */
+  /** In lock-step the last place is for writes: each of them opens a scope and ends it in one turn. */
+  get #hasPlace(): boolean {
+    return this.ownScopes.size + this.#placesTaken < SCOPES_MAX - (this.lockStep ? 1 : 0);
+  }
+
+  /** Its LOCK is in the stream, or will not be. */
+  leavePlace(): void {
+    this.#placesTaken -= 1;
+  }
+
+  /**
+   * Resolves once the scope may be opened. It has its place from then on, until `leavePlace`: many that wait are admitted
+   * in one turn, and append their LOCKs later.
+   *
+   * @throws LockTimeoutError, ForelockError ESHUTDOWN
+   */
   whenAdmitted(
     session: number,
     volume: Volume,
@@ -639,7 +658,12 @@ export class Group {
     kind: ScopeKind,
     deadline: number,
   ): Promise<void> {
-    if (this.admits(session, volume, lba, blockCount, kind)) return Promise.resolve();
+    const takesPlace = (): boolean => {
+      if (!this.#hasPlace || !this.admits(session, volume, lba, blockCount, kind)) return false;
+      this.#placesTaken += 1;
+      return true;
+    };
+    if (takesPlace()) return Promise.resolve();
     if (this.#stopping) return Promise.reject(this.refuseRead()); // it had the lock from a request that the stop ended
     return new Promise((resolve, reject) => {
       this.#admissions.push((now) => {
@@ -647,10 +671,12 @@ export class Group {
         else if (now >= deadline) {
           reject(
             new LockTimeoutError(
-              `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`,
+              this.#hasPlace
+                ? `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`
+                : `${SCOPES_MAX} scopes are open already: unlock some`,
             ),
           );
-        } else if (this.admits(session, volume, lba, blockCount, kind)) resolve();
+        } else if (takesPlace()) resolve();
         else return false;
         return true;
       });

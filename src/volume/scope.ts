@@ -14,7 +14,7 @@ import {
 } from '../../assembly/layout.js';
 import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
-import { LOCK_WAIT_MS_MAX, SCOPES_MAX } from '../limits.js';
+import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
 import type { LockRequest } from './locks.js';
@@ -34,7 +34,7 @@ export interface ScopeOptions {
   /**
    * `write` (the default): others may read the extent and not write it. `read`: others may do neither, at both sites,
    * and the scope writes nothing (it reads with its own `read`); it is not speculative, so opening it takes a round trip and until all that is on its
-   * way to the extent has come.
+   * way to the extent has come. What it read is of one moment if its `unlock` resolves.
    */
   mode?: 'write' | 'read';
   /**
@@ -51,7 +51,7 @@ export interface ScopeOptions {
  * Locks an extent and opens a scope over it.
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
- * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other
+ * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other; or SCOPES_MAX are open
  * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
  */
 export async function openScope(
@@ -65,8 +65,6 @@ export async function openScope(
   if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
   const refused = group.refuseWrite();
   if (refused !== null) throw refused;
-  if (group.ownScopes.size >= SCOPES_MAX)
-    throw new LockTimeoutError(`${SCOPES_MAX} scopes are open already: unlock some`);
   const lba = extent.offset / volume.blockSize;
   const blockCount = extent.size / volume.blockSize;
   for (const open of group.openScopes.values()) {
@@ -104,24 +102,32 @@ async function begin(
   lock.streamed = true;
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
-    await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
-    return await append(volume, () => {
-      const late = group.refuseWrite();
-      if (late !== null) return late;
-      // the lease may have ended while this waited: by now somebody else may have the blocks
-      if (lock.state !== 'held') {
-        return new LockTimeoutError(
-          `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
-        );
+    for (;;) {
+      await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+      try {
+        const opened = await append<Scope | number>(volume, () => {
+          const late = group.refuseWrite();
+          if (late !== null) return late;
+          // the lease may have ended while this waited: by now somebody else may have the blocks
+          if (lock.state !== 'held') {
+            return new LockTimeoutError(
+              `volume ${volume.name}: blocks ${lba}+${blockCount} were given to the other site while the scope waited to be opened`,
+            );
+          }
+          // no more, now that there is room: it waits for that elsewhere, or all hosts would wait behind it
+          if (!group.admits(session, volume, lba, blockCount, kind)) return 0;
+          const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
+          if (sequence < 0) return sequence;
+          // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
+          const opened = new Scope(volume, mode, lock, sequence, session);
+          group.scopeOpened(sequence, volume.number, opened);
+          return opened;
+        });
+        if (opened instanceof Scope) return opened;
+      } finally {
+        group.leavePlace();
       }
-      if (!group.admits(session, volume, lba, blockCount, kind)) return RING_FULL;
-      const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
-      if (sequence < 0) return sequence;
-      // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
-      const opened = new Scope(volume, mode, lock, sequence, session);
-      group.scopeOpened(sequence, volume.number, opened);
-      return opened;
-    });
+    }
   } catch (error) {
     volume.locks.release(lock);
     group.locksMoved();
@@ -149,7 +155,7 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   try {
     await Promise.race([granted, ended]);
   } catch (error) {
-    await scope.unlock();
+    if (scope.ended === null) await scope.unlock();
     throw error;
   } finally {
     waitNoMore(); // its deadline may be far away, and is looked at whenever the peer moves
@@ -301,7 +307,11 @@ export class Scope {
     await promised;
   }
 
-  /** Reads within the volume; the scope's own writes are seen at once. */
+  /**
+   * Reads within the volume; the scope's own writes are seen at once.
+   *
+   * @throws ForelockError EIO, EPERM, PEER_AWAY; or why the scope was ended: what it shows by then is not of its lock
+   */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
     const { group } = volume;
@@ -313,8 +323,11 @@ export class Scope {
         return;
       }
       readBytes(volume.group, volume.map, volume, offset, size, {
-        settleRead: (error, data) =>
-          error ? reject(error) : resolve(data.length === 1 ? data[0]! : Buffer.concat(data)),
+        settleRead: (error, data) => {
+          const late = this.#ended ?? error; // not before: it may end while the disk is read
+          if (late !== null) reject(late);
+          else resolve(data.length === 1 ? data[0]! : Buffer.concat(data));
+        },
       });
     });
   }
@@ -322,7 +335,8 @@ export class Scope {
   /**
    * Ends the scope: others may lock the extent. Calling it again does nothing.
    *
-   * @throws ForelockError ENOSPC the scope is still open: try again
+   * @throws ForelockError ENOSPC the scope is still open: try again; of a read lock, why it had ended before: what was
+   *                       read may be of more than one moment
    */
   async unlock(): Promise<void> {
     if (!this.#open) return;
@@ -344,6 +358,7 @@ export class Scope {
     });
     volume.locks.release(this.#lock);
     group.locksMoved();
+    if (this.mode === 'read' && this.#ended !== null) throw this.#ended;
   }
 
   #check(offset: number, size: number): void {

@@ -12,7 +12,14 @@ import type { CheckpointCursors } from '../journal/checkpointer.js';
 import { recordSize } from '../journal/record.js';
 import { StreamReader } from '../journal/stream-reader.js';
 import type { Region } from '../kernel/memory.js';
-import { FRAME_SIZE_MAX, KIB, LINK_BUFFER_MAX } from '../limits.js';
+import {
+  FRAME_SIZE_MAX,
+  JOURNAL_SEGMENTS_MIN,
+  KIB,
+  LINK_BUFFER_MAX,
+  PEER_ROOM_SHARE,
+  SEGMENT_SIZE_MIN,
+} from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
@@ -180,6 +187,15 @@ export class Sender implements MirrorEnd {
     const ends = RECORD_SIZE_MIN * (1 + ownScopes.size + order!.conflicts.mayDieCount);
     const left = this.#creditLeft - ends;
     return this.#isAhead ? Math.max(left, this.#pacedTo - order!.backlog.total) : left;
+  }
+
+  /**
+   * What `hostRoom` may become: the most that the peer has promised on this link. No less than the smallest journal
+   * promises once it has room: the peer's may have been full until now.
+   */
+  get hostRoomMost(): number {
+    if (this.#link === null || !this.#source.consistent) return Number.POSITIVE_INFINITY;
+    return Math.max(this.#source.creditMost, (JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN) / PEER_ROOM_SHARE);
   }
 
   /** A frame of so many bytes was sent. */

@@ -156,13 +156,8 @@ export class Transaction {
       pieces.push({ scope, lba: from + at / blockSize, bytes: piece });
       size += recordSize(TYPE_WRITE, piece.length / blockSize, blockShift);
     }
-    const sizeMax = transactionBytesMax(this.#group);
-    if (size > sizeMax || this.#writes.length + pieces.length > TRANSACTION_WRITES_MAX) {
-      throw new ForelockError(
-        'ENOSPC',
-        `a transaction of this group has at most ${sizeMax} bytes in ${TRANSACTION_WRITES_MAX} writes`,
-      );
-    }
+    const refused = refuseSize(this.#group, size, this.#writes.length + pieces.length);
+    if (refused !== null) throw refused;
     this.#writes.push(...pieces);
     this.#bytes = size;
   }
@@ -207,6 +202,9 @@ export class Transaction {
     await append(this.#scopes[0]!.volume, () => {
       const late = this.#ended ?? group.refuseWrite();
       if (late !== null) return late;
+      // the peer may have come with a smaller journal: nobody is to wait behind what never has room
+      const refused = refuseSize(group, this.#bytes, this.#writes.length);
+      if (refused !== null) return refused;
       const room = journal.room(this.#roomNeeded());
       if (room < 0) return room;
       for (const { scope, lba, bytes } of this.#writes) {
@@ -265,10 +263,21 @@ export class Transaction {
 }
 
 /**
- * Bytes of journal records. An eighth of the ring: the run, and what #admit adds to it, must find room in it at once. Where
- * both sites write, it must at the peer as well.
+ * Why a transaction of so many bytes of journal records in so many writes cannot be had, or null. An eighth of the ring:
+ * the run, and what #admit adds to it, must find room in it at once. Where both sites write, it must at the peer as well.
  */
-function transactionBytesMax({ journal, order }: Group): number {
-  const atPeer = order === null ? Number.POSITIVE_INFINITY : journal.limit / PEER_ROOM_SHARE / 2;
-  return Math.min(TRANSACTION_BYTES_MAX, journal.ringSize / 8, atPeer);
+function refuseSize(group: Group, size: number, writes: number): ForelockError | null {
+  const { journal, order } = group;
+  const both = order === null ? Number.POSITIVE_INFINITY : journal.limit / PEER_ROOM_SHARE / 2;
+  const here = Math.min(TRANSACTION_BYTES_MAX, journal.ringSize / 8, both);
+  const there = order === null ? Number.POSITIVE_INFINITY : group.sender!.hostRoomMost / 2;
+  if (size <= Math.min(here, there) && writes <= TRANSACTION_WRITES_MAX) return null;
+  const why =
+    there < here
+      ? ": the other site's journal takes no more at once; write less in one, or give that a larger --journal"
+      : '';
+  return new ForelockError(
+    'ENOSPC',
+    `a transaction of group ${group.name} has at most ${Math.floor(Math.min(here, there))} bytes in ${TRANSACTION_WRITES_MAX} writes${why}`,
+  );
 }

@@ -56,8 +56,15 @@ export async function verifyVolume(
   if (!source.connected)
     throw new ForelockError('AWAY', `the peer is away or not yet consistent: ${group.mirror.describe()}`);
   const { site } = group.journal.own;
-  const sequence = group.order === null ? await appendPoint(group) : await lockPoint(volume);
+  // nobody writes between the two moments at which the images are pinned
+  const whole = { offset: 0, size: volume.size };
+  const lock = group.order === null ? null : await openScope(volume, whole, { mode: 'read' });
+  const sequence = await appendPoint(group).catch(async (error) => {
+    await lock?.unlock();
+    throw error;
+  });
   try {
+    await lock?.unlock(); // rejects if the lock had ended before: the two images need not be of one moment
     await untilApplied(group, source, sequence);
     const point = { site, sequence };
     const view = pinnedView(volume, point);
@@ -271,16 +278,6 @@ async function appendPoint(group: Group): Promise<number> {
       return true;
     });
   });
-}
-
-/** The same under a read lock: nobody writes between the two moments at which the images are pinned. */
-async function lockPoint(volume: Volume): Promise<number> {
-  const lock = await openScope(volume, { offset: 0, size: volume.size }, { mode: 'read' });
-  try {
-    return await appendPoint(volume.group);
-  } finally {
-    await lock.unlock();
-  }
 }
 
 /** The standby pins its view when it applies the point. */

@@ -72,11 +72,14 @@ const TESTS: Record<string, string[]> = {
   'volume/group.ts': [
     'sim/group.pair.test.ts',
     'sim/group.regressions.test.ts',
+    'sim/group.scopes.test.ts',
     'sim/group.verify.test.ts',
     'sim/dual.regressions.test.ts',
+    'sim/dual.scopes.test.ts',
   ],
-  'volume/verify.ts': ['sim/group.verify.test.ts'],
-  'volume/transaction.ts': ['sim/group.transactions.test.ts', 'node/transaction.test.ts'],
+  'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
+  'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],
   'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts', 'platter/writeback.group.test.ts'],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',

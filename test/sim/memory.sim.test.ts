@@ -90,6 +90,8 @@ const BOUNDED: [RegExp, number][] = [
   // what is done with is thrown out a thousand at a time
   [/\.sender\.#frames$/, 1500],
   [/\.backlog\.#ends$/, 2 * 2500],
+  [/\.map\.#checkpoint\.entries$/, 4 * 512], // of each volume, while a checkpoint runs
+  [/\.payloadSpares\.#bySize\[\]\.value$/, 16 * 8192], // as much as waits at once
 ];
 
 /** What was always more, late, than it ever was early: by more than a quarter, and more than by chance. */

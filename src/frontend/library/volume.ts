@@ -89,7 +89,7 @@ export class LibraryVolume {
   /**
    * Locks an extent: mode `write` (others may read it and not write it, here and, speculatively, at the peer) resolves
    * at once when nobody here holds it; the peer is not waited for (see `Scope.confirmed`). Mode `read` (others neither
-   * read nor write it, at both sites) takes a round trip.
+   * read nor write it, at both sites) takes a round trip; what is read under it is of one moment if `unlock` resolves.
    *
    * @param extent whole blocks, not overlapping another open scope of this session
    * @throws LockTimeoutError, ForelockError EINVAL, EPERM, ENOSPC
