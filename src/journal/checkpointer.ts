@@ -155,8 +155,10 @@ export class Checkpointer {
           clock: stamp,
           order: order?.state ?? null,
         };
-        // another first copy may have begun meanwhile: what was had of this one says nothing about that
-        if (cursors.base !== null && inconsistent !== null && superblock.inconsistent === inconsistent) {
+        // Another first copy may have begun meanwhile: what was had of this one says nothing about that. Or it has ended: where
+        // it does is noted by then, and what stands behind it may have come.
+        const goesOn = inconsistent !== null && superblock.inconsistent === inconsistent;
+        if (cursors.base !== null && goesOn && inconsistent.untilSequence === null) {
           inconsistent.base = cursors.base.next;
           inconsistent.untilSequence = cursors.base.end;
         }

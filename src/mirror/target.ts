@@ -404,6 +404,11 @@ export class TargetStream {
     return this.#dirty && this.#live;
   }
 
+  /** What was last told is to be told again. */
+  confirmAgain(): void {
+    this.#dirty = true;
+  }
+
   /** The confirm to send now. The object is used again by the next call. */
   takeConfirm(): Confirm {
     const confirm = this.#confirm;

@@ -617,6 +617,12 @@ export class Pair {
           this.#onAnswer(message.answer);
           return;
         case KIND_DATA:
+          // what comes was paid for with credit by the size announced
+          if ((stretch?.length ?? 0) !== message.data.size)
+            throw new ForelockError(
+              'PEER_PROTOCOL',
+              `DATA announced ${message.data.size} bytes, ${stretch?.length} came`,
+            );
           if (message.data.returned) {
             if (stretch === null) throw unexpected(message);
             this.#onReturned(link, message, stretch);
@@ -743,7 +749,7 @@ export class Pair {
           durable: target.durable,
           applied: target.applied,
           creditBytes: target.creditBytes,
-          consistent: target.consistent,
+          consistent: receiver.toldConsistent,
           horizon: group.sender === null ? 0 : receiver.horizon,
         };
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);

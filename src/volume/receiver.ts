@@ -152,6 +152,10 @@ export class Receiver implements MirrorEnd {
   get imageConsistent(): boolean {
     return this.#target.consistent;
   }
+  /** The same, once it stands on the disk. */
+  get toldConsistent(): boolean {
+    return this.#target.consistent && !this.#notingBaseEnd;
+  }
   get horizon(): number {
     return this.#horizon;
   }
@@ -203,7 +207,7 @@ export class Receiver implements MirrorEnd {
     });
     // alone it needed nobody's lock, and may have gone on so since an earlier link: all that it answered is awaited
     this.#group.order?.conflicts.awaitPeer(start.confirmed, this.lacksAlone ? start.confirmed : start.granted);
-    if (start.base !== null) {
+    if (start.base !== null && this.#target.phase === 'base') {
       const { base } = start;
       while (this.#baseMarks.length > 0 && positionBefore(base, this.#baseMarks.at(-1)!.next)) this.#baseMarks.pop();
       this.#group.order?.beginPeer(start.from);
@@ -297,7 +301,8 @@ export class Receiver implements MirrorEnd {
       let next: BasePosition | null = null;
       const bytes = journal.accept(stretch, (at, position) => {
         const header = this.#received.read(journal.memory.view, at);
-        wrong = this.#misplaced(header, data.first, sequence);
+        wrong = kept === data.count ? `more than the ${kept} records announced` : null;
+        wrong ??= this.#misplaced(header, data.first, sequence);
         if (wrong !== null) return false;
         kept += 1;
         if (data.first === 0) next = { volume: header.volume, lba: header.lba + header.blockCount };
@@ -660,7 +665,11 @@ export class Receiver implements MirrorEnd {
       if (error !== null) {
         failed();
         link?.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
-      } else if (!this.#waitingForRoom && !this.#take()) this.#stall();
+        return;
+      }
+      if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      this.#target.confirmAgain();
+      this.#queueConfirm();
     });
   }
 
@@ -673,6 +682,7 @@ export class Receiver implements MirrorEnd {
       if (this.#link === null || !this.#target.confirmDue()) return;
       this.counters.confirmsSent += 1;
       const confirm = this.#target.takeConfirm();
+      confirm.consistent = this.toldConsistent;
       if (this.#group.sender !== null) confirm.horizon = this.#horizon;
       this.#link.send(this.#encoder.confirm(confirm), null, null);
     });

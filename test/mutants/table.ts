@@ -965,6 +965,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a small disk is filled with what was promised to be taken',
   },
   {
+    name: 'checkpointer: takes back the end of a copy',
+    file: 'journal/checkpointer.ts',
+    find: ' && inconsistent.untilSequence === null',
+    replace: '',
+    breaks: 'a standby whose copy is over is to go on with it, and refuses that for ever',
+  },
+  {
+    name: 'receiver: a copy is whole before the disk says so',
+    file: 'volume/receiver.ts',
+    find: 'confirm.consistent = this.toldConsistent;',
+    replace: '',
+    breaks: 'a flush is answered by an image that counts as unfinished after a crash',
+  },
+  {
+    name: 'receiver: keeps more records than were announced',
+    file: 'volume/receiver.ts',
+    find: 'wrong = kept === data.count ?',
+    replace: 'wrong = kept < 0 ?',
+    breaks: 'one bit in the header of a frame ends the process of the standby',
+  },
+  {
     name: 'receiver: keeps what cannot be applied',
     file: 'volume/receiver.ts',
     find: 'return this.#group.journal.misplaced(header);\n  }',

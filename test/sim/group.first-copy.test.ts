@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
+import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
 
@@ -97,5 +98,58 @@ test('it is whole without what its source lost in a crash behind it', async () =
   await world.until(() => source.group?.serving === true, 20_000, 'the source does not serve again');
   await world.until(() => target.group?.mirror.imageConsistent === true, 20_000, 'the copy does not count as whole');
   expect(source.journal.own.appended).toBeLessThan(appended);
+  await atRest(world);
+});
+
+test('its end stays noted, though a checkpoint that was begun before is done behind it', async () => {
+  // The checkpoint said how far the copy had been when it began, and that it had no end. With the next link the standby was
+  // to go on with a copy behind which it had records already: it refused that, again and again, also after a restart.
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  const { mapLog, superblock } = target.group!.state;
+  const write = mapLog.checkpoint.bind(mapLog);
+  let written = (): void => {};
+  mapLog.checkpoint = (position, maps, done) =>
+    write(position, maps, (error, place) => {
+      written = () => done(error, place);
+    });
+  const { checkpointer } = target.group!;
+  checkpointer.request();
+  await world.until(() => checkpointer.running, 1000, 'no checkpoint');
+  const [volume] = target.group!.volumes.values();
+  const lock = await world.settle(holdLock(volume!, 'write', { offset: 0, size: 4096 }, 1000));
+  await world.settle(world.write(0, 8));
+  await world.until(() => (superblock.inconsistent?.untilSequence ?? null) !== null, 20_000, 'the end is not noted');
+  const noted = { ...superblock.inconsistent! };
+  written();
+  await world.until(() => checkpointer.counters.checkpoints === 1, 1000, 'the checkpoint does not end');
+  expect(superblock.inconsistent).toEqual(noted);
+  volume!.locks.release(lock);
+  world.crash(target, true);
+  world.open(target);
+  await atRest(world);
+});
+
+test('it is not told to be whole before the disk says so', async () => {
+  // Nothing was written meanwhile: its end is its beginning, and nothing has to come behind it.
+  const world = await fullSource();
+  const { source, target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  const { state } = target.group!;
+  const save = state.save.bind(state);
+  let held: (() => void)[] | null = [];
+  state.save = (done) => {
+    if (held === null) save(done);
+    else held.push(() => save(done));
+  };
+  await world.until(() => target.group!.receiver!.target.consistent, 20_000, 'the copy does not come to its end');
+  await world.pass(1000);
+  expect(source.group!.sender!.source.consistent).toBe(false);
+  for (const each of held.splice(0)) each();
+  held = null;
+  await world.until(() => source.group!.sender!.source.consistent, 1000, 'the source is not told');
   await atRest(world);
 });

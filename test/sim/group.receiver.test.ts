@@ -10,6 +10,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { AT_LBA, HEADER_SIZE, TYPE_WRITE } from '../../assembly/layout.js';
 import { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
+import { KIND_DATA } from '../../src/mirror/wire.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -146,6 +147,37 @@ test('a record of what the standby does not have is not kept: it could be neithe
   await world.pass(100);
   told.mockRestore();
   target.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  await world.compareAll();
+});
+
+test.each([
+  ['fewer', -1],
+  ['more', 1],
+])('a DATA that announces %s records than it brings ends the link, and not the process', async (_, more) => {
+  // All of them were kept, and the count was taken for what had come: an assertion ended the standby.
+  const world = await bothUp();
+  const { target } = world;
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {}); // of the link that ends
+  const link = target.pair!.link!;
+  const deliver = link.onMessage!;
+  let isChanged = false;
+  link.onMessage = (header, stretch) => {
+    const changed = header.slice();
+    const count = new DataView(changed.buffer).getUint32(12, true);
+    if (stretch !== null && changed[0] === KIND_DATA && count > 1 && !isChanged) {
+      new DataView(changed.buffer).setUint32(12, count + more, true);
+      isChanged = true;
+    }
+    deliver(changed, stretch);
+  };
+  for (let round = 0; round < 40 && !isChanged; round += 1) {
+    for (const unit of [0, 64, 128]) world.write(unit, 8).catch(world.fail);
+    await world.pass(50);
+  }
+  expect(isChanged).toBe(true);
+  await world.pass(500);
+  told.mockRestore();
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();
 });
