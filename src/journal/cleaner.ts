@@ -113,7 +113,9 @@ export class Cleaner {
       this.#victim !== null ||
       this.#dead.size > 0 ||
       this.#pickVictim() !== null ||
-      (this.#retains && owner.peerIsComing());
+      this.#pinned.size > 0 || // views are dropped for it, but not before the next sync
+      (this.#retains && owner.peerIsComing()) ||
+      this.#hasDead();
   }
 
   /** Keeps the segments with live blocks now until the handle is given back. */
@@ -183,6 +185,17 @@ export class Cleaner {
     const { order, written, segmentSize } = this.#journal;
     const kept = Math.min(this.#owner.retainFrom(), order === null ? Infinity : this.#owner.replayFrom());
     return kept < written - 2 * segmentSize;
+  }
+
+  /** Whether there is one that nobody has looked at since it died, or since its view was dropped. */
+  #hasDead(): boolean {
+    const { segments, segmentSize, written } = this.#journal;
+    const retain = Math.min(this.#owner.retainFrom(), segments.numberOf(written) * segmentSize);
+    for (const { number } of segments.all()) {
+      if ((number + 1) * segmentSize > retain) return false;
+      if (this.#liveness.liveBlocks(number) === 0 && !this.#isPinned(number)) return true;
+    }
+    return false;
   }
 
   /** @returns bytes of segments that are emptied, and wait only for a sync or a checkpoint to be freed */
