@@ -26,7 +26,7 @@ import { createHmac, timingSafeEqual } from 'node:crypto';
 import { CONTROL_SIZE_MAX } from '../limits.js';
 import { CLOSE_AUTH, CLOSE_PROTOCOL, CLOSE_REFUSED } from './link.js';
 
-export const LINK_PROTOCOL = 1;
+export const LINK_PROTOCOL = 2;
 export const MESSAGE_HELLO = 1;
 export const MESSAGE_PROOF = 2;
 export const NONCE_SIZE = 32;

@@ -2,9 +2,11 @@
  * The messages of a link, to bytes and back.
  *
  * One WebSocket message is one message here; its first byte is the kind. Binary kinds have a fixed size and
- * little-endian integers; u64 fields are below 2^53. Fields called "zero" are written 0 and refused otherwise.
+ * little-endian integers; u64 fields are below 2^53. Fields called "zero" are written 0 and refused otherwise. The last four
+ * bytes of every message are its check, FNV-1a (32 bits) of all before: what it tells may count as a promise at once, and
+ * TCP's own check lets one changed packet in 65,536 through.
  *
- *     DATA (1), 56 bytes                              CONFIRM (2), 80 bytes
+ *     DATA (1), 60 bytes                              CONFIRM (2), 84 bytes
  *     offset size field                               offset size field
  *     0      1    kind                                0      1    kind
  *     1      1    flags: 2 RETURN, 4 BASE_END,        1      1    flags: 1 BASE, 2 RETURN, 4 CONSISTENT
@@ -19,21 +21,24 @@
  *     32     8    durable, at the source              48     8    creditBytes, cumulative in this epoch
  *     40     8    appended, at the source             56     8    rejected sequence, or 0
  *     48     8    clock                               64     8    base lba
- *                                                     72     8    horizon, or 0
+ *     56     4    check                               72     8    horizon, or 0
+ *                                                     80     4    check
  *
- *     NAK (3), 32 bytes                               HEARTBEAT (4), 32 bytes
+ *     NAK (3), 36 bytes                               HEARTBEAT (4), 36 bytes
  *     0      1    kind                                0      1    kind
  *     1      1    reason: 1 CHECK, 2 REJECTED         1      1    flags: 1 DEGRADED
  *     2      2    base volume                         2      6    zero
  *     4      4    epoch                               8      8    appended
  *     8      4    attempt                             16     8    flushed
  *     12     1    flags: 1 BASE, 2 RETURN             24     8    clock
- *     13     3    zero
+ *     13     3    zero                                32     4    check
  *     16     8    sequence; 0: a base record
  *     24     8    base lba
+ *     32     4    check
  *
  * DATA with STRETCH is followed by one message of `size` bytes that is nothing but `count` whole records, as they stand
- * in the ring (assembly/layout.ts): the only message that does not begin with a kind. Without STRETCH, count and size
+ * in the ring (assembly/layout.ts): the only message that neither begins with a kind nor ends with a check: its records have
+ * their own. Without STRETCH, count and size
  * are 0 and the message only tells cursors, or the end of the base copy (BASE_END).
  * Bit 7 of byte 1 is the link's, in every kind: set if and only if a stretch follows. (JSON begins with '{', 0x7b.)
  * RETURN marks the messages of a lost tail on its way back to its author.
@@ -45,12 +50,12 @@
  *                          CONFIRM of the new attempt says `rejected` 0: then its lock can be had, and they come again.
  *                          Only what is granted is confirmed as received and durable, besides what READY said
  *
- * HELLO (16), START (17), READY (18), REFUSE (19), ASK (20), ANSWER (21): the kind, then one JSON object in UTF-8, in
+ * HELLO (16), START (17), READY (18), REFUSE (19), ASK (20), ANSWER (21): the kind, one JSON object in UTF-8, the check, in
  * all at most CONTROL_SIZE_MAX bytes. Unknown fields are refused.
  *
  * A message is valid if and only if its kind is known, its size is the kind's, zero fields are zero, flags are known,
- * u64 fields are below 2^53, DATA's count and size fit its flags, FRAME_SIZE_MAX and MESSAGE_SIZE_MAX, and JSON fits
- * its schema. Everything else is PEER_PROTOCOL.
+ * u64 fields are below 2^53, DATA's count and size fit its flags, FRAME_SIZE_MAX and MESSAGE_SIZE_MAX, JSON fits
+ * its schema, and the check matches. Everything else is PEER_PROTOCOL.
  */
 import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
@@ -71,10 +76,11 @@ export const KIND_REFUSE = 19;
 export const KIND_ASK = 20;
 export const KIND_ANSWER = 21;
 
-export const DATA_SIZE = 56;
-export const CONFIRM_SIZE = 80;
-export const NAK_SIZE = 32;
-export const HEARTBEAT_SIZE = 32;
+export const DATA_SIZE = 60;
+export const CONFIRM_SIZE = 84;
+export const NAK_SIZE = 36;
+export const HEARTBEAT_SIZE = 36;
+const CHECK_SIZE = 4;
 
 /** The record's check or a block's checksum does not match. */
 export const NAK_CHECK = 1;
@@ -366,7 +372,7 @@ export class WireEncoder {
     putU64(view, at + 32, data.durable);
     putU64(view, at + 40, data.appended);
     putU64(view, at + 48, data.clock);
-    return bytes;
+    return checked(bytes);
   }
 
   confirm(confirm: Confirm): Uint8Array {
@@ -391,7 +397,7 @@ export class WireEncoder {
     putU64(view, at + 56, confirm.rejected);
     putU64(view, at + 64, confirm.base?.lba ?? 0);
     putU64(view, at + 72, confirm.horizon);
-    return bytes;
+    return checked(bytes);
   }
 
   nak(nak: Nak): Uint8Array {
@@ -408,7 +414,7 @@ export class WireEncoder {
     view.setUint8(at + 12, (nak.base !== null ? NAK_BASE : 0) | (nak.returned ? NAK_RETURN : 0));
     putU64(view, at + 16, nak.sequence);
     putU64(view, at + 24, nak.base?.lba ?? 0);
-    return bytes;
+    return checked(bytes);
   }
 
   heartbeat(heartbeat: Heartbeat): Uint8Array {
@@ -420,22 +426,23 @@ export class WireEncoder {
     putU64(view, at + 8, heartbeat.appended);
     putU64(view, at + 16, heartbeat.flushed);
     putU64(view, at + 24, heartbeat.clock);
-    return bytes;
+    return checked(bytes);
   }
 
   /** @throws ForelockError EINVAL when the message would be larger than CONTROL_SIZE_MAX (an ASK or its ANSWER) */
   control(message: ControlMessage): Uint8Array {
     const body = Buffer.from(JSON.stringify(controlBody(message)));
-    if (body.length + 1 > CONTROL_SIZE_MAX) {
+    const size = 1 + body.length + CHECK_SIZE;
+    if (size > CONTROL_SIZE_MAX) {
       throw new ForelockError(
         'EINVAL',
-        `a ${kindName(message.kind)} of ${body.length + 1} bytes is larger than ${CONTROL_SIZE_MAX}`,
+        `a ${kindName(message.kind)} of ${size} bytes is larger than ${CONTROL_SIZE_MAX}`,
       );
     }
-    const bytes = new Uint8Array(body.length + 1);
+    const bytes = new Uint8Array(size);
     bytes[0] = message.kind;
     bytes.set(body, 1);
-    return bytes;
+    return checked(bytes);
   }
 
   /** Room of `size` zeroed bytes; #at is behind it. */
@@ -448,6 +455,19 @@ export class WireEncoder {
     this.#at += size;
     return this.#slab.subarray(this.#at - size, this.#at);
   }
+}
+
+/** FNV-1a of all but the last four bytes. Any change of one byte changes it. */
+function checkOf(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (let at = 0; at < bytes.length - CHECK_SIZE; at += 1) hash = Math.imul(hash ^ bytes[at]!, 0x01000193);
+  return hash >>> 0;
+}
+
+/** Writes the check of a message into its last four bytes. @returns the message */
+export function checked(bytes: Uint8Array): Uint8Array {
+  new DataView(bytes.buffer, bytes.byteOffset).setUint32(bytes.length - CHECK_SIZE, checkOf(bytes), true);
+  return bytes;
 }
 
 function controlBody(message: ControlMessage): unknown {
@@ -476,6 +496,14 @@ function controlBody(message: ControlMessage): unknown {
  */
 export function decode(bytes: Uint8Array): Message {
   if (bytes.length === 0) throw protocolError('an empty message');
+  const message = decodeKind(bytes);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  if (view.getUint32(bytes.length - CHECK_SIZE, true) !== checkOf(bytes))
+    throw protocolError(`${kindName(bytes[0])} was changed on its way: its check does not match`);
+  return message;
+}
+
+function decodeKind(bytes: Uint8Array): Message {
   const kind = bytes[0];
   switch (kind) {
     case KIND_DATA:
@@ -587,9 +615,10 @@ function decodeJson<T>(bytes: Uint8Array, schema: z.ZodType<T>): T {
   if (bytes.length > CONTROL_SIZE_MAX) {
     throw protocolError(`${what} of ${bytes.length} bytes, at most ${CONTROL_SIZE_MAX}`);
   }
+  if (bytes.length < 1 + CHECK_SIZE) throw protocolError(`${what} of ${bytes.length} bytes`);
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(1)));
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes.subarray(1, bytes.length - CHECK_SIZE)));
   } catch {
     throw protocolError(`${what} is not JSON in UTF-8`);
   }

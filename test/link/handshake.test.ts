@@ -3,7 +3,14 @@ import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
 import xxhash from 'xxhash-wasm';
 import { CONTROL_SIZE_MAX } from '../../src/limits.js';
-import { Handshake, type HandshakeRole, MESSAGE_HELLO, MESSAGE_PROOF, NONCE_SIZE } from '../../src/link/handshake.js';
+import {
+  Handshake,
+  type HandshakeRole,
+  LINK_PROTOCOL,
+  MESSAGE_HELLO,
+  MESSAGE_PROOF,
+  NONCE_SIZE,
+} from '../../src/link/handshake.js';
 import { CLOSE_AUTH, CLOSE_PROTOCOL, CLOSE_REASON_MAX, CLOSE_REFUSED, fitReason } from '../../src/link/link.js';
 
 let xxh64: (bytes: Uint8Array) => bigint;
@@ -105,7 +112,7 @@ test('equal site names are refused at both ends', () => {
 function hello(change: Record<string, unknown>): Uint8Array {
   const value = {
     product: 'forelock',
-    protocol: 1,
+    protocol: LINK_PROTOCOL,
     version: '1',
     site: 'x',
     auth: 'none',
@@ -117,7 +124,7 @@ function hello(change: Record<string, unknown>): Uint8Array {
 
 test.each([
   [hello({ product: 'other' }), 'not a forelock gateway'],
-  [hello({ protocol: 2 }), 'link protocol 2, this end 1'],
+  [hello({ protocol: LINK_PROTOCOL + 1 }), `link protocol ${LINK_PROTOCOL + 1}, this end ${LINK_PROTOCOL}`],
   [hello({ protocol: 'x' }), 'link protocol ?'],
   [hello({ site: '../x' }), 'valid site'],
   [hello({ site: 'x'.repeat(65) }), 'valid site'],

@@ -7,6 +7,7 @@ import type { SiteState } from '../../src/mirror/decide.js';
 import {
   CONFIRM_SIZE,
   type Confirm,
+  checked,
   DATA_SIZE,
   type Data,
   decode,
@@ -161,7 +162,9 @@ function refusal(bytes: Uint8Array): string | null {
 }
 
 const json = (kind: number, value: unknown) =>
-  Uint8Array.from([kind, ...Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))]);
+  checked(
+    Uint8Array.from([kind, ...Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)), 0, 0, 0, 0]),
+  );
 
 test('every message comes back as it went', () => {
   fc.assert(
@@ -264,13 +267,27 @@ test('arbitrary bytes are refused with a reason, never with a crash', () => {
   );
 });
 
-test('a message with one byte changed is refused or is another valid message', () => {
+test('a message with one byte changed is refused', () => {
+  fc.assert(
+    fc.property(data, confirm, nak, fc.nat(CONTROL.length - 1), fc.nat(), fc.nat(254), (d, c, n, which, at, more) => {
+      for (const message of [encoder.data(d), encoder.confirm(c), encoder.nak(n), encode(CONTROL[which])]) {
+        const bytes = Uint8Array.from(message);
+        const index = at % bytes.length;
+        bytes[index] = (bytes[index]! + 1 + more) % 256;
+        expect(refusal(bytes)).not.toBeNull();
+      }
+    }),
+    { numRuns: 1000 },
+  );
+});
+
+test('a message that was changed and checked again is refused or is another valid message', () => {
   fc.assert(
     fc.property(data, confirm, nak, fc.nat(), fc.nat(255), (d, c, n, at, value) => {
       for (const message of [encoder.data(d), encoder.confirm(c), encoder.nak(n)]) {
         const bytes = Uint8Array.from(message);
         bytes[at % bytes.length] = value;
-        if (refusal(bytes) === null) expect(encode(decode(bytes))).toEqual(bytes);
+        if (refusal(checked(bytes)) === null) expect(encode(decode(bytes))).toEqual(bytes);
       }
     }),
     { numRuns: 1000 },
@@ -282,7 +299,7 @@ test('JSON with any one field changed, removed or added is refused or valid', ()
   fc.assert(
     fc.property(fc.nat(CONTROL.length - 1), fc.nat(), junk, (which, at, value) => {
       const bytes = encode(CONTROL[which]);
-      const body = JSON.parse(Buffer.from(bytes.subarray(1)).toString());
+      const body = JSON.parse(Buffer.from(bytes.subarray(1, -4)).toString());
       const keys = Object.keys(body);
       body[keys[at % keys.length]] = value;
       refusal(json(bytes[0], body));
@@ -297,7 +314,7 @@ test('what a hostile peer would try', () => {
   const bytes = (message: Uint8Array, at: number, ...values: number[]) => {
     const copy = Uint8Array.from(message);
     copy.set(values, at);
-    return copy;
+    return checked(copy);
   };
   const header: Data = {
     ...{ epoch: 1, attempt: 0, first: 5, count: 2, size: 160, durable: 1, appended: 6, clock: 1 },
@@ -306,8 +323,9 @@ test('what a hostile peer would try', () => {
   const good = encoder.data(header);
   expect(refusal(good)).toBeNull();
   expect(refusal(new Uint8Array(0))).toMatch(/empty message/);
+  expect(refusal(Uint8Array.of(KIND_ASK, 0x7b))).toMatch(/ASK of 2 bytes/);
   expect(refusal(Uint8Array.of(99))).toMatch(/unknown kind 99/);
-  expect(refusal(good.subarray(0, 55))).toMatch(/DATA of 55 bytes, not 56/);
+  expect(refusal(good.subarray(0, 59))).toMatch(/DATA of 59 bytes, not 60/);
   expect(refusal(bytes(good, 1, 0x88))).toMatch(/unknown flags/);
   expect(refusal(bytes(good, 1, 0))).toMatch(/without a stretch/);
   expect(refusal(bytes(good, 2, 1))).toMatch(/byte 2 is not zero/);
@@ -324,7 +342,7 @@ test('what a hostile peer would try', () => {
   expect(refusal(json(KIND_ASK, `{"id":1,"method":"m","params":{"a":${deep('[')}${']'.repeat(100_000)}}}`))).toBeNull();
   expect(refusal(json(KIND_ASK, `{"id":1,"method":"m","params":{"__proto__":{"x":1}}}`))).toBeNull();
   expect(({} as Record<string, unknown>).x).toBeUndefined();
-  expect(refusal(Uint8Array.of(KIND_HELLO, 0xff, 0xfe))).toMatch(/HELLO is not JSON in UTF-8/);
+  expect(refusal(checked(Uint8Array.of(KIND_HELLO, 0xff, 0xfe, 0, 0, 0, 0)))).toMatch(/HELLO is not JSON in UTF-8/);
   expect(refusal(new Uint8Array(CONTROL_SIZE_MAX + 1).fill(KIND_HELLO))).toMatch(/HELLO of 262145 bytes/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 0: 1 } }))).toMatch(/HELLO: streams/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 256: 1 } }))).toMatch(/HELLO: streams/);

@@ -10,7 +10,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { AT_LBA, HEADER_SIZE, TYPE_WRITE } from '../../assembly/layout.js';
 import { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
-import { KIND_DATA } from '../../src/mirror/wire.js';
+import { checked, KIND_DATA } from '../../src/mirror/wire.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -167,6 +167,7 @@ test.each([
     const count = new DataView(changed.buffer).getUint32(12, true);
     if (stretch !== null && changed[0] === KIND_DATA && count > 1 && !isChanged) {
       new DataView(changed.buffer).setUint32(12, count + more, true);
+      checked(changed);
       isChanged = true;
     }
     deliver(changed, stretch);
