@@ -36,6 +36,7 @@ export function simulatorsOf(file: string): Simulator[] {
 
 /** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */
 const TESTS: Record<string, string[]> = {
+  'frontend/nbd/transmission.ts': ['nbd/transmission.test.ts'],
   'journal/versions.ts': ['mirror/conflict.test.ts'],
   'journal/segments.ts': [],
   'journal/journal.ts': [

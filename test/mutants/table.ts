@@ -2047,4 +2047,25 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'if (this.#gate.pendingPeer > 0) {',
     breaks: 'promises are lowered without need',
   },
+  {
+    name: 'nbd: a payload counts when it is announced',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'this.missing = request.size;',
+    replace: 'this.missing = request.size; this.addPending(request.size);',
+    breaks: 'who sends headers and nothing more keeps all others to one request at a time',
+  },
+  {
+    name: 'nbd: a refused payload counts',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'if (request.refused === null) this.addPending(part);',
+    replace: 'this.addPending(part);',
+    breaks: 'refused writes take room for ever',
+  },
+  {
+    name: 'nbd: more is given back of a payload than has come',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'this.addPending(this.missing - request.size);',
+    replace: 'this.addPending(-request.size);',
+    breaks: 'with each connection lost amid a payload the server holds more than it may',
+  },
 ];
