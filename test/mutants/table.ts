@@ -1978,6 +1978,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a backup of two moments passes for one',
   },
   {
+    name: 'scopes: read wherever they are told to',
+    file: 'volume/scope.ts',
+    find: 'checkRead(volume, offset, size);',
+    replace: '',
+    breaks: 'a read past the end of the volume ends in an assertion of the block reader',
+  },
+  {
     name: 'verify: the point of a lock that had ended stays',
     file: 'volume/verify.ts',
     find: 'group.releasePoint(site, sequence);',
@@ -2046,6 +2053,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (!peer.connected && this.#gate.pendingPeer > 0) {',
     replace: 'if (this.#gate.pendingPeer > 0) {',
     breaks: 'promises are lowered without need',
+  },
+  {
+    name: 'library: reads nothing as if it were something',
+    file: 'frontend/library/volume.ts',
+    find: 'if (size === 0) return new Uint8Array(0);',
+    replace: '',
+    breaks: 'a read of no bytes ends in an assertion of the block reader',
   },
   {
     name: 'nbd: a payload counts when it is announced',
