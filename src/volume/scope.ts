@@ -310,12 +310,15 @@ export class Scope {
   /**
    * Reads within the volume; the scope's own writes are seen at once.
    *
-   * @throws ForelockError EIO, EPERM, PEER_AWAY; or why the scope was ended: what it shows by then is not of its lock
+   * @param offset bytes, any alignment; offset + size <= volume size
+   * @param size   bytes, at least 1
+   * @throws ForelockError EINVAL, EIO, EPERM, PEER_AWAY; or why the scope was ended: what it shows by then is not of its lock
    */
   read(offset: number, size: number): Promise<Uint8Array> {
     const { volume } = this;
     const { group } = volume;
     return new Promise((resolve, reject) => {
+      checkRead(volume, offset, size);
       const refused = group.refuseRead();
       if (refused !== null) {
         const again = (): void => void this.read(offset, size).then(resolve, reject);
@@ -395,6 +398,17 @@ export function checkExtent(volume: Volume, offset: number, size: number): void 
     throw new ForelockError(
       'EINVAL',
       `extent at ${offset}, ${size} bytes: must be whole blocks of ${volume.blockSize} bytes within volume ${volume.name} (${volume.size} bytes)`,
+    );
+  }
+}
+
+/** Of a read under a lock: any alignment, within the volume. */
+export function checkRead(volume: Volume, offset: number, size: number): void {
+  const good = Number.isSafeInteger(offset) && Number.isSafeInteger(size) && offset >= 0 && size > 0;
+  if (!good || offset + size > volume.size) {
+    throw new ForelockError(
+      'EINVAL',
+      `read of ${size} bytes at ${offset}: volume ${volume.name} has ${volume.size} bytes`,
     );
   }
 }

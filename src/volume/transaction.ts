@@ -32,6 +32,7 @@ import { readBytes } from './read-bytes.js';
 import {
   append,
   checkExtent,
+  checkRead,
   decided,
   type ExtentBytes,
   openScope,
@@ -171,9 +172,7 @@ export class Transaction {
     const from = this.#volume(volume);
     const refused = this.#group.refuseRead();
     if (refused !== null) throw refused;
-    const good = Number.isSafeInteger(offset) && Number.isSafeInteger(size) && offset >= 0 && size > 0;
-    if (!good || offset + size > from.size)
-      throw new ForelockError('EINVAL', `read of ${size} bytes at ${offset}: volume ${volume} has ${from.size} bytes`);
+    checkRead(from, offset, size);
     const pieces = await new Promise<readonly Uint8Array[]>((resolve, reject) => {
       readBytes(this.#group, from.map, from, offset, size, {
         settleRead: (error, data) => (error ? reject(error) : resolve(data)),

@@ -36,6 +36,8 @@ export function simulatorsOf(file: string): Simulator[] {
 
 /** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */
 const TESTS: Record<string, string[]> = {
+  'frontend/nbd/transmission.ts': ['nbd/transmission.test.ts'],
+  'frontend/library/volume.ts': ['node/library.test.ts'],
   'journal/versions.ts': ['mirror/conflict.test.ts'],
   'journal/segments.ts': [],
   'journal/journal.ts': [
@@ -78,7 +80,7 @@ const TESTS: Record<string, string[]> = {
     'sim/dual.scopes.test.ts',
   ],
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
-  'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts'],
+  'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],
   'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts', 'platter/writeback.group.test.ts'],
   'volume/sender.ts': [

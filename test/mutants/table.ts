@@ -1999,6 +1999,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a backup of two moments passes for one',
   },
   {
+    name: 'scopes: read wherever they are told to',
+    file: 'volume/scope.ts',
+    find: 'checkRead(volume, offset, size);',
+    replace: '',
+    breaks: 'a read past the end of the volume ends in an assertion of the block reader',
+  },
+  {
     name: 'verify: the point of a lock that had ended stays',
     file: 'volume/verify.ts',
     find: 'group.releasePoint(site, sequence);',
@@ -2067,5 +2074,33 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (!peer.connected && this.#gate.pendingPeer > 0) {',
     replace: 'if (this.#gate.pendingPeer > 0) {',
     breaks: 'promises are lowered without need',
+  },
+  {
+    name: 'library: reads nothing as if it were something',
+    file: 'frontend/library/volume.ts',
+    find: 'if (size === 0) return new Uint8Array(0);',
+    replace: '',
+    breaks: 'a read of no bytes ends in an assertion of the block reader',
+  },
+  {
+    name: 'nbd: a payload counts when it is announced',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'this.missing = request.size;',
+    replace: 'this.missing = request.size; this.addPending(request.size);',
+    breaks: 'who sends headers and nothing more keeps all others to one request at a time',
+  },
+  {
+    name: 'nbd: a refused payload counts',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'if (request.refused === null) this.addPending(part);',
+    replace: 'this.addPending(part);',
+    breaks: 'refused writes take room for ever',
+  },
+  {
+    name: 'nbd: more is given back of a payload than has come',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'this.addPending(this.missing - request.size);',
+    replace: 'this.addPending(-request.size);',
+    breaks: 'with each connection lost amid a payload the server holds more than it may',
   },
 ];

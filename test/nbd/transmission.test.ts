@@ -77,12 +77,13 @@ interface Setup {
   structuredReplies?: boolean;
   allocationContext?: boolean;
   requestsMax?: number;
+  counters?: NbdCounters;
 }
 
 function start(setup: Setup = {}) {
   const device = setup.device ?? new MemoryDevice();
   const port = new TestPort();
-  const counters = new NbdCounters();
+  const counters = setup.counters ?? new NbdCounters();
   const structuredReplies = setup.structuredReplies ?? true;
   const session = { device, structuredReplies, allocationContext: setup.allocationContext ?? structuredReplies };
   const transmission = new Transmission(
@@ -379,6 +380,42 @@ describe('limits', () => {
     expect(held.heldCount).toBe(3);
   });
 
+  // Seventeen of them announced more than a server holds, and all others were kept to one request at a time, for ever.
+  test('who sends a header and stalls leaves the other connections their room', async () => {
+    const counters = new NbdCounters();
+    const connect = () => {
+      const device = new FaultyDevice(new MemoryDevice({ size: NBD_PAYLOAD_MAX }));
+      device.holding = true;
+      return { ...start({ device, counters }), device };
+    };
+    const largest = request(WRITE, { payload: Buffer.alloc(NBD_PAYLOAD_MAX, 1) });
+    const stalled = Array.from({ length: 17 }, connect);
+    for (const { transmission } of stalled) transmission.receive(largest.subarray(0, 28));
+    expect(counters.bytesPending).toBe(0);
+    for (const { transmission } of stalled.slice(1)) transmission.receive(largest.subarray(28, 1028));
+    const refused = connect();
+    refused.transmission.receive(request(WRITE, { offset: BigInt(NBD_PAYLOAD_MAX), payload: block }).subarray(0, 1028));
+    expect(counters.bytesPending).toBe(16 * 1000);
+    const other = connect();
+    other.transmission.receive(join(...Array.from({ length: 8 }, () => request(WRITE, { payload: block }))));
+    expect([other.device.heldCount, other.port.paused]).toEqual([8, false]);
+    expect(counters.bytesPending).toBe(16 * 1000 + 8 * 4096);
+
+    const [first, second, third] = stalled;
+    third!.transmission.receive(largest.subarray(1028));
+    third!.transmission.disconnected(); // it counts until the device is done with it
+    first!.transmission.end();
+    second!.transmission.end();
+    refused.transmission.disconnected();
+    expect(counters.bytesPending).toBe(14 * 1000 + NBD_PAYLOAD_MAX + 8 * 4096);
+    third!.device.release();
+    other.device.release();
+    await turn();
+    expect(counters.bytesPending).toBe(14 * 1000);
+    for (const { transmission } of stalled) transmission.disconnected();
+    expect(counters.bytesPending).toBe(0);
+  });
+
   // What the socket has not taken yet must not be overwritten by a later read: the host would get other blocks' bytes.
   test('the memory of a read is used again only when it is sent', async () => {
     const device = new MemoryDevice({ size: 4 * 1024 * 1024 });
@@ -499,7 +536,7 @@ describe('ends', () => {
     const device = new MemoryDevice();
     const { counters, transmission } = start({ device });
     transmission.receive(request(WRITE, { payload: block }).subarray(0, 1000));
-    expect(counters.bytesPending).toBe(4096);
+    expect(counters.bytesPending).toBe(1000 - 28);
     transmission.disconnected();
     expect([counters.bytesPending, device.closeCount, device.bytes[0]]).toEqual([0, 1, 0]);
   });

@@ -110,6 +110,8 @@ test('refused: what is not locked or not there, too many locks, too many bytes, 
     await transaction.lock('data', { offset: 0, size: 4 * MIB });
     await expect(transaction.lock('data', { offset: BLOCK, size: BLOCK })).rejects.toMatchObject({ code: 'EINVAL' });
     expect(() => transaction.write('data', 1, block)).toThrow('whole blocks');
+    const { size } = gateway.volume('data');
+    await expect(transaction.read('data', size - 1, 2)).rejects.toMatchObject({ code: 'EINVAL' });
     expect(() => transaction.write('data', 0, Buffer.alloc(MIB))).toThrow('at most 1048576 bytes');
     transaction.write('data', 0, Buffer.alloc(MIB - 64 * 1024, 1));
     for (let lock = 1; lock < TRANSACTION_LOCKS_MAX - 1; lock += 1)

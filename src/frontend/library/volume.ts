@@ -44,6 +44,7 @@ export class LibraryVolume {
    */
   async read(offset: number, size: number): Promise<Uint8Array> {
     this.#check(offset, size, 'read');
+    if (size === 0) return new Uint8Array(0);
     const pieces = await new Promise<readonly Uint8Array[]>((resolve, reject) => {
       this.#session.read(offset, size, {
         settleRead: (error, data) => (error ? reject(error) : resolve(data)),

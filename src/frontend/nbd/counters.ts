@@ -19,6 +19,6 @@ export class NbdCounters {
   bytesWritten = 0;
   /** Error replies of any kind. */
   errors = 0;
-  /** Gauge: bytes of reads and writes in flight. */
+  /** Gauge: bytes of reads and writes in flight, and what has come of payloads that are not whole. */
   bytesPending = 0;
 }

@@ -6,7 +6,10 @@ import { KIB, MIB, NBD_CONNECTIONS_MAX, NBD_PAYLOAD_MAX } from '../../limits.js'
 
 /** Bytes of writes and reads in flight on one connection; a connection with nothing in flight may always start one request. */
 export const CONNECTION_PENDING_MAX = 64 * MIB;
-/** The same over all connections of a server. Worst case: this, and one payload more for each connection. */
+/**
+ * The same over all connections of a server; of a payload, what has come of it. Worst case: this, and one payload more
+ * for each connection.
+ */
 export const SERVER_PENDING_MAX = 512 * MIB;
 /** Reply bytes that wait for a slow reader before its requests are no longer read. */
 export const REPLY_BACKLOG_MAX = 8 * MIB;

@@ -356,7 +356,6 @@ export class Transmission {
       if (request.size > 0) {
         this.collecting = request;
         this.missing = request.size;
-        if (refused === null) this.addPending(request.size);
       } else {
         this.startWrite(request);
       }
@@ -375,6 +374,8 @@ export class Transmission {
     const had = size - this.missing;
     const part = Math.min(this.missing, chunk.length - at);
     this.missing -= part;
+    // what has come, not what the header announces: who sends no more than that takes no room from other connections
+    if (request.refused === null) this.addPending(part);
     if (this.missing > 0) {
       if (request.refused === null) this.gather(chunk.subarray(at, at + part), had, size);
       return part;
@@ -399,7 +400,7 @@ export class Transmission {
     if (request === null) return;
     this.collecting = null;
     this.gathered = NO_BYTES;
-    if (request.refused === null) this.addPending(-request.size);
+    if (request.refused === null) this.addPending(this.missing - request.size);
     this.release(request);
   }
 

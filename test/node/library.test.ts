@@ -1,0 +1,53 @@
+/** The library's view of a volume: what it reads, and what it refuses to. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Gateway, LibraryVolume } from '../../src/index.js';
+
+const MIB = 1 << 20;
+const group = { group: 'main', role: 'primary', volumes: [{ name: 'disk', size: MIB }], kernel: 'wasm' } as const;
+
+let state: string;
+beforeEach(() => {
+  state = mkdtempSync(join(tmpdir(), 'forelock-library-'));
+});
+afterEach(() => rmSync(state, { recursive: true, force: true }));
+
+test('the edges of a volume: nothing is read of nothing, and what lies outside is refused', async () => {
+  const gateway = await Gateway.open({ state, site: 'a', nbd: [], groups: [group] });
+  try {
+    await gateway.ready();
+    const volume = new LibraryVolume(gateway.volume('disk'));
+    const { size } = volume;
+    for (const offset of [0, 1, size]) {
+      expect(await volume.read(offset, 0)).toEqual(new Uint8Array(0));
+      await volume.write(offset, new Uint8Array(0));
+      await volume.trim(offset, 0);
+      await volume.zero(offset, 0);
+    }
+    await volume.write(size - 4096, Buffer.alloc(4096, 7));
+    const scope = await volume.lock({ offset: 0, size: 4096 });
+    expect([...(await scope.read(size - 1, 1))]).toEqual([7]);
+    const outside: [number, number][] = [
+      [size, 1],
+      [size - 1, 2],
+      [-1, 2],
+      [0, -1],
+      [0.5, 1],
+      [0, 0.5],
+      [Number.NaN, 1],
+      [0, Number.NaN],
+      [2 ** 53, 1],
+      [0, Number.POSITIVE_INFINITY],
+    ];
+    for (const [offset, count] of outside) {
+      await expect(volume.read(offset, count)).rejects.toMatchObject({ code: 'EINVAL' });
+      await expect(scope.read(offset, count)).rejects.toMatchObject({ code: 'EINVAL' });
+    }
+    await expect(scope.read(0, 0)).rejects.toMatchObject({ code: 'EINVAL' });
+    await scope.unlock();
+  } finally {
+    await gateway.close();
+  }
+});
