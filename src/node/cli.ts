@@ -210,6 +210,8 @@ From a file, with two groups:
 
 /** Runs a gateway until a signal. */
 async function serve(flags: Flags, configPath: string | null): Promise<void> {
+  // a gateway goes on, and stops cleanly, when nobody hears any more what it says: a pipe that ended, a full disk
+  for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners('error').on('error', () => {});
   const options = resolveOptions(flags, configPath);
   const warn = (text: string): void => void process.stderr.write(`forelock: warning: ${text}\n`);
   for (const { key } of options.groups) {

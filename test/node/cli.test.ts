@@ -5,9 +5,12 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
+import { DiskStore } from '../../src/journal/disk-store.js';
 import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
 import { built, VERSION } from '../../src/paths.js';
+import { loadSuperblock } from '../../src/volume/group-state.js';
 import { FakeGateway } from './fake-gateway.js';
 
 let folder: string;
@@ -255,4 +258,19 @@ test('serve says what it offers, answers status, and stops cleanly; its journal 
   expect((await forelock('log', state)).code).toBe(0);
   const wrong = await forelock('serve', '--state', state, '--volume', 'disk:128M', '--nbd', '127.0.0.1:0');
   expect(wrong.code).toBe(78);
+});
+
+// It ended at its first word to a pipe that nobody read, with exit code 0 and an unclean state.
+test('serve goes on when nobody reads what it says, and stops cleanly', async () => {
+  const state = join(folder, 'unheard');
+  const run = start('serve', '--state', state, '--volume', 'disk:64M', '--role', 'primary', '--nbd', '127.0.0.1:0');
+  run.child.stdout!.destroy();
+  run.child.stderr!.destroy();
+  await until(() => existsSync(join(state, ADMIN_SOCKET)) || run.child.exitCode !== null);
+  expect((await forelock('status', '--state', state)).code).toBe(0);
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toBe(0);
+  const store = new DiskStore(join(state, 'main'));
+  expect(loadSuperblock(store, await xxhash()).superblock).toMatchObject({ clean: true });
+  store.close();
 });
