@@ -350,7 +350,13 @@ Examples:
     )
     .action(async (name: string, options: Where & { maps?: boolean; json?: boolean }) => {
       const volume = parseName(name, 'volume');
-      const report = await clientOf(options).verify(volume, { maps: options.maps ?? false });
+      const report = await clientOf(options)
+        .verify(volume, { maps: options.maps ?? false })
+        .catch((error) => {
+          // 1 would be an answer: that they differ
+          if (!(error instanceof ForelockError) || error.code in EXIT_CODES) throw error;
+          throw new ForelockError('AWAY', error.message, { cause: error });
+        });
       process.stdout.write(
         options.json === true ? `${JSON.stringify({ schema: 1, ...report }, null, 2)}\n` : formatVerify(report),
       );

@@ -172,11 +172,20 @@ test('verify tells equal, different and unknown apart', async () => {
   const differs = await forelock('verify', 'disk', '--state', '.');
   expect(differs.code).toBe(1);
   expect(differs.out).toContain('differs  offset 8192 size 4096 (4 KiB)');
-  gateway.verify = () => Promise.reject(new ForelockError('AWAY', 'the peer is away'));
-  expect(await forelock('verify', 'disk', '--state', '.')).toMatchObject({
-    code: 3,
-    err: 'forelock: the peer is away\n',
-  });
+  for (const [code, exitCode] of [
+    ['AWAY', 3],
+    ['ETIMEDOUT', 3],
+    ['ENOSPC', 3],
+    ['EIO', 3],
+    ['PEER_PROTOCOL', 3],
+    ['EINVAL', 2],
+  ] as const) {
+    gateway.verify = () => Promise.reject(new ForelockError(code, 'it cannot be told'));
+    expect(await forelock('verify', 'disk', '--state', '.'), code).toMatchObject({
+      code: exitCode,
+      err: 'forelock: it cannot be told\n',
+    });
+  }
 });
 
 test('lock holds for its time, or until interrupted, and tells when it was lost', async () => {
