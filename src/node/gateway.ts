@@ -19,7 +19,7 @@ import { readKey } from '../link/key.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
-import type { AckName } from '../volume/gate.js';
+import { type AckName, findVoidPromise } from '../volume/gate.js';
 import { Group, type Platform, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
 import {
   type GroupConfig,
@@ -305,6 +305,10 @@ export class Gateway {
   }
 
   async #openMember(options: GroupOptions, directory: string): Promise<void> {
+    if (options.peer === undefined && options.listen === undefined) {
+      const promise = findVoidPromise(options.group, options.ack, options.whenPeerAway);
+      if (promise !== null) throw new ForelockError('CONFIG', promise);
+    }
     const store = new DiskStore(directory, { requests: () => this.#requests(), nowMs: PLATFORM.nowMs });
     let loaded: ReturnType<typeof loadSuperblock>;
     try {

@@ -82,3 +82,11 @@ test('a state directory that the system refuses: what, where, and what to do', a
   await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(where) });
   await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
 });
+
+// The status said "ack applied", and a flush was answered when it was on the disk here.
+test('a group without a peer is not told to promise what only a peer can keep', async () => {
+  for (const told of [{ ack: 'applied' }, { whenPeerAway: 'fail' }] as const) {
+    const refused = Gateway.open({ state, site: 'a', nbd: [], groups: [{ ...group, ...told }] });
+    await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining('needs a peer') });
+  }
+});
