@@ -129,6 +129,12 @@ test.each<[string, string[], number, string]>([
     2,
     '--hold "x" is not a number',
   ],
+  [
+    'lock with a wait that the gateway would cut',
+    ['lock', 'd', '--state', 'a', '--at', '0', '--size', '1', '--wait', '31'],
+    2,
+    '--wait "31" is not a number of seconds up to 30',
+  ],
   ['log of nothing', ['log', '.'], 2, 'holds no journal'],
   ['log from nowhere', ['log', '.', '--from', 'x'], 2, 'is not a sequence'],
 ])('%s: the exit code and the reason', async (_, args, code, message) => {
