@@ -417,6 +417,8 @@ export class Gateway {
     for (const { name } of volumes) {
       const other = this.#groupOfVolume.get(name);
       if (other === undefined) continue;
+      // a link broke while the group was being adopted, and the next one is here before that is done
+      if (other === group) throw new ForelockError('AWAY', `group ${group} is being set up already`);
       throw new ForelockError(
         'CONFIG',
         `volume ${name} of group ${group}: site ${this.options.site} has a volume of this name in group ${other}: serve one of the two groups there by a gateway of its own, with another --state`,
