@@ -138,9 +138,8 @@ export const CONTROL_BODY_MAX = 64 * KIB;
 export const CONTROL_ANSWER_MAX = 16 * MIB;
 /** Locks held over the API at once; each holds a connection. */
 export const CONTROL_LOCKS_MAX = 256;
-/** A `forelock lock` may be longer than any lease of the gateway; these are against typing errors. */
+/** A `forelock lock` may be longer than any lease of the gateway; this is against typing errors. */
 export const HOLD_SECONDS_MAX = 24 * 3600;
-export const WAIT_SECONDS_MAX = 3600;
 
 assert(RECORD_SIZE_MAX <= SEGMENT_SIZE_MIN / 2, 'a record fits a segment');
 assert(RECORD_SIZE_MAX <= MESSAGE_SIZE_MAX, 'a record fits a message');

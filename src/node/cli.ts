@@ -14,6 +14,7 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
+import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX } from '../limits.js';
 import { readKey } from '../link/key.js';
 import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
@@ -45,6 +46,7 @@ const EXIT_CODES: Partial<Record<ErrorCode, number>> = {
 };
 
 const WATCH_MS = 1000;
+const LOCK_WAIT_SECONDS_MAX = LOCK_WAIT_MS_MAX / 1000;
 
 /** Runs one command line; the exit code. Output goes to the process's streams. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -210,6 +212,8 @@ From a file, with two groups:
 
 /** Runs a gateway until a signal. */
 async function serve(flags: Flags, configPath: string | null): Promise<void> {
+  // a gateway goes on, and stops cleanly, when nobody hears any more what it says: a pipe that ended, a full disk
+  for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners('error').on('error', () => {});
   const options = resolveOptions(flags, configPath);
   const warn = (text: string): void => void process.stderr.write(`forelock: warning: ${text}\n`);
   for (const { key } of options.groups) {
@@ -348,7 +352,13 @@ Examples:
     )
     .action(async (name: string, options: Where & { maps?: boolean; json?: boolean }) => {
       const volume = parseName(name, 'volume');
-      const report = await clientOf(options).verify(volume, { maps: options.maps ?? false });
+      const report = await clientOf(options)
+        .verify(volume, { maps: options.maps ?? false })
+        .catch((error) => {
+          // 1 would be an answer: that they differ
+          if (!(error instanceof ForelockError) || error.code in EXIT_CODES) throw error;
+          throw new ForelockError('AWAY', error.message, { cause: error });
+        });
       process.stdout.write(
         options.json === true ? `${JSON.stringify({ schema: 1, ...report }, null, 2)}\n` : formatVerify(report),
       );
@@ -381,7 +391,7 @@ function addLock(program: Command, exit: (code: number) => void): void {
         .default('write'),
     )
     .option('--hold <seconds>', 'how long (default: until interrupted)')
-    .option('--wait <seconds>', 'longest wait for the lock (default: what the gateway allows)')
+    .option('--wait <seconds>', `longest wait for the lock, at most ${LOCK_WAIT_SECONDS_MAX} (default)`)
     .addHelpText(
       'after',
       `
@@ -401,8 +411,8 @@ Example:
           offset: parseSize(options.at, '--at'),
           size: parseSize(options.size, '--size'),
           mode: options.mode,
-          holdSeconds: options.hold === undefined ? null : parseSeconds(options.hold, '--hold'),
-          waitSeconds: options.wait === undefined ? null : parseSeconds(options.wait, '--wait'),
+          holdSeconds: options.hold === undefined ? null : parseSeconds(options.hold, '--hold', HOLD_SECONDS_MAX),
+          waitSeconds: options.wait === undefined ? null : parseSeconds(options.wait, '--wait', LOCK_WAIT_SECONDS_MAX),
         });
         let interrupted = false;
         process.once('SIGINT', () => {
@@ -417,10 +427,10 @@ Example:
     );
 }
 
-function parseSeconds(text: string, what: string): number {
+function parseSeconds(text: string, what: string, most: number): number {
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
-  if (!(seconds <= 86_400))
-    throw new ForelockError('USAGE', `${what} ${JSON.stringify(text)} is not a number of seconds up to a day`);
+  if (!(seconds <= most))
+    throw new ForelockError('USAGE', `${what} ${JSON.stringify(text)} is not a number of seconds up to ${most}`);
   return seconds;
 }
 

@@ -32,6 +32,7 @@ import {
 import { isLoopback } from '../link/endpoint.js';
 import { REJECT_POLICIES, type RejectPolicy } from '../mirror/wire.js';
 import { formatSize, parseName, parseSize } from '../units.js';
+import { findVoidPromise } from '../volume/gate.js';
 
 export interface HostPort {
   host: string;
@@ -377,6 +378,10 @@ function checkGroups(groups: readonly GroupOptions[], fail: (message: string) =>
       }
     }
     if (group.role === 'dual') checkDual(group, fail);
+    if (group.peer === null && group.listen === null) {
+      const promise = findVoidPromise(group.name, group.ack, group.whenPeerAway);
+      if (promise !== null) fail(promise);
+    }
     for (const volume of group.volumes) {
       once(`volume ${volume.name}`, `two volumes are named ${JSON.stringify(volume.name)}`);
       if (volume.path !== null) once(`path ${volume.path}`, `two volumes share the image ${volume.path}`);

@@ -26,7 +26,7 @@ import {
   CONTROL_BODY_MAX,
   CONTROL_LOCKS_MAX,
   HOLD_SECONDS_MAX,
-  WAIT_SECONDS_MAX,
+  LOCK_WAIT_MS_MAX,
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
 import type { RejectPolicy } from '../mirror/wire.js';
@@ -149,7 +149,7 @@ export interface LockRequest {
   mode: 'read' | 'write';
   /** null: until the request is closed. */
   holdSeconds: number | null;
-  /** Longest wait for the lock; null: the gateway's own bound. */
+  /** Longest wait for the lock, up to LOCK_WAIT_MS_MAX; null: that. */
   waitSeconds: number | null;
 }
 
@@ -185,7 +185,12 @@ const lockBody = z.strictObject({
   size: bytes.min(1),
   mode: z.enum(['read', 'write']),
   holdSeconds: z.number().positive().max(HOLD_SECONDS_MAX).nullable().default(null),
-  waitSeconds: z.number().nonnegative().max(WAIT_SECONDS_MAX).nullable().default(null),
+  waitSeconds: z
+    .number()
+    .nonnegative()
+    .max(LOCK_WAIT_MS_MAX / 1000)
+    .nullable()
+    .default(null),
 });
 
 const HTTP_STATUS: Partial<Record<ErrorCode, number>> = {

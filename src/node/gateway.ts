@@ -19,7 +19,7 @@ import { readKey } from '../link/key.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
-import type { AckName } from '../volume/gate.js';
+import { type AckName, findVoidPromise } from '../volume/gate.js';
 import { Group, type Platform, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
 import {
   type GroupConfig,
@@ -114,6 +114,8 @@ export class Gateway {
   readonly warnings: string[] = [];
   readonly #groups: Group[] = [];
   readonly #members: Member[] = [];
+  /** The group of each volume, by its name; also of what is just being opened. */
+  readonly #groupOfVolume = new Map<string, string>();
   readonly #hash: XXHashAPI;
   #timer: NodeJS.Timeout | null = null;
   #closing: Promise<void> | null = null;
@@ -187,9 +189,13 @@ export class Gateway {
     work: (transaction: Transaction) => Promise<T>,
     options: TransactionOptions = {},
   ): Promise<T> {
-    const found = this.#groups.find((each) => each.name === group);
-    if (found === undefined) throw new ForelockError('EINVAL', `no group is named ${JSON.stringify(group)}`);
-    return runTransaction(found, work, options);
+    return runTransaction(this.#groupNamed(group), work, options);
+  }
+
+  #groupNamed(name: string): Group {
+    const found = this.#groups.find((each) => each.name === name);
+    if (found === undefined) throw new ForelockError('EINVAL', `no group is named ${JSON.stringify(name)}`);
+    return found;
   }
 
   status(): GatewayStatus {
@@ -216,8 +222,8 @@ export class Gateway {
   }
 
   /** Compares a volume at both sites. At a standby the primary is asked to; where both write, it stops the volume's hosts for a round trip. */
-  async verify(name: string, options: { maps?: boolean } = {}): Promise<VerifyReport> {
-    const volume = this.volume(name);
+  async verify(name: string, options: { maps?: boolean; group?: string | undefined } = {}): Promise<VerifyReport> {
+    const volume = options.group === undefined ? this.volume(name) : volumeOf(this.#groupNamed(options.group), name);
     const member = this.#members.find((each) => each.group === volume.group)!;
     if (volume.group.role !== 'standby') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
@@ -305,6 +311,10 @@ export class Gateway {
   }
 
   async #openMember(options: GroupOptions, directory: string): Promise<void> {
+    if (options.peer === undefined && options.listen === undefined) {
+      const promise = findVoidPromise(options.group, options.ack, options.whenPeerAway);
+      if (promise !== null) throw new ForelockError('CONFIG', promise);
+    }
     const store = new DiskStore(directory, { requests: () => this.#requests(), nowMs: PLATFORM.nowMs });
     let loaded: ReturnType<typeof loadSuperblock>;
     try {
@@ -377,7 +387,11 @@ export class Gateway {
     files: SuperblockFiles,
     superblock: Superblock,
   ): Promise<Group> {
-    const state = await openState(config, files, superblock, environment);
+    this.#takeNames(options.group, superblock);
+    const state = await openState(config, files, superblock, environment).catch((error) => {
+      for (const { name } of superblock.volumes) this.#groupOfVolume.delete(name);
+      throw error;
+    });
     if (state.warning !== null) this.warnings.push(state.warning);
     const group = new Group(
       state,
@@ -396,6 +410,21 @@ export class Gateway {
     );
     this.#groups.push(group);
     return group;
+  }
+
+  /** Hosts ask for a volume by its name alone: two of one name, and which of them they get would be left to chance. */
+  #takeNames(group: string, { volumes }: Superblock): void {
+    for (const { name } of volumes) {
+      const other = this.#groupOfVolume.get(name);
+      if (other === undefined) continue;
+      // a link broke while the group was being adopted, and the next one is here before that is done
+      if (other === group) throw new ForelockError('AWAY', `group ${group} is being set up already`);
+      throw new ForelockError(
+        'CONFIG',
+        `volume ${name} of group ${group}: site ${this.options.site} has a volume of this name in group ${other}: serve one of the two groups there by a gateway of its own, with another --state`,
+      );
+    }
+    for (const { name } of volumes) this.#groupOfVolume.set(name, group);
   }
 
   /** An empty site takes over the group it meets, or founds one (dual). */
@@ -426,7 +455,7 @@ export class Gateway {
     const { sequence, lba, blockCount, maps } = params as Record<string, number>;
     switch (method) {
       case 'hash': {
-        const volume = this.volume(String(params.volume));
+        const volume = volumeOf(group, String(params.volume));
         const point = { site: group.journal.peer.site, sequence };
         const view = pinnedView(volume, point);
         if (
@@ -447,11 +476,17 @@ export class Gateway {
         return null;
       case 'verify':
         if (group.role !== 'primary') throw new ForelockError('EPERM', 'verify is led by the primary');
-        return verifyVolume(member.pair, this.volume(String(params.volume)), Boolean(maps), this.#hash);
+        return verifyVolume(member.pair, volumeOf(group, String(params.volume)), Boolean(maps), this.#hash);
       default:
         throw new ForelockError('PEER_PROTOCOL', `unknown question ${method}`);
     }
   }
+}
+
+/** @throws ForelockError EINVAL */
+function volumeOf(group: Group, name: string): Volume {
+  for (const volume of group.volumes.values()) if (volume.name === name) return volume;
+  throw new ForelockError('EINVAL', `group ${group.name} has no volume named ${JSON.stringify(name)}`);
 }
 
 /** Codes of the system's for which there is something to be done. */

@@ -19,6 +19,7 @@
 import { fail } from '../assert.js';
 import type { ForelockError } from '../errors.js';
 import type { Completion } from './device.js';
+import type { WhenPeerAway } from './group.js';
 
 export type AckName = 'local' | 'received' | 'applied';
 
@@ -29,6 +30,13 @@ export const RECEIVED_FLUSH = 3;
 export const APPLIED_WRITE = 4;
 export const APPLIED_FLUSH = 5;
 export type AckLevel = 0 | 1 | 2 | 3 | 4 | 5;
+
+/** Why a group without a peer is refused: it was told to promise what only a peer can keep. Or null. */
+export function findVoidPromise(group: string, ack: AckName, whenPeerAway: WhenPeerAway): string | null {
+  const told = ack !== 'local' ? `ack ${ack}` : whenPeerAway !== 'degrade' ? `when-peer-away ${whenPeerAway}` : null;
+  if (told === null) return null;
+  return `group ${group}: ${told} needs a peer, and the group has none: give --peer or --listen, or leave that out`;
+}
 
 const LEVELS = 6;
 

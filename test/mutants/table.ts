@@ -413,6 +413,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'applied: a write is answered when it was received',
   },
   {
+    name: 'gate: applied without a peer',
+    file: 'volume/gate.ts',
+    find: "const told = ack !== 'local'",
+    replace: "const told = ack === 'received'",
+    breaks: 'a group that has no peer says "ack applied", and answers when it is on the disk here',
+    tests: ['node/config.test.ts', 'node/gateway.test.ts'],
+  },
+  {
     name: 'gate: one too late',
     file: 'volume/gate.ts',
     find: 'this.#sequences[this.#head] > limit',

@@ -5,9 +5,12 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
+import { DiskStore } from '../../src/journal/disk-store.js';
 import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
 import { built, VERSION } from '../../src/paths.js';
+import { loadSuperblock } from '../../src/volume/group-state.js';
 import { FakeGateway } from './fake-gateway.js';
 
 let folder: string;
@@ -126,6 +129,12 @@ test.each<[string, string[], number, string]>([
     2,
     '--hold "x" is not a number',
   ],
+  [
+    'lock with a wait that the gateway would cut',
+    ['lock', 'd', '--state', 'a', '--at', '0', '--size', '1', '--wait', '31'],
+    2,
+    '--wait "31" is not a number of seconds up to 30',
+  ],
   ['log of nothing', ['log', '.'], 2, 'holds no journal'],
   ['log from nowhere', ['log', '.', '--from', 'x'], 2, 'is not a sequence'],
 ])('%s: the exit code and the reason', async (_, args, code, message) => {
@@ -169,11 +178,20 @@ test('verify tells equal, different and unknown apart', async () => {
   const differs = await forelock('verify', 'disk', '--state', '.');
   expect(differs.code).toBe(1);
   expect(differs.out).toContain('differs  offset 8192 size 4096 (4 KiB)');
-  gateway.verify = () => Promise.reject(new ForelockError('AWAY', 'the peer is away'));
-  expect(await forelock('verify', 'disk', '--state', '.')).toMatchObject({
-    code: 3,
-    err: 'forelock: the peer is away\n',
-  });
+  for (const [code, exitCode] of [
+    ['AWAY', 3],
+    ['ETIMEDOUT', 3],
+    ['ENOSPC', 3],
+    ['EIO', 3],
+    ['PEER_PROTOCOL', 3],
+    ['EINVAL', 2],
+  ] as const) {
+    gateway.verify = () => Promise.reject(new ForelockError(code, 'it cannot be told'));
+    expect(await forelock('verify', 'disk', '--state', '.'), code).toMatchObject({
+      code: exitCode,
+      err: 'forelock: it cannot be told\n',
+    });
+  }
 });
 
 test('lock holds for its time, or until interrupted, and tells when it was lost', async () => {
@@ -255,4 +273,19 @@ test('serve says what it offers, answers status, and stops cleanly; its journal 
   expect((await forelock('log', state)).code).toBe(0);
   const wrong = await forelock('serve', '--state', state, '--volume', 'disk:128M', '--nbd', '127.0.0.1:0');
   expect(wrong.code).toBe(78);
+});
+
+// It ended at its first word to a pipe that nobody read, with exit code 0 and an unclean state.
+test('serve goes on when nobody reads what it says, and stops cleanly', async () => {
+  const state = join(folder, 'unheard');
+  const run = start('serve', '--state', state, '--volume', 'disk:64M', '--role', 'primary', '--nbd', '127.0.0.1:0');
+  run.child.stdout!.destroy();
+  run.child.stderr!.destroy();
+  await until(() => existsSync(join(state, ADMIN_SOCKET)) || run.child.exitCode !== null);
+  expect((await forelock('status', '--state', state)).code).toBe(0);
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toBe(0);
+  const store = new DiskStore(join(state, 'main'));
+  expect(loadSuperblock(store, await xxhash()).superblock).toMatchObject({ clean: true });
+  store.close();
 });

@@ -157,6 +157,12 @@ test.each<[string, Flags, string]>([
   ['a bad port', { state: '/s', nbd: '127.0.0.1:70000' }, 'is not HOST:PORT'],
   ['a bad choice', { state: '/s', ack: 'yes' }, '--ack: "yes" is not one of local, received, applied'],
   ['a bad switch', { state: '/s', speculation: 'maybe' }, '--speculation: "maybe" is not on or off'],
+  [
+    'a promise without a peer',
+    { state: '/s', ack: 'applied' },
+    'group main: ack applied needs a peer, and the group has none: give --peer or --listen',
+  ],
+  ['a policy without a peer', { state: '/s', 'when-peer-away': 'block' }, 'when-peer-away block needs a peer'],
   ['a small ring', { state: '/s', ring: '1M' }, '--ring: 1M is not between 4 MiB and 1 GiB'],
   ['a small journal', { state: '/s', journal: '1M' }, '--journal: 1M is not between 32 MiB'],
   ['a negative round trip', { state: '/s', 'link-rtt': '-1' }, '--link-rtt: "-1" is not a number of milliseconds'],
@@ -263,6 +269,11 @@ test.each([
   ['a key twice', 'state: /s\nstate: /t\n', ':2:1: Map keys must be unique'],
   ['a text instead of a mapping', 'hello\n', ':1:1: '],
   ['both ends of a link', 'state: /s\npeer: ws://b:1\nlisten: 127.0.0.1:1\n', ': group main has both peer and listen'],
+  [
+    'a promise of a group without a peer',
+    'state: /s\ngroups: [{name: a, peer: "ws://b:1", ack: received}, {name: b, ack: received}]\n',
+    ': group b: ack received needs a peer',
+  ],
   ['two groups of a name', 'state: /s\ngroups: [{name: a}, {name: a}]\n', ': two groups are named "a"'],
 ])('%s in a file is a configuration error with its place', (_, content, message) => {
   const path = file(content);

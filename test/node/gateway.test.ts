@@ -2,8 +2,8 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { Gateway, LibraryVolume, NbdClient } from '../../src/index.js';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { Gateway, type GroupOptions, LibraryVolume, NbdClient } from '../../src/index.js';
 
 const MIB = 1 << 20;
 const group = {
@@ -81,4 +81,73 @@ test('a state directory that the system refuses: what, where, and what to do', a
   const where = `state directory ${join(file, group.group)}: `;
   await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(where) });
   await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
+});
+
+// The status said "ack applied", and a flush was answered when it was on the disk here.
+test('a group without a peer is not told to promise what only a peer can keep', async () => {
+  for (const told of [{ ack: 'applied' }, { whenPeerAway: 'fail' }] as const) {
+    const refused = Gateway.open({ state, site: 'a', nbd: [], groups: [{ ...group, ...told }] });
+    await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining('needs a peer') });
+  }
+});
+
+// The standby served the one that it had adopted first, after a restart the other one, and compared that with itself.
+test('a volume whose name another group has is not adopted, the peer is told, and the other groups go on', async () => {
+  const open: Gateway[] = [];
+  const start = async (site: string, groups: readonly GroupOptions[]): Promise<Gateway> => {
+    const gateway = await Gateway.open({ state: join(state, site), site, nbd: [], groups });
+    open.push(gateway);
+    return gateway;
+  };
+  const names = ['one', 'two', 'three', 'four'];
+  const listen = { host: '127.0.0.1', port: 0 };
+  const noImage = { name: 'web', platter: 'flat', path: join(state, 'none', 'web') } as const;
+  const standbys = names.map((name) => ({
+    ...{ ...group, group: name, role: 'standby' as const, listen },
+    volumes: name === 'four' ? [noImage] : [],
+  }));
+  const primaryOf = (index: number, site: string, volume: string): Promise<Gateway> => {
+    const peer = `ws://127.0.0.1:${standby.members[index]!.endpoint!.address!.port}`;
+    return start(site, [{ ...group, group: names[index]!, peer, volumes: [{ name: volume, size: 64 * MIB }] }]);
+  };
+  const consistent = (index: number): Promise<void> =>
+    vi.waitFor(() => expect(standby.members[index]!.group?.mirror.imageConsistent).toBe(true), 10_000);
+  const refusal = (gateway: Gateway, reason: string): Promise<void> =>
+    vi.waitFor(() => {
+      const { link } = gateway.status().groups[0]!;
+      expect(link).toMatchObject({ state: 'refused', reason: expect.stringContaining(reason) });
+    }, 10_000);
+  const standby = await start('s', standbys);
+  try {
+    const first = await primaryOf(0, 'a', 'disk');
+    await consistent(0);
+    const refused = await primaryOf(1, 'b', 'disk');
+    const why = 'volume disk of group two: site s has a volume of this name in group one: serve one of the two groups';
+    await refusal(refused, why);
+    // what could not be set up leaves its names to others
+    const failed = await primaryOf(3, 'd', 'web');
+    await refusal(failed, 'none/web');
+    await failed.close();
+    await primaryOf(2, 'c', 'web');
+    await consistent(2);
+    expect(standby.members[1]!.group).toBeNull();
+    expect(await standby.verify('disk', { group: 'one' })).toMatchObject({ equal: true, sites: ['a', 's'] });
+    await expect(standby.verify('disk', { group: 'three' })).rejects.toMatchObject({ code: 'EINVAL' });
+    // a peer asks about its own group only
+    const ask = first.members[0]!.pair.ask('hash', { volume: 'web', sequence: 0, lba: 0, blockCount: 1, maps: false });
+    await expect(ask).rejects.toThrow('group one has no volume named "web"');
+  } finally {
+    await Promise.all(open.map((gateway) => gateway.close()));
+  }
+});
+
+test('two groups with a volume of one name are not opened together, and each alone is', async () => {
+  const both = ['one', 'two'].map((name) => ({ ...group, group: name }));
+  const where = { state, site: 'a', nbd: [] };
+  await expect(Gateway.open({ ...where, groups: both })).rejects.toMatchObject({
+    code: 'CONFIG',
+    message: expect.stringContaining('volume disk of group two: site a has a volume of this name in group one'),
+  });
+  await (await Gateway.open({ ...where, groups: both.slice(0, 1) })).close();
+  await (await Gateway.open({ ...where, state: join(state, 'own'), groups: both.slice(1) })).close();
 });
