@@ -6,7 +6,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Gateway, LibraryVolume } from '../../src/index.js';
 
 const MIB = 1 << 20;
-const group = { group: 'main', role: 'primary', volumes: [{ name: 'disk', size: MIB }], kernel: 'wasm' } as const;
+const group = {
+  ...{ group: 'main', role: 'primary', volumes: [{ name: 'disk', size: MIB }] },
+  ...{ ack: 'local', speculation: 'on', whenPeerAway: 'degrade', kernel: 'wasm' },
+} as const;
 
 let state: string;
 beforeEach(() => {
