@@ -1213,6 +1213,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a source serves before its lost tail is back',
   },
   {
+    name: 'pair: waits for a peer that is there for ever',
+    file: 'volume/pair.ts',
+    find: 'if (nowMs - lostTail.heldAt < LOST_TAIL_WAIT_MS) return false;',
+    replace: 'if (nowMs >= 0) return false;',
+    breaks: 'a standby that hangs keeps hosts from both service and errors',
+  },
+  {
+    name: 'pair: every link begins the wait anew',
+    file: 'volume/pair.ts',
+    find: '    this.#link = link;\n    link.onClose',
+    replace: '    this.#link = link;\n    if (this.#lostTail !== null) this.#lostTail.heldAt = null;\n    link.onClose',
+    breaks: 'a standby that hangs and connects again and again does the same',
+  },
+  {
+    name: 'pair: gives up a tail that comes slowly',
+    file: 'volume/pair.ts',
+    find: 'if (this.#lostTail !== null) this.#lostTail.heldAt = null;',
+    replace: '',
+    breaks: 'a long tail is cut off in the middle, and only a person can let go of the rest',
+  },
+  {
     name: 'pair: takes any returned record',
     file: 'volume/pair.ts',
     find: 'if (header.sequence !== journal.own.appended + 1) return false;',
@@ -1272,9 +1293,17 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'pair: READY before the drop is durable',
     file: 'volume/pair.ts',
-    find: 'receiver.whenClosed(() => group.state.save(adopted));',
+    find: 'receiver.whenClosed((failed) => (failed === null ? group.state.save(adopted) : adopted(failed)));',
     replace: 'group.state.save(adopted);',
     breaks: 'a source uses sequences again that come back at the target',
+  },
+  {
+    name: 'pair: silent when it can never be READY',
+    file: 'volume/receiver.ts',
+    find: 'if (journal.failed !== null) return then(journal.failed);',
+    replace: 'if (journal.failed !== null) return;',
+    breaks: 'a target whose disk has failed keeps its link, and the source waits for it',
+    tests: ['sim/group.rejections.test.ts'],
   },
   {
     name: 'pair: mints in memory only',
