@@ -103,7 +103,7 @@ export const HEARTBEAT_MS = 1000;
 export const PEER_SILENT_MS_MAX = 8000;
 export const RECONNECT_MS_MIN = 100;
 export const RECONNECT_MS_MAX = 5000;
-/** Links being set up at once on a listener. */
+/** Sockets of a listener beside its link: those that are to become one, and those that are closing. */
 export const LINKS_PENDING_MAX = 16;
 /** How long a source that stopped uncleanly waits for its peer to return the lost tail before it serves alone. */
 export const LOST_TAIL_WAIT_MS = 10_000;

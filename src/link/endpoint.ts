@@ -117,8 +117,6 @@ export class LinkEndpoint {
   #reason = 'not connected yet';
   #link: WsLink | null = null;
   #peerSite: string | null = null;
-  /** Connections that are not links yet. */
-  readonly #pending = new Set<WebSocket>();
   /** Everything that still has a socket, closing ones included. */
   readonly #open = new Set<WebSocket>();
   #cancelReconnect: () => void = () => {};
@@ -219,9 +217,11 @@ export class LinkEndpoint {
     server.maxConnections = 2 * LINKS_PENDING_MAX;
     const wsServer = new WebSocketServer({ noServer: true, clientTracking: false, ...WS_OPTIONS } as ServerOptions);
     server.on('upgrade', (request, accepted, head) => {
-      if (request.headers.origin !== undefined || this.#pending.size >= LINKS_PENDING_MAX || this.#closed) {
+      const others = this.#open.size - (this.#link === null ? 0 : 1);
+      if (request.headers.origin !== undefined || others >= LINKS_PENDING_MAX || this.#closed) {
         this.#refusals += 1;
         accepted.on('error', () => {}); // whoever it was may be gone before the answer
+        accepted.once('finish', () => accepted.destroy()); // or stay, in a place of those that are still to ask
         const status = request.headers.origin !== undefined ? '403 Forbidden' : '503 Service Unavailable';
         accepted.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
         return;
@@ -324,7 +324,6 @@ export class LinkEndpoint {
     const leave = () => {
       over = true;
       cancel();
-      this.#pending.delete(ws);
     };
     const giveUp = (code: number, reason: string) => {
       if (over) return;
@@ -335,12 +334,14 @@ export class LinkEndpoint {
       if (this.#link === null) this.#setState(isRefusal(code) ? 'refused' : 'away', reason);
       ended();
     };
+    const refuse = (code: number, reason: string) => {
+      giveUp(code, reason);
+      ws.close(code, reason);
+      socket.destroySoon(); // behind the reason: who has proved nothing is not waited for
+    };
     const cancel = this.#clock.after(LINK_HANDSHAKE_MS_MAX, () => {
-      const reason = `the handshake took longer than ${LINK_HANDSHAKE_MS_MAX / 1000} s`;
-      giveUp(CLOSE_TIMEOUT, reason);
-      ws.close(CLOSE_TIMEOUT, reason);
+      refuse(CLOSE_TIMEOUT, `the handshake took longer than ${LINK_HANDSHAKE_MS_MAX / 1000} s`);
     });
-    this.#pending.add(ws);
     const onError = (error: Error) => {
       errorText = error.message;
     };
@@ -353,8 +354,7 @@ export class LinkEndpoint {
         : { send: null, done: null, refusal: { code: CLOSE_PROTOCOL, reason: 'text where a handshake was due' } };
       const refusal = step.refusal ?? (step.done === null ? null : this.#refusesLink(step.done));
       if (refusal !== null) {
-        giveUp(refusal.code, fitReason(refusal.reason));
-        ws.close(refusal.code, fitReason(refusal.reason));
+        refuse(refusal.code, fitReason(refusal.reason));
         return;
       }
       if (step.send !== null) ws.send(step.send);

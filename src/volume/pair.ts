@@ -21,6 +21,10 @@
  *     waiting --LOST_TAIL_WAIT_MS--> ready --request--> minting --durable--> serving
  *     ready   --peer returns the tail, or has none--> serving
  *
+ * While a link is up the peer may be about to answer, and the request waits: for LOST_TAIL_WAIT_MS from when it was first
+ * held up, or from the last piece of the tail that came. Then the link is closed, as the peer does not get on, and the
+ * generation is minted. A new link does not begin the wait anew.
+ *
  * Why it is minted so late: from then on the lost tail contradicts what this site may have told somebody, and only a
  * person can let go of it (row 11 of mirror/decide.ts). Until then nobody was told anything, not even by a read, and
  * no sequence was used a second time: however often this site crashes, the tail can still come back. What is left is a
@@ -52,7 +56,7 @@ import {
   SPLIT_LEASE_MS,
   SPLIT_WAIT_MS,
 } from '../limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import { type Decision, decide, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -106,6 +110,8 @@ export type PairState = 'away' | 'refused' | 'handshaking' | 'returning the tail
 interface LostTail {
   /** ms: ready to go on alone from then on. */
   until: number;
+  /** Since when a request waits for a peer that is there, or the last piece of the tail came meanwhile, ms. */
+  heldAt: number | null;
 }
 
 export class Pair {
@@ -285,11 +291,22 @@ export class Pair {
     group.setReadyAlone(true);
     if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
-    if (this.#decision !== null && this.#decision.action !== 'refuse') return;
+    if (this.#decision !== null && this.#decision.action !== 'refuse' && !this.#givesUp(this.#lostTail, nowMs)) return;
     const { journal } = group;
     // the new generation begins at an end that the next crash cannot take back: part of a returned tail may be here
     if (journal.own.durable < journal.own.appended) journal.sync();
     else this.#serveAlone();
+  }
+
+  /** Does the peer that is there take too long? Then its link is closed. */
+  #givesUp(lostTail: LostTail, nowMs: number): boolean {
+    lostTail.heldAt ??= nowMs;
+    if (nowMs - lostTail.heldAt < LOST_TAIL_WAIT_MS) return false;
+    const link = this.#link!;
+    const reason = `nothing of the lost tail came for ${LOST_TAIL_WAIT_MS / 1000} s, and hosts wait`;
+    link.close(CLOSE_TIMEOUT, reason);
+    this.#closed(link, reason); // now: a peer that is back before the next tick would hold them up again
+    return true;
   }
 
   /**
@@ -327,7 +344,7 @@ export class Pair {
     const { recovery, superblock } = group.state;
     const peers = Object.keys(superblock.peers).length;
     if (recovery.clean || !group.policy.paired || peers === 0) return this.#serve(group);
-    this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+    this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS, heldAt: null };
   }
 
   /** Dual: may this site still believe that the other has not gone on alone? */
@@ -414,7 +431,7 @@ export class Pair {
     this.#lostTail = null;
     this.#mintAtEnd(group, (error) => {
       if (error === null) return this.#serve(group);
-      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS };
+      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS, heldAt: null };
       group.setReadyAlone(false);
     });
   }
@@ -756,7 +773,7 @@ export class Pair {
         this.#serveBoth();
       });
     };
-    receiver.whenClosed(() => group.state.save(adopted));
+    receiver.whenClosed((failed) => (failed === null ? group.state.save(adopted) : adopted(failed)));
   }
 
   // ---- the lost tail
@@ -891,6 +908,7 @@ export class Pair {
     if (bytes < 0) return false;
     if (bytes < stretch.length)
       throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
+    if (this.#lostTail !== null) this.#lostTail.heldAt = null;
     if (journal.own.appended < this.#mustEndWith) return true;
     const done = (): void => {
       if (this.#link !== link) return;

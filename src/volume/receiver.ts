@@ -466,12 +466,13 @@ export class Receiver implements MirrorEnd {
 
   /**
    * Calls back once what was dropped cannot come back in a crash. Before that a source that has crashed itself must not
-   * go on from the shorter stream: it would use sequences again that still stand here.
+   * go on from the shorter stream: it would use sequences again that still stand here. With the error of a disk that has
+   * failed: it never is.
    */
-  whenClosed(then: () => void): void {
+  whenClosed(then: (failed: Error | null) => void): void {
     const { journal } = this.#group;
-    if (journal.durable >= this.#closedAt) return then();
-    if (journal.failed !== null) return; // it never is
+    if (journal.durable >= this.#closedAt) return then(null);
+    if (journal.failed !== null) return then(journal.failed);
     journal.sync();
     this.#group.whenDurable(() => this.whenClosed(then));
   }

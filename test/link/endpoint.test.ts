@@ -1,4 +1,4 @@
-import { createConnection } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 import {
@@ -50,6 +50,26 @@ async function stranger(
     ws.once('close', () => resolve());
   });
   return { ws, closed };
+}
+
+/** Asks for a link by hand, says what is given, and never closes its own half. @returns the status it was answered with */
+async function rawStranger(
+  port: number,
+  said: Buffer,
+): Promise<{ socket: Socket; status: string; ended: Promise<void> }> {
+  const socket = createConnection({ port, host: '127.0.0.1', allowHalfOpen: true });
+  toClose.push({ close: async () => void socket.destroy() });
+  socket.on('error', () => {});
+  const ended = new Promise<void>((resolve) => socket.once('end', () => resolve()));
+  socket.write(
+    'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
+      'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
+  );
+  const status = await new Promise<string>((resolve) => {
+    socket.once('data', (data) => resolve(data.toString('latin1').slice(9, 12)));
+  });
+  socket.write(said);
+  return { socket, status, ended };
 }
 
 test.each([
@@ -178,6 +198,54 @@ test('a handshake that stands still is given up, and there are only so many at o
   clock.advance(LINK_HANDSHAKE_MS_MAX);
   for (const { closed } of strangers) expect((await closed).code).toBe(CLOSE_TIMEOUT);
   expect(b.endpoint.status().timeouts).toBe(LINKS_PENDING_MAX);
+});
+
+test('who fails gives its place back at once, closing handshake or not', async () => {
+  // It was no longer counted, and kept its socket for 2 s: a stranger held as many as it could open in that time.
+  const { b } = await pair();
+  await until(() => b.links.length === 1);
+  const { port } = b.endpoint.address!;
+  const text = Buffer.of(0x81, 0x81, 0, 0, 0, 0, 0x41);
+  for (let count = 0; count <= 2 * LINKS_PENDING_MAX; count += 1) {
+    const { status, ended } = await rawStranger(port, text);
+    expect(status).toBe('101');
+    await ended;
+  }
+  expect(b.endpoint.status()).toMatchObject({ state: 'up', refusals: 2 * LINKS_PENDING_MAX + 1 });
+});
+
+test('the link takes no place of those that ask, until it is closing', async () => {
+  const b = await open({ site: 'b', where: LISTEN });
+  const relay = new TcpRelay(b.endpoint.address!);
+  toClose.push(relay);
+  await open({ site: 'a', where: { connect: await relay.listen() } });
+  await until(() => b.links.length === 1);
+  const { port } = b.endpoint.address!;
+  const strangers = [];
+  const none = Buffer.alloc(0);
+  for (let count = 0; count < LINKS_PENDING_MAX; count += 1) strangers.push(await rawStranger(port, none));
+  expect(strangers.map(({ status }) => status)).toEqual(Array(LINKS_PENDING_MAX).fill('101'));
+  strangers.pop()!.socket.destroy();
+  await until(() => b.endpoint.status().failures === 1);
+  relay.silence(); // its other end does not answer the close
+  b.last.link.close(CLOSE_REFUSED, 'go away');
+  expect((await rawStranger(port, none)).status).toBe('503');
+});
+
+test('who is turned away and stays keeps nobody from coming', async () => {
+  const b = await open({ site: 'b', where: LISTEN });
+  const { port } = b.endpoint.address!;
+  const none = Buffer.alloc(0);
+  const strangers = [];
+  for (let count = 0; count < LINKS_PENDING_MAX; count += 1) strangers.push(await rawStranger(port, none));
+  for (let count = 0; count < 3 * LINKS_PENDING_MAX; count += 1) {
+    const { status, ended } = await rawStranger(port, none);
+    expect(status).toBe('503');
+    await ended;
+  }
+  for (const { socket } of strangers) socket.destroy();
+  await open({ site: 'a', where: { connect: b.url } });
+  await until(() => b.links.length === 1);
 });
 
 test('a newer link from the same site replaces the old one; one from another site is refused', async () => {

@@ -61,6 +61,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
   ],
   'journal/reader.ts': [],
+  'link/endpoint.ts': [],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/conflict.ts': [],

@@ -1242,6 +1242,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a source serves before its lost tail is back',
   },
   {
+    name: 'pair: waits for a peer that is there for ever',
+    file: 'volume/pair.ts',
+    find: 'if (nowMs - lostTail.heldAt < LOST_TAIL_WAIT_MS) return false;',
+    replace: 'if (nowMs >= 0) return false;',
+    breaks: 'a standby that hangs keeps hosts from both service and errors',
+  },
+  {
+    name: 'pair: every link begins the wait anew',
+    file: 'volume/pair.ts',
+    find: '    this.#link = link;\n    link.onClose',
+    replace: '    this.#link = link;\n    if (this.#lostTail !== null) this.#lostTail.heldAt = null;\n    link.onClose',
+    breaks: 'a standby that hangs and connects again and again does the same',
+  },
+  {
+    name: 'pair: gives up a tail that comes slowly',
+    file: 'volume/pair.ts',
+    find: 'if (this.#lostTail !== null) this.#lostTail.heldAt = null;',
+    replace: '',
+    breaks: 'a long tail is cut off in the middle, and only a person can let go of the rest',
+  },
+  {
     name: 'pair: takes any returned record',
     file: 'volume/pair.ts',
     find: 'if (header.sequence !== journal.own.appended + 1) return false;',
@@ -1301,9 +1322,17 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'pair: READY before the drop is durable',
     file: 'volume/pair.ts',
-    find: 'receiver.whenClosed(() => group.state.save(adopted));',
+    find: 'receiver.whenClosed((failed) => (failed === null ? group.state.save(adopted) : adopted(failed)));',
     replace: 'group.state.save(adopted);',
     breaks: 'a source uses sequences again that come back at the target',
+  },
+  {
+    name: 'pair: silent when it can never be READY',
+    file: 'volume/receiver.ts',
+    find: 'if (journal.failed !== null) return then(journal.failed);',
+    replace: 'if (journal.failed !== null) return;',
+    breaks: 'a target whose disk has failed keeps its link, and the source waits for it',
+    tests: ['sim/group.rejections.test.ts'],
   },
   {
     name: 'pair: mints in memory only',
@@ -2084,6 +2113,7 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'promises are lowered without need',
   },
   {
+<<<<<<< HEAD
     name: 'library: reads nothing as if it were something',
     file: 'frontend/library/volume.ts',
     find: 'if (size === 0) return new Uint8Array(0);',
@@ -2110,5 +2140,40 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'this.addPending(this.missing - request.size);',
     replace: 'this.addPending(-request.size);',
     breaks: 'with each connection lost amid a payload the server holds more than it may',
+=======
+    name: 'endpoint: waits for a stranger to close',
+    file: 'link/endpoint.ts',
+    find: 'socket.destroySoon(); // behind',
+    replace: '// behind',
+    breaks: 'who has proved nothing keeps its socket and its place for 2 s',
+  },
+  {
+    name: 'endpoint: who failed is not counted',
+    file: 'link/endpoint.ts',
+    find: 'socket.destroySoon(); // behind',
+    replace: 'this.#open.delete(ws); // behind',
+    breaks: 'a stranger holds as many sockets as it can open in 2 s, each with its memory',
+  },
+  {
+    name: 'endpoint: the link takes a place',
+    file: 'link/endpoint.ts',
+    find: 'this.#open.size - (this.#link === null ? 0 : 1);',
+    replace: 'this.#open.size;',
+    breaks: 'there is a place less for who connects again',
+  },
+  {
+    name: 'endpoint: what is closing takes no place',
+    file: 'link/endpoint.ts',
+    find: 'this.#open.size - (this.#link === null ? 0 : 1);',
+    replace: 'this.#open.size - Math.min(this.#connects, 1);',
+    breaks: 'links that are opened and refused again and again hold sockets without a limit',
+  },
+  {
+    name: 'endpoint: who is turned away may stay',
+    file: 'link/endpoint.ts',
+    find: "accepted.once('finish', () => accepted.destroy());",
+    replace: '',
+    breaks: 'a few strangers that stay take all places of the server, for ever',
+>>>>>>> fix-w3
   },
 ];

@@ -8,7 +8,8 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { AT_SIZE } from '../../assembly/layout.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, type Link } from '../../src/link/link.js';
+import { LOST_TAIL_WAIT_MS } from '../../src/limits.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
 import { decode, KIND_DATA, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
@@ -163,6 +164,63 @@ test('a lost tail is back when it is on the disk', async () => {
   await world.until(() => links.source.closed !== null, 5000, 'it is never back');
   expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
   expect(world.source.journal.own.durable).toBe(through);
+});
+
+/** A host asks a source that is ready to go on alone. @returns when, ms */
+async function askAlone(world: GroupWorld): Promise<number> {
+  await world.until(() => world.source.group!.ready, 20_000, 'it does not get ready');
+  world.write(0, 8).catch(() => {});
+  await world.until(() => world.source.group!.isAsked, 1000, 'nobody asks');
+  return world.scheduler.now;
+}
+
+test('a peer that is there and brings nothing holds up hosts for so long, however often it connects', async () => {
+  // Its disk hung, or it was stopped in the middle: it held its link, answered pings, and never said a word. Hosts got
+  // neither an answer nor an error.
+  const { world } = await lostTail();
+  const { source } = world;
+  const hello = structuredClone(world.target.pair!.hello());
+  const links: HandLink[] = [];
+  const connect = (): void => {
+    links.push(new HandLink());
+    source.pair!.onLink(links.at(-1)!, hello);
+  };
+  connect();
+  const asked = await askAlone(world);
+  while (world.scheduler.now < asked + LOST_TAIL_WAIT_MS - 500) {
+    expect(source.group!.serving).toBe(false);
+    connect();
+    await world.pass(700);
+  }
+  await world.until(() => source.group!.serving, 2000, 'it waits on');
+  expect(world.scheduler.now - asked).toBeGreaterThan(LOST_TAIL_WAIT_MS - 100);
+  expect(links.at(-1)!.closed).toMatchObject({ code: CLOSE_TIMEOUT, reason: /lost tail/ });
+});
+
+test('a tail that comes slowly is waited for, though a host waits', async () => {
+  const { world, through } = await lostTail();
+  const { source } = world;
+  const links = await byHand(world);
+  const asked = await askAlone(world);
+  for (const { header, stretch } of links.target.sent) {
+    if (stretch === null) links.source.onMessage!(header, null);
+    else {
+      const message = decode(header);
+      if (message.kind !== KIND_DATA) throw new Error('a stretch without DATA');
+      // a record at a time
+      for (let at = 0, size = 0; at < stretch.length; at += size) {
+        await world.pass(0.8 * LOST_TAIL_WAIT_MS);
+        size = new DataView(stretch.buffer).getUint32(at + AT_SIZE, true);
+        const data = { ...message.data, first: source.journal.own.appended + 1, count: 1, size };
+        links.source.onMessage!(new WireEncoder().data(data), stretch.slice(at, at + size));
+      }
+    }
+  }
+  expect(world.scheduler.now - asked).toBeGreaterThan(1.5 * LOST_TAIL_WAIT_MS);
+  expect(source.group!.serving).toBe(false);
+  expect(source.journal.own.appended).toBe(through);
+  await world.until(() => links.source.closed !== null, 5000, 'it is never back');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
 });
 
 /** Brings all of the source's link to the target and the other way round, as `change` makes of what has a stretch. */

@@ -8,10 +8,12 @@ vi.mock('../../src/limits.js', async (original) => ({
   DROP_BYTES_MAX: 64 * 1024,
 }));
 
+import { CLOSE_PROTOCOL } from '../../src/link/link.js';
 import { REJECT_POLICIES } from '../../src/mirror/wire.js';
 import { holdLock, openScope } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
+import type { SimLink } from './sim-link.js';
 
 const hash = await xxhash();
 
@@ -137,4 +139,22 @@ test('a policy that changes while records wait: what was told stays, and no more
   expect(receiver!.counters).toMatchObject({ rewinds: 0, recordsDropped: 0 });
   letGoBehind();
   await atRest(world);
+});
+
+test('retransmit: a target whose disk fails before it has noted what it dropped says so', async () => {
+  // It can never be READY, and was silent: the source waited for it, and after a crash served nobody for as long.
+  const world = await bothUp({ onReject: 'retransmit' });
+  const { target } = world;
+  await world.until(() => world.settled(), 3000, 'not at rest');
+  await holdThere(world);
+  target.slowSyncMs = 500;
+  for (let unit = 0; unit < 48; unit += 8) await world.settle(world.write(unit, 8));
+  await world.until(() => target.group!.receiver!.counters.rewinds > 0, 3000, 'nothing is dropped');
+  target.store.fail('sync', 'EIO', 100);
+  world.line.cut();
+  await world.until(() => target.journal.failed !== null, 5000, 'the disk does not fail');
+  await world.until(() => target.pair!.link !== null, 5000, 'they do not meet');
+  const link = target.pair!.link as SimLink;
+  await world.until(() => link.closedWith !== null || link.ended, 5000, 'it says nothing');
+  expect(link.closedWith).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its state: .*EIO/ });
 });
