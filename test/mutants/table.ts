@@ -2113,7 +2113,6 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'promises are lowered without need',
   },
   {
-<<<<<<< HEAD
     name: 'library: reads nothing as if it were something',
     file: 'frontend/library/volume.ts',
     find: 'if (size === 0) return new Uint8Array(0);',
@@ -2140,7 +2139,8 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'this.addPending(this.missing - request.size);',
     replace: 'this.addPending(-request.size);',
     breaks: 'with each connection lost amid a payload the server holds more than it may',
-=======
+  },
+  {
     name: 'endpoint: waits for a stranger to close',
     file: 'link/endpoint.ts',
     find: 'socket.destroySoon(); // behind',
@@ -2174,6 +2174,5 @@ export const MUTANTS: readonly Mutant[] = [
     find: "accepted.once('finish', () => accepted.destroy());",
     replace: '',
     breaks: 'a few strangers that stay take all places of the server, for ever',
->>>>>>> fix-w3
   },
 ];
