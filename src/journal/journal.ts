@@ -673,6 +673,19 @@ export class Journal {
     this.#offerRoom();
   }
 
+  /** Somebody who cannot wait wants to know whether the disk is still full. */
+  retry(): void {
+    if (!this.#diskFull) return;
+    this.#retryWanted = true;
+    this.#queuePump();
+  }
+
+  /** Whether that is not known yet. */
+  get isRetrying(): boolean {
+    if (!this.#diskFull || this.#failed !== null || this.written === this.sealed) return false;
+    return this.#retryWanted || this.#writing;
+  }
+
   /** Seals everything appended so far, now. */
   sealNow(): void {
     if (!this.#sealing) this.#sealInline(this.head);

@@ -937,6 +937,8 @@ export class Group {
     this.mirror.close();
     this.#pumpAdmissions();
     const { journal } = this;
+    journal.retry(); // somebody may have made room since
+    await this.#until(() => !journal.isRetrying);
     const isWritable = journal.failed === null && !journal.diskFull;
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
