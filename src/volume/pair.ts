@@ -288,7 +288,7 @@ export class Pair {
     }
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
     const group = this.group!;
-    group.setReadyAlone(true);
+    group.setReadyAlone(group.journal.failed === null);
     if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#decision !== null && this.#decision.action !== 'refuse' && !this.#givesUp(this.#lostTail, nowMs)) return;

@@ -1200,6 +1200,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a site whose disk was replaced serves without what the other answered alone',
   },
   {
+    name: 'pair: hosts wait for a tail that a failed disk cannot take',
+    file: 'volume/pair.ts',
+    find: 'group.setReadyAlone(group.journal.failed === null);\n    if (!group.isAsked) return;',
+    replace: 'group.setReadyAlone(true);\n    if (!group.isAsked) return;',
+    breaks: 'hosts get neither an answer nor an error',
+  },
+  {
     name: 'pair: an emptied peer is renewed for under the old generation',
     file: 'volume/pair.ts',
     find: 'if (this.#renewing) return this.#mintSafely(group);',

@@ -223,6 +223,24 @@ test('a tail that comes slowly is waited for, though a host waits', async () => 
   expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
 });
 
+test('hosts of a source whose disk fails while its tail comes back are told', async () => {
+  // It waited for a sync that could not come, and so did they.
+  const { world } = await lostTail();
+  const { source } = world;
+  const links = await byHand(world);
+  await world.until(() => source.group!.ready, 20_000, 'it does not get ready');
+  let told: Error | null = null;
+  world.write(0, 8).catch((error) => {
+    told = error;
+  });
+  await world.until(() => source.group!.isAsked, 1000, 'nobody asks');
+  source.store.fail('sync', 'EIO');
+  await giveBack(world, links);
+  await world.until(() => source.journal.failed !== null, 5000, 'the disk does not fail');
+  await world.until(() => told !== null, 2000, 'the host waits on');
+  expect(source.group!.serving).toBe(false);
+});
+
 /** Brings all of the source's link to the target and the other way round, as `change` makes of what has a stretch. */
 async function relay(
   world: GroupWorld,
