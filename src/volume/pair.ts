@@ -994,12 +994,12 @@ export class Pair {
   }
 
   #baseProgress(saved: { volume: number; lba: number }): { volume: number; lba: number } {
-    return this.group!.receiver?.target.base?.next ?? saved;
+    return this.group!.receiver?.copy?.next ?? saved;
   }
 
   /** Not whole either while it is taken up again: its end may be written down late, in the middle of that. */
   #baseEnd(saved: number | null): number | null {
-    const base = this.group!.receiver?.target.base ?? null;
+    const base = this.group!.receiver?.copy ?? null;
     return base !== null && base.end === null ? null : saved;
   }
 }

@@ -23,7 +23,7 @@ import type { Superblock } from '../journal/superblock.js';
 import { DROP_BYTES_MAX, FRAME_SIZE_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type BasePosition, positionBefore } from '../mirror/base.js';
-import { APPLY, TargetStream } from '../mirror/target.js';
+import { APPLY, type TargetBase, TargetStream } from '../mirror/target.js';
 import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
 import type { MirrorEnd } from './mirror-end.js';
@@ -152,7 +152,15 @@ export class Receiver implements MirrorEnd {
   get imageConsistent(): boolean {
     return this.#target.consistent;
   }
-  /** The same, once it stands on the disk. */
+  /**
+   * The first copy under way, if the state tells of it: a START that came to nothing has begun another there, of which
+   * nothing has come. How far the one before had got says nothing about that.
+   */
+  get copy(): TargetBase | null {
+    const { base } = this.#target;
+    return base?.start === this.#group.state.superblock.inconsistent?.startSequence ? base : null;
+  }
+  /** `imageConsistent`, once that stands on the disk. */
   get toldConsistent(): boolean {
     return this.#target.consistent && !this.#notingBaseEnd;
   }
@@ -546,7 +554,7 @@ export class Receiver implements MirrorEnd {
 
   checkpointCursors(): CheckpointCursors {
     const { journal, order } = this.#group;
-    const { base } = this.#target;
+    const base = this.copy;
     const again = order?.checkpoint(this.#unappliedFrom) ?? null;
     const place = again?.place;
     return {
@@ -625,7 +633,7 @@ export class Receiver implements MirrorEnd {
   #noteBaseEnd(): void {
     const { journal, state } = this.#group;
     const { inconsistent } = state.superblock;
-    const { base } = this.#target;
+    const base = this.copy;
     if (this.#notingBaseEnd || inconsistent === null || base === null || base.end === null) return;
     if (base.end === inconsistent.untilSequence) return;
     this.#notingBaseEnd = true;

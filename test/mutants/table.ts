@@ -980,6 +980,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a standby whose copy is over is to go on with it, and refuses that for ever',
   },
   {
+    name: 'receiver: the progress of one copy is said of another',
+    file: 'volume/receiver.ts',
+    find: 'return base?.start === this.#group.state.superblock.inconsistent?.startSequence ? base : null;',
+    replace: 'return base;',
+    breaks: 'what was written between two copies to blocks that the first one had is never sent',
+  },
+  {
     name: 'receiver: a copy is whole before the disk says so',
     file: 'volume/receiver.ts',
     find: 'confirm.consistent = this.toldConsistent;',

@@ -153,3 +153,29 @@ test('it is not told to be whole before the disk says so', async () => {
   await world.until(() => source.group!.sender!.source.consistent, 1000, 'the source is not told');
   await atRest(world);
 });
+
+test('how far it had got is not said of another that was begun, and of which nothing has come', async () => {
+  // A START began a copy anew, from a later sequence, and the link went before it was followed. The next HELLO told of the new
+  // copy, and of the blocks that the old one had: it was gone on with from there, and what had been written in between to
+  // the blocks before was never sent (seed 1383).
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => target.pair!.link === null, 1000, 'the target does not notice');
+  const { state, checkpointer } = target.group!;
+  const begun = state.superblock.inconsistent!;
+  const next = { volume: 0, lba: 0 };
+  const other = { ...begun, base: next, startSequence: begun.startSequence + 100 };
+  expect(target.pair!.hello().base?.next).not.toEqual(next);
+  state.superblock.inconsistent = other;
+  expect(target.pair!.hello().base).toMatchObject({ start: other.startSequence, next, end: null });
+  checkpointer.request();
+  await world.until(() => checkpointer.counters.checkpoints === 1, 1000, 'no checkpoint');
+  expect(other.base).toEqual(next);
+  state.superblock.inconsistent = begun;
+  world.line.downUntil = 0;
+  await atRest(world);
+});
