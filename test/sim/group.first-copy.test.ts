@@ -24,6 +24,18 @@ async function fullSource(): Promise<GroupWorld> {
 
 const copied = ({ target }: GroupWorld): number => target.group?.receiver?.target.base?.next.lba ?? 0;
 
+/** The same, cut off in the middle of the copy. */
+async function cutInCopy(): Promise<GroupWorld> {
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => target.pair!.link === null, 1000, 'the target does not notice');
+  return world;
+}
+
 async function atRest(world: GroupWorld): Promise<void> {
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();
@@ -32,13 +44,8 @@ async function atRest(world: GroupWorld): Promise<void> {
 test('it is taken up where the last checkpoint of its target had it', async () => {
   // Were the checkpoint further than the copy, a target that crashed behind it would leave blocks out, and count as
   // whole without them.
-  const world = await fullSource();
+  const world = await cutInCopy();
   const { target } = world;
-  world.open(target);
-  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
-  world.line.downUntil = Number.POSITIVE_INFINITY;
-  world.line.cut();
-  await world.until(() => target.pair!.link === null, 1000, 'the target does not notice');
   expect(copied(world)).toBeLessThan(64);
   const { checkpointer } = target.group!;
   checkpointer.request();
@@ -158,13 +165,8 @@ test('how far it had got is not said of another that was begun, and of which not
   // A START began a copy anew, from a later sequence, and the link went before it was followed. The next HELLO told of the new
   // copy, and of the blocks that the old one had: it was gone on with from there, and what had been written in between to
   // the blocks before was never sent (seed 1383).
-  const world = await fullSource();
+  const world = await cutInCopy();
   const { target } = world;
-  world.open(target);
-  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
-  world.line.downUntil = Number.POSITIVE_INFINITY;
-  world.line.cut();
-  await world.until(() => target.pair!.link === null, 1000, 'the target does not notice');
   const { state, checkpointer } = target.group!;
   const begun = state.superblock.inconsistent!;
   const next = { volume: 0, lba: 0 };
