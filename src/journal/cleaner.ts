@@ -332,7 +332,8 @@ export class Cleaner {
 
   /**
    * Copies live blocks of the records in [from, bytes) of the buffer; goes on in another turn after a step, and when the
-   * ring was full, as soon as it has room. Headers are checked, and of the blocks those that live: most do not, and are not looked at.
+   * ring was full, as soon as it has room. Headers are checked, and of the blocks those that live: most do not, and are
+   * not looked at.
    */
   #move(from: number, bytes: number): void {
     const journal = this.#journal;

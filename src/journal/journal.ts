@@ -397,8 +397,7 @@ export class Journal {
   /** Gives up a segment that nothing refers to any more. */
   freeSegment(segment: Segment): void {
     if (this.segments.free(segment, this.#diskFull ? 0 : this.#spareLimit)) this.#directoryDirty = true;
-    this.#retryWanted = this.#diskFull;
-    if (this.#diskFull) this.#queuePump();
+    this.retry();
   }
 
   // ---- writing
@@ -673,7 +672,7 @@ export class Journal {
     this.#offerRoom();
   }
 
-  /** Somebody who cannot wait wants to know whether the disk is still full. */
+  /** A full disk may have room again, or somebody cannot wait to know whether it has. */
   retry(): void {
     if (!this.#diskFull) return;
     this.#retryWanted = true;
