@@ -75,7 +75,7 @@ export class Checkpointer {
 
   /** Bytes of journal between checkpoints: each writes nearly all pages again where blocks are written at random. */
   get stretch(): number {
-    return Math.min(CHECKPOINT_STRETCH_MAX, (3 * this.#state.journal.limit) / 8);
+    return Math.min(CHECKPOINT_STRETCH_MAX, (3 * this.#state.journal.room.limit) / 8);
   }
 
   /** Asks for a checkpoint soon. */

@@ -135,8 +135,8 @@ export class Cleaner {
    * journal, the emptier the segments that are emptied.
    */
   get softLimit(): number {
-    const { size, hostLimit, segmentSize } = this.#journal;
-    return Math.max(size / 4, hostLimit - 2 * segmentSize);
+    const { room, segmentSize } = this.#journal;
+    return Math.max(room.size / 4, room.forHosts - 2 * segmentSize);
   }
 
   /** The ring may have room again. */
@@ -159,10 +159,10 @@ export class Cleaner {
     const coming = this.#freeDead();
     if (this.#busy || this.#journal.failed !== null) return;
     if (this.#victim === null) {
-      const { hostLimit, segmentSize } = this.#journal;
+      const { room, segmentSize } = this.#journal;
       const { used } = this.#journal.segments;
       if (used <= this.softLimit) return;
-      const comingMax = used > hostLimit ? 1 : COMING_SEGMENTS_MAX;
+      const comingMax = used > room.forHosts ? 1 : COMING_SEGMENTS_MAX;
       if (coming > 0 && (used - coming <= this.softLimit || coming >= comingMax * segmentSize)) {
         this.#journal.sync();
         return;
@@ -277,10 +277,10 @@ export class Cleaner {
   }
 
   #passesOver(number: number): boolean {
-    const { head, segmentSize, segments, hostLimit, order } = this.#journal;
+    const { head, segmentSize, segments, room, order } = this.#journal;
     const then = this.#passedOver.get(number);
     if (then === undefined || head - then.head >= segmentSize) return false;
-    return segments.used <= hostLimit - segmentSize || order!.listsEnded === then.listsEnded;
+    return segments.used <= room.forHosts - segmentSize || order!.listsEnded === then.listsEnded;
   }
 
   #smallestBlock(): number {
@@ -293,16 +293,16 @@ export class Cleaner {
   #underPressure(): void {
     const journal = this.#journal;
     const { used } = journal.segments;
-    if (used <= journal.hostLimit - journal.segmentSize) return;
+    if (used <= journal.room.forHosts - journal.segmentSize) return;
     const checkpoint = this.#owner.checkpointPosition();
-    if (checkpoint < journal.written - journal.limit / 4 && checkpoint < this.#owner.replayFrom())
+    if (checkpoint < journal.written - journal.room.limit / 4 && checkpoint < this.#owner.replayFrom())
       this.#owner.wantCheckpoint();
     if (this.#pinned.size > 0) {
       // what the peer takes makes room as well; once it stands still it may be for want of this room
       if (this.#retains && this.#owner.peerIsComing() && this.#owner.peerIsTaking()) return;
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
-    } else if (this.#retains && !this.#owner.peerIsComing() && journal.size === journal.limit) {
+    } else if (this.#retains && !this.#owner.peerIsComing() && journal.room.size === journal.room.limit) {
       // not for a full disk, which may have room again
       this.counters.retentionGivenUp += 1;
       this.#owner.giveUpRetention();

@@ -37,34 +37,20 @@ import {
   TYPE_ZERO,
 } from '../../assembly/layout.js';
 import { assert, fail } from '../assert.js';
-import { ForelockError } from '../errors.js';
+import type { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import {
-  APPEND_SIZE_MAX,
-  CREDIT_BYTES,
-  FULL_DISK_RETRY_MS,
-  KIB,
-  PEER_ROOM_SHARE,
-  SYNC_BYTES_MAX,
-  SYNC_INTERVAL_MS,
-} from '../limits.js';
+import { KIB } from '../limits.js';
+import { Appender } from './appender.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
+import { Room } from './room.js';
+import { encodeSegmentHead, parseSegmentHead, SEGMENT_HEAD_SHIFT, SEGMENT_HEAD_SIZE } from './segment-head.js';
 import { type Segment, Segments } from './segments.js';
 import { isStaged, StagedRun, type StagedWrite } from './staged.js';
 import type { Store } from './store.js';
-
-/**
- * Appends are gathered up to this many bytes while nobody waits for them, for at most a tick: handing one to the disk
- * costs this thread and a helper some ten microseconds each, however small it is.
- */
-const APPEND_SIZE_GATHERED = 524288;
-
-/** Up to this many bytes a flush has appended and synced in one call; more is appended while the sync before it runs. */
-const APPEND_SYNCED_MAX = 65536;
 
 /** Sealed at once while a turn goes on: more would not be in the processor's cache any more. */
 const SEAL_AHEAD_SIZE = 256 * KIB;
@@ -144,16 +130,12 @@ export interface JournalOptions {
   limit: number;
 }
 
-interface Mark {
-  position: number;
-  own: number;
-  peer: number;
-}
-
 export class Journal {
   readonly kernel: Kernel;
   readonly memory: GroupMemory;
   readonly segments: Segments;
+  readonly room: Room;
+  readonly appender: Appender;
   readonly segmentSize: number;
   readonly ringSize: number;
   readonly volumes = new Map<number, JournalVolume>();
@@ -164,17 +146,12 @@ export class Journal {
   readonly ownStaged = new StagedRun();
   readonly peerStaged = new StagedRun();
   generation: number;
-  limit: number;
   /** Null where one site writes: a record then shows when it is appended or applied. */
   order: RecordOrder | null = null;
 
   /** Positions; see the inequality above. */
   head = 0;
   sealed = 0;
-  written = 0;
-  durable = 0;
-  /** Set when a sync failed: what lies from this position on may never be on the disk, whatever is read back. */
-  suspectFrom: number | null = null;
   /** Highest stamp given or seen. */
   stamp = 0;
   /** Applied cursor of the peer's stream, recorded in MARKs. */
@@ -199,43 +176,25 @@ export class Journal {
   readonly #ringAt: number;
   /** For a header that is read back from a segment. */
   readonly #headerRead: Region;
-  #listener: JournalListener = { sealed() {}, durable() {}, room() {}, failed() {} };
+  /** Set by `listen`. */
+  listener: JournalListener = { sealed() {}, durable() {}, room() {}, failed() {} };
   /** Oldest position whose ring bytes are valid. */
   #ringFrom = 0;
   /** Ring bytes given to the link and not yet released, oldest first. */
   readonly #pins: { position: number; released: boolean }[] = [];
   /** What is reserved and not yet published; a size of 0: nothing. */
   readonly #pending = { type: 0, staging: false, volume: 0, lba: 0, blockCount: 0, size: 0 };
-  readonly #pads: { from: number; to: number }[] = [];
-  readonly #sealMarks: Mark[] = [];
   /** The last TRUNCATED: where it stands, and with which sequence the peer's stream ends before it. */
   #truncated = { position: 0, through: 0 };
   #pumpQueued = false;
   readonly #pumpLater = (): void => {
     this.#pumpQueued = false;
-    this.#pump();
+    this.pump();
   };
   #sealing = false;
   /** The kernel has sealed records up to here, but they do not count as sealed yet; or less than `sealed`. */
   #sealedAhead = 0;
-  #writing = false;
-  #syncing = false;
-  /** Up to here appends are not to be gathered any longer. */
-  #appendWanted = 0;
-  /** A position that somebody waits to be durable. */
-  #syncWanted = 0;
-  #lastSyncAt = 0;
-  #markedDurable = 0;
-  readonly #unsynced = new Set<Segment>();
-  #directoryDirty = false;
   #roomWanted = false;
-  #diskFull = false;
-  /** The disk was full, and may have room again. */
-  #retryWanted = false;
-  /** All that the disk has room for, where both sites write: as of the last tick. */
-  #diskSize = Number.POSITIVE_INFINITY;
-  #retryAt = 0;
-  #failed: ForelockError | null = null;
   #closed = false;
   readonly #header = new RecordHeader();
 
@@ -247,69 +206,35 @@ export class Journal {
     this.ringSize = options.ring.size;
     this.#ringAt = options.ring.at;
     this.#headerRead = options.memory.take(READ_RUN_OVERHEAD);
-    this.limit = options.limit;
     this.generation = options.generation;
     assert(this.ringSize % this.segmentSize === 0, 'the ring holds whole segments');
     this.segments = new Segments(options.store, options.segmentSize);
+    this.room = new Room(this, options.limit, () => options.store.free());
+    this.appender = new Appender(this, options.store);
     this.checksums = new ChecksumTable(options.segmentSize);
     this.own = { site: options.ownSite, appended: 0, sealed: 0, durable: 0 };
   }
 
   listen(listener: JournalListener): void {
-    this.#listener = listener;
+    this.listener = listener;
   }
 
-  get failed(): ForelockError | null {
-    return this.#failed;
+  /** All before it is in the files. */
+  get written(): number {
+    return this.appender.written;
+  }
+
+  /** All before it survives a power cut. */
+  get durable(): number {
+    return this.appender.durable;
   }
 
   get diskFull(): boolean {
-    return this.#diskFull;
+    return this.appender.diskFull;
   }
 
-  // ---- room
-
-  /** Bytes of segment files that there may be: what was configured, or what the disk has room for. */
-  get size(): number {
-    return Math.min(this.limit, this.#diskSize);
-  }
-
-  /** Hosts leave this much to the cleaner: what it has copied is there twice until it could free a segment. */
-  get cleanerReserve(): number {
-    return Math.min(2 * this.segmentSize, Math.floor(this.size / 4));
-  }
-
-  /**
-   * And this much to the peer's stream, where both sites write: a site that cannot take what the other has for it, because
-   * it keeps its own for the other, would wait for ever if the other did the same.
-   */
-  get peerReserve(): number {
-    return this.order === null ? 0 : Math.floor(Math.min(CREDIT_BYTES, this.size / PEER_ROOM_SHARE));
-  }
-
-  /** Beyond this hosts append nothing. */
-  get hostLimit(): number {
-    return this.size - this.cleanerReserve - this.peerReserve;
-  }
-
-  /** Bytes of the peer's stream that may be promised to be taken: what was promised is taken, whatever the limit. */
-  get peerRoom(): number {
-    const room = Math.max(0, this.size - this.cleanerReserve - this.#used);
-    return this.order === null ? room : Math.min(room, this.peerReserve);
-  }
-
-  /** Whether that may go beyond: there is more than the segment that the cleaner needs, for a full disk can free nothing. */
-  get lendsPeer(): boolean {
-    return this.#used < this.size - this.segmentSize;
-  }
-
-  get #used(): number {
-    return this.segments.used + (this.head - this.written);
-  }
-
-  /** With the segments, spares take no more than this: of a small disk they leave what appends and checkpoints take next. */
-  get #spareLimit(): number {
-    return this.size === this.limit ? this.size : this.hostLimit;
+  get failed(): ForelockError | null {
+    return this.appender.failed;
   }
 
   // ---- places
@@ -378,15 +303,13 @@ export class Journal {
     this.#ringFrom = Math.max(from, head - this.ringSize, 0);
     this.head = head;
     this.sealed = head;
-    this.written = head;
-    this.durable = head;
-    this.#markedDurable = head;
+    this.appender.restore(head);
     this.own.sealed = this.own.appended;
     this.own.durable = this.own.appended;
     this.peer.sealed = this.peer.appended;
     this.peer.durable = this.peer.appended;
     this.barReuse(); // what the files hold of streams may have been cut off, or taken back
-    this.#lookAtDisk(); // before anything is promised to the peer
+    this.room.lookAtDisk(); // before anything is promised to the peer
   }
 
   /** Nothing that was written so far may be found behind the journal's end later (segments.ts). */
@@ -396,8 +319,8 @@ export class Journal {
 
   /** Gives up a segment that nothing refers to any more. */
   freeSegment(segment: Segment): void {
-    if (this.segments.free(segment, this.#diskFull ? 0 : this.#spareLimit)) this.#directoryDirty = true;
-    this.retry();
+    if (this.segments.free(segment, this.diskFull ? 0 : this.room.forSpares)) this.appender.renamed();
+    this.appender.retry();
   }
 
   // ---- writing
@@ -478,7 +401,7 @@ export class Journal {
       } else this.apply(pending.type, pending.volume, pending.lba, pending.blockCount, position);
     }
     this.#sealAhead();
-    this.#queuePump();
+    this.queuePump();
     return pending.type < TYPE_LOCAL ? this.own.appended : 0;
   }
 
@@ -576,8 +499,8 @@ export class Journal {
       taken += kept;
       if (kept < part) break;
     }
-    this.#pushSealMark();
-    this.#queuePump();
+    this.appender.sealed();
+    this.queuePump();
     return taken;
   }
 
@@ -587,7 +510,7 @@ export class Journal {
     if (segments.length === 0) {
       // nothing was ever written, or all of it was freed: what is left begins a segment, and is in the ring
       if (this.head === this.written) return (own ? this.own : this.peer).appended + 1;
-      const before = this.#before(this.written);
+      const before = this.streamsBefore(this.written);
       return (own ? before.own : before.peer) + 1;
     }
     let from = segments.length - 1;
@@ -611,7 +534,7 @@ export class Journal {
     this.peer.appended = through;
     this.peer.sealed = through;
     this.peer.durable = Math.min(this.peer.durable, through);
-    for (const mark of this.#sealMarks) mark.peer = Math.min(mark.peer, through);
+    this.appender.truncatePeer(through);
     this.#turnSegment(RECORD_SIZE_MIN);
     this.noteTruncated(this.head, through);
     this.barReuse();
@@ -627,14 +550,13 @@ export class Journal {
   }
 
   /** 0 when records of hosts of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
-  room(size: number): number {
+  roomFor(size: number): number {
     return this.#admitHost(size, true);
   }
 
   /** Asks that everything appended so far becomes durable soon. */
   sync(): void {
-    if (this.#syncWanted < this.head) this.#syncWanted = this.head;
-    this.#queuePump();
+    this.appender.sync();
   }
 
   /** Keeps the ring from overwriting [position, …) until the handle is released. */
@@ -649,40 +571,14 @@ export class Journal {
   unpin(pin: { released: boolean }): void {
     pin.released = true;
     while (this.#pins.length > 0 && this.#pins[0]!.released) this.#pins.shift();
-    this.#offerRoom();
+    this.offerRoom();
   }
 
   /** Timed work: periodic sync, retry after a full disk. */
   tick(nowMs: number): void {
-    this.#lookAtDisk();
-    if (this.#diskFull && nowMs >= this.#retryAt) {
-      this.#retryAt = nowMs + FULL_DISK_RETRY_MS;
-      this.#retryWanted = true;
-      this.#queuePump();
-    }
-    if (this.durable < this.written && nowMs - this.#lastSyncAt >= SYNC_INTERVAL_MS) {
-      this.#lastSyncAt = nowMs;
-      this.#syncWanted = Math.max(this.#syncWanted, this.sealed);
-      this.#queuePump();
-    }
-    if (this.written < this.sealed) {
-      this.#appendWanted = this.sealed;
-      this.#queuePump();
-    }
-    this.#offerRoom();
-  }
-
-  /** A full disk may have room again, or somebody cannot wait to know whether it has. */
-  retry(): void {
-    if (!this.#diskFull) return;
-    this.#retryWanted = true;
-    this.#queuePump();
-  }
-
-  /** Whether that is not known yet. */
-  get isRetrying(): boolean {
-    if (!this.#diskFull || this.#failed !== null || this.written === this.sealed) return false;
-    return this.#retryWanted || this.#writing;
+    this.room.lookAtDisk();
+    this.appender.tick(nowMs);
+    this.offerRoom();
   }
 
   /** Seals everything appended so far, now. */
@@ -690,14 +586,9 @@ export class Journal {
     if (!this.#sealing) this.#sealInline(this.head);
   }
 
-  /** Room may have come back (segments were freed). */
-  offerRoom(): void {
-    this.#offerRoom();
-  }
-
   close(): void {
     this.#closed = true;
-    this.segments.close(this.written === this.head && !this.#writing && this.#failed === null);
+    this.segments.close(this.appender.close());
   }
 
   // ---- inside
@@ -717,9 +608,9 @@ export class Journal {
       this.#roomWanted = true;
       return RING_FULL;
     }
-    if (payload && (this.#diskFull || this.#used + size > this.hostLimit)) {
+    if (payload && (this.diskFull || this.room.used + size > this.room.forHosts)) {
       this.#roomWanted = true;
-      if (!this.#diskFull && this.canClean()) {
+      if (!this.diskFull && this.canClean()) {
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;
       }
@@ -736,9 +627,8 @@ export class Journal {
     const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
     if (end - this.ringSize > Math.min(this.written, oldestPin)) {
       this.#roomWanted = true;
-      this.#appendWanted = this.sealed;
-      this.#queuePump();
-      return this.#diskFull ? NO_SPACE : RING_FULL;
+      this.appender.append();
+      return this.diskFull ? NO_SPACE : RING_FULL;
     }
     if (end - this.ringSize > this.#ringFrom) this.#ringFrom = end - this.ringSize;
     return 0;
@@ -756,22 +646,23 @@ export class Journal {
       if (size === rest || size <= rest - RECORD_SIZE_MIN) return;
       this.#encodeLocal(TYPE_PAD, 0, 0, 0, 0, 0);
       this.memory.view.setUint32(this.address(this.head) + AT_SIZE, rest, true);
-      if (rest > RECORD_SIZE_MIN) this.#pads.push({ from: this.head + RECORD_SIZE_MIN, to: this.head + rest });
+      if (rest > RECORD_SIZE_MIN) this.appender.skip(this.head + RECORD_SIZE_MIN, this.head + rest);
       this.head += rest;
     }
     const number = this.segments.numberOf(this.head);
     const at = this.address(this.head);
-    const bytes = this.#encodeLocal(TYPE_SEGMENT, number, 1, 9, 0, 0);
-    const text = JSON.stringify({
-      group: this.#options.groupId,
-      segment: number,
-      segmentSize: this.segmentSize,
-      own: { site: this.own.site, before: this.own.appended },
-      peer: { site: this.peer.site, before: this.peer.appended },
-    });
+    const bytes = this.#encodeLocal(TYPE_SEGMENT, number, 1, SEGMENT_HEAD_SHIFT, 0, 0);
     const payload = at + AT_CHECKSUMS + 8;
-    this.memory.bytes.fill(0, payload, payload + 512);
-    this.memory.bytes.set(new TextEncoder().encode(text), payload);
+    encodeSegmentHead(
+      {
+        group: this.#options.groupId,
+        segment: number,
+        segmentSize: this.segmentSize,
+        own: { site: this.own.site, before: this.own.appended },
+        peer: { site: this.peer.site, before: this.peer.appended },
+      },
+      this.memory.bytes.subarray(payload, payload + SEGMENT_HEAD_SIZE),
+    );
     this.head += bytes;
   }
 
@@ -794,17 +685,16 @@ export class Journal {
     );
   }
 
-  #queuePump(): void {
+  queuePump(): void {
     if (this.#pumpQueued || this.#closed) return;
     this.#pumpQueued = true;
     this.#options.defer(this.#pumpLater);
   }
 
-  #pump(): void {
-    if (this.#closed || this.#failed) return;
+  pump(): void {
+    if (this.#closed || this.failed) return;
     this.#pumpSeal();
-    this.#pumpWrite();
-    this.#pumpSync();
+    this.appender.pump();
   }
 
   /**
@@ -839,11 +729,11 @@ export class Journal {
     this.#sealing = true;
     this.#options.offload.seal(this.address(from), end - from, (error) => {
       this.#sealing = false;
-      if (error) return this.#fail(error);
+      if (error) return this.appender.fail(error);
       this.counters.sealedInPool += 1;
       this.#sealedTo(end, own);
-      this.#offerRoom();
-      this.#pump();
+      this.offerRoom();
+      this.pump();
     });
   }
 
@@ -879,217 +769,38 @@ export class Journal {
     this.sealed = end;
     const moved = last > this.own.sealed;
     this.own.sealed = last;
-    this.#pushSealMark();
-    if (moved) this.#listener.sealed();
-  }
-
-  #pushSealMark(): void {
-    this.#sealMarks.push({ position: this.sealed, own: this.own.sealed, peer: this.peer.sealed });
-  }
-
-  #lookAtDisk(): void {
-    this.#diskSize = this.segments.used + this.segments.spareSize + this.#options.store.free();
-  }
-
-  #pumpWrite(): void {
-    if (this.#writing || this.#failed) return;
-    if (this.written === this.sealed || this.#gathers) return;
-    if (this.#diskFull && !this.#retryWanted) return; // whoever wants room asks again and again
-    this.#retryWanted = false;
-    if (this.durable > this.#markedDurable && this.sealed === this.head && this.#admit(RECORD_SIZE_MIN) === 0) {
-      // what later bears witness that all before it was durable, should it be found damaged
-      this.#markedDurable = this.durable;
-      this.#turnSegment(RECORD_SIZE_MIN);
-      this.head += this.#encodeLocal(TYPE_MARK, this.durable, 0, 0, this.peer.appended, this.peerApplied);
-      this.#sealInline(this.head);
-    }
-    const pad = this.#pads[0];
-    if (pad !== undefined && pad.from === this.written) {
-      this.#pads.shift();
-      this.written = pad.to;
-      if (this.written === this.sealed) return;
-    }
-    const from = this.written;
-    const number = this.segments.numberOf(from);
-    const offset = from % this.segmentSize;
-    let end = Math.min(this.sealed, from - offset + this.segmentSize);
-    const nextPad = this.#pads[0];
-    if (nextPad !== undefined) end = Math.min(end, nextPad.from);
-    if (end > from + APPEND_SIZE_MAX) end = this.#recordsWithin(from, APPEND_SIZE_MAX);
-    let segment = this.segments.get(number);
-    if (segment === undefined) {
-      try {
-        segment = this.segments.open(number, true);
-      } catch (error) {
-        return this.#writeFailed(error as NodeJS.ErrnoException);
-      }
-      if (segment.fileSize > 0) this.counters.segmentsReused += 1;
-      this.segments.trim(this.#spareLimit);
-      this.#readSegmentHead(segment);
-      this.#directoryDirty = true;
-    }
-    const at = this.address(from);
-    const bytes = this.memory.bytes.subarray(at, at + end - from);
-    const target = segment;
-    const synced = this.#isToBeSynced(from, end);
-    const done = (error: Error | null): void => {
-      this.#writing = false;
-      if (this.#closed) return;
-      if (error) return this.#writeFailed(error, synced);
-      this.#diskFull = false;
-      this.counters.appends += 1;
-      this.counters.bytesAppended += end - from;
-      this.segments.grow(target, offset + end - from);
-      this.segments.trim(this.#spareLimit);
-      this.written = end;
-      if (synced) {
-        this.counters.syncs += 1;
-        this.#durableTo(end);
-      } else this.#unsynced.add(target);
-      if (this.written - this.durable > SYNC_BYTES_MAX) this.#syncWanted = Math.max(this.#syncWanted, this.written);
-      this.#offerRoom();
-      this.#pump();
-    };
-    this.#writing = true;
-    if (synced) target.file.writeSynced(bytes, offset, done);
-    else target.file.write(bytes, offset, done);
-  }
-
-  /** Whether one call may write and sync [from, end): somebody waits for it, and nothing else is to be synced before it. */
-  #isToBeSynced(from: number, end: number): boolean {
-    return (
-      from < this.#syncWanted &&
-      end === this.sealed &&
-      end - from <= APPEND_SYNCED_MAX &&
-      !this.#syncing &&
-      this.#unsynced.size === 0 &&
-      !this.#directoryDirty &&
-      !this.#diskFull
-    );
+    this.appender.sealed();
+    if (moved) this.listener.sealed();
   }
 
   /**
-   * Where whole records of at most `size` bytes from `from` end; at least one. Half a record in the file is of no use:
-   * when the ring then takes its beginning for new records, it can be read from neither.
+   * Adds a MARK, if there is room: a record that is durable bears witness that all before `durable` was.
+   * @returns whether it did
    */
-  #recordsWithin(from: number, size: number): number {
-    const sizeAt = (position: number): number => this.memory.view.getUint32(this.address(position) + AT_SIZE, true);
-    let end = from + sizeAt(from);
-    for (let next = end + sizeAt(end); next <= from + size; next += sizeAt(next)) end = next;
-    return end;
-  }
-
-  /** Whether an append is better done later, together with what comes: nobody waits for it. */
-  get #gathers(): boolean {
-    return (
-      this.sealed - this.written < Math.min(APPEND_SIZE_GATHERED, this.ringSize / 8) &&
-      this.written >= this.#appendWanted &&
-      this.written >= this.#syncWanted &&
-      !this.#diskFull
-    );
-  }
-
-  /** A new segment's place in the streams stands in its first record, which is still in the ring. */
-  #readSegmentHead(segment: Segment): void {
-    const { own, peer } = this.#before(segment.number * this.segmentSize);
-    segment.ownBefore = own;
-    segment.peerBefore = peer;
+  mark(): boolean {
+    if (this.sealed !== this.head || this.#admit(RECORD_SIZE_MIN) !== 0) return false;
+    this.#turnSegment(RECORD_SIZE_MIN);
+    this.head += this.#encodeLocal(TYPE_MARK, this.durable, 0, 0, this.peer.appended, this.peerApplied);
+    this.#sealInline(this.head);
+    return true;
   }
 
   /** How far the streams had come before the segment that begins at `start`, which is in the ring. */
-  #before(start: number): { own: number; peer: number } {
+  streamsBefore(start: number): { own: number; peer: number } {
     const at = this.address(start) + AT_CHECKSUMS + 8;
-    const head = parseSegmentHead(this.memory.bytes.slice(at, at + 512));
+    const head = parseSegmentHead(this.memory.bytes.slice(at, at + SEGMENT_HEAD_SIZE));
     assert(head !== null, 'a segment begins with its SEGMENT record');
     const { position, through } = this.#truncated;
     return { own: head.own.before, peer: start < position ? Math.min(head.peer.before, through) : head.peer.before };
   }
 
-  #writeFailed(error: NodeJS.ErrnoException, synced = false): void {
-    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
-      if (synced) this.#syncFailed(error);
-      else this.#fail(error);
-      return;
-    }
-    // nothing is lost: the bytes stay in the ring and are tried again
-    this.segments.trim(0);
-    if (!this.#diskFull) this.counters.diskFull += 1;
-    this.#diskFull = true;
-    this.#listener.durable(); // flushes that wait now fail instead of waiting for room
-    this.#offerRoom();
-  }
-
-  #pumpSync(): void {
-    if (this.#syncing || this.#failed || this.#syncWanted <= this.durable) return;
-    // Let the append that holds the wanted bytes finish first: one sync then covers all of them.
-    if (this.written < this.#syncWanted && !this.#diskFull) return;
-    const covered = this.written;
-    if (covered <= this.durable || this.#sealMarks.length === 0 || this.#sealMarks[0]!.position > covered) return;
-    if (this.#unsynced.size === 0 && !this.#directoryDirty) {
-      this.#durableTo(covered); // nothing but a PAD's body, which is never written
-      return;
-    }
-    this.#syncing = true;
-    const segments = [...this.#unsynced];
-    this.#unsynced.clear();
-    let waiting = segments.length + (this.#directoryDirty ? 1 : 0);
-    let firstError: Error | null = null;
-    const settled = this.#directoryDirty ? this.segments.settling() : null;
-    const done = (error: Error | null): void => {
-      firstError ??= error;
-      waiting -= 1;
-      if (waiting > 0) return;
-      this.#syncing = false;
-      if (this.#closed) return;
-      if (firstError) return this.#syncFailed(firstError);
-      settled?.();
-      this.counters.syncs += 1;
-      this.#durableTo(covered);
-      this.#pump();
-    };
-    if (this.#directoryDirty) {
-      this.#directoryDirty = false;
-      this.#options.store.syncDirectory(done);
-    }
-    for (const segment of segments) segment.file.sync(done);
-  }
-
-  /** It may have dropped the dirty pages: trying again would report success for lost bytes. */
-  #syncFailed(error: Error): void {
-    this.suspectFrom = this.durable;
-    this.#fail(error);
-  }
-
-  #durableTo(covered: number): void {
-    let mark: Mark | undefined;
-    while (this.#sealMarks.length > 0 && this.#sealMarks[0]!.position <= covered) mark = this.#sealMarks.shift();
-    if (mark === undefined) return;
-    this.durable = mark.position;
-    this.own.durable = mark.own;
-    this.peer.durable = mark.peer;
-    assert(
-      this.durable <= this.written && this.written <= this.sealed && this.sealed <= this.head,
-      'durable <= written <= sealed <= head',
-    );
-    this.#listener.durable();
-  }
-
-  #offerRoom(): void {
+  /** Room may have come back: whoever was refused is told. */
+  offerRoom(): void {
     if (!this.#roomWanted) return;
     this.#roomWanted = false;
     this.#options.defer(() => {
-      if (!this.#closed) this.#listener.room();
+      if (!this.#closed) this.listener.room();
     });
-  }
-
-  #fail(error: Error): void {
-    if (this.#failed) return;
-    this.#failed = new ForelockError(
-      'EIO',
-      `the journal can no longer be written (${error.message}); what was answered before is in the ring and at the peer. Mend the disk and restart: what is not on it for certain is dropped then`,
-      { cause: error },
-    );
-    this.#listener.failed(this.#failed);
   }
 }
 
@@ -1113,29 +824,5 @@ function wholeRecords(bytes: Uint8Array, offset: number, rest: number): number {
     if (size === 0) return sum;
     if (sum + size > rest - RECORD_SIZE_MIN && sum + size !== rest) return sum;
     sum += size;
-  }
-}
-
-export interface SegmentHead {
-  group: string;
-  segment: number;
-  segmentSize: number;
-  own: { site: number; before: number };
-  peer: { site: number; before: number };
-}
-
-/** The payload of a SEGMENT record, or null if it is none. */
-export function parseSegmentHead(payload: Uint8Array): SegmentHead | null {
-  const end = payload.indexOf(0);
-  try {
-    const head = JSON.parse(new TextDecoder().decode(payload.slice(0, end < 0 ? payload.length : end)));
-    const good =
-      typeof head.group === 'string' &&
-      [head.segment, head.segmentSize, head.own.site, head.own.before, head.peer.site, head.peer.before].every(
-        Number.isSafeInteger,
-      );
-    return good ? head : null;
-  } catch {
-    return null;
   }
 }

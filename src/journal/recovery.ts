@@ -51,9 +51,10 @@ import {
 import { ForelockError } from '../errors.js';
 import type { Region } from '../kernel/memory.js';
 import { DROP_BYTES_MAX } from '../limits.js';
-import { type Journal, parseSegmentHead } from './journal.js';
+import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
 import { RecordHeader, recordSize } from './record.js';
+import { parseSegmentHead } from './segment-head.js';
 import { type Segment, Segments, segmentName } from './segments.js';
 import type { Store } from './store.js';
 

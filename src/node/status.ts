@@ -108,7 +108,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     degradedSince: superblock.degradedSince,
     journal: {
       usedBytes: journal.segments.used,
-      limitBytes: journal.limit,
+      limitBytes: journal.room.limit,
       segments: journal.segments.count,
       ringSize: journal.ringSize,
       checkpointPosition: group.checkpointer.position,

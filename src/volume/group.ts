@@ -468,7 +468,7 @@ export class Group {
   openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number, size: number): number {
     if (this.ownScopes.size >= SCOPES_MAX) return RING_FULL; // some of an earlier life are not ended yet
     // LOCK, the record and UNLOCK go in together or not at all
-    const room = this.journal.room(size + 1024);
+    const room = this.journal.roomFor(size + 1024);
     if (room < 0) return room;
     const lock = volume.appendScoped(TYPE_LOCK, 0, session, 0, lba, blockCount, null);
     if (lock > 0) this.scopeOpened(lock, volume.number);
@@ -901,9 +901,9 @@ export class Group {
    */
   #noteSuspect(): void {
     const { journal, state } = this;
-    if (journal.suspectFrom === null || this.#suspectNote !== 'none') return;
+    if (journal.appender.suspectFrom === null || this.#suspectNote !== 'none') return;
     this.#suspectNote = 'saving';
-    state.superblock.suspectFrom = journal.suspectFrom;
+    state.superblock.suspectFrom = journal.appender.suspectFrom;
     state.save((error) => {
       this.#suspectNote = error === null ? 'saved' : 'none';
       if (error !== null) this.counters.suspectNoteFailures += 1;
@@ -937,8 +937,8 @@ export class Group {
     this.mirror.close();
     this.#pumpAdmissions();
     const { journal } = this;
-    journal.retry(); // somebody may have made room since
-    await this.#until(() => !journal.isRetrying);
+    journal.appender.retry(); // somebody may have made room since
+    await this.#until(() => !journal.appender.isRetrying);
     const isWritable = journal.failed === null && !journal.diskFull;
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place

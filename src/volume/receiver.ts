@@ -285,8 +285,8 @@ export class Receiver implements MirrorEnd {
   #tellRoom(): void {
     const { journal, sender } = this.#group;
     const { received } = this.#target;
-    let bytes = journal.peerRoom;
-    if (received < this.#owed && journal.lendsPeer) bytes = Math.max(bytes, FRAME_SIZE_MAX);
+    let bytes = journal.room.forPeer;
+    if (received < this.#owed && journal.room.lendsPeer) bytes = Math.max(bytes, FRAME_SIZE_MAX);
     if (sender?.isOverdrawn === true && this.announced.appended <= received) bytes = 0;
     this.#target.step({ kind: 'room', bytes });
   }

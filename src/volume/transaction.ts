@@ -204,7 +204,7 @@ export class Transaction {
       // the peer may have come with a smaller journal: nobody is to wait behind what never has room
       const refused = refuseSize(group, this.#bytes, this.#writes.length);
       if (refused !== null) return refused;
-      const room = journal.room(this.#roomNeeded());
+      const room = journal.roomFor(this.#roomNeeded());
       if (room < 0) return room;
       for (const { scope, lba, bytes } of this.#writes) {
         const staged = scope.appendStaged(lba, bytes);
@@ -267,7 +267,7 @@ export class Transaction {
  */
 function refuseSize(group: Group, size: number, writes: number): ForelockError | null {
   const { journal, order } = group;
-  const both = order === null ? Number.POSITIVE_INFINITY : journal.limit / PEER_ROOM_SHARE / 2;
+  const both = order === null ? Number.POSITIVE_INFINITY : journal.room.limit / PEER_ROOM_SHARE / 2;
   const here = Math.min(TRANSACTION_BYTES_MAX, journal.ringSize / 8, both);
   const there = order === null ? Number.POSITIVE_INFINITY : group.sender!.hostRoomMost / 2;
   if (size <= Math.min(here, there) && writes <= TRANSACTION_WRITES_MAX) return null;

@@ -19,7 +19,7 @@ const row = (subject: string, key: string, results: object[], more = {}) => ({
   ...more,
 });
 const found = (what: RegExp, rows: object[]) =>
-  judge(rows).find((goal: { what: string }) => what.test(goal.what)).figure;
+  judge(rows).find((goal: { what: string }) => what.test(goal.what))!.figure;
 
 describe('goals', () => {
   test('a ratio is taken round by round, and the middle of these counts', () => {

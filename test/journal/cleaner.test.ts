@@ -258,7 +258,7 @@ test('views stay while the peer takes what the journal is full of, and go when i
   const { rig, cleaner } = bench(owner);
   const { journal } = rig;
   cleaner.pinLive();
-  while (journal.segments.used <= journal.hostLimit - SEGMENT_SIZE) {
+  while (journal.segments.used <= journal.room.forHosts - SEGMENT_SIZE) {
     rig.write(0, 64, 1);
     journal.sync();
     rig.settle();
@@ -394,7 +394,7 @@ test('what may not be moved is looked at again when it may and hosts wait', () =
     },
   };
   journal.order = order as Partial<RecordOrder> as RecordOrder;
-  for (let once = 0; journal.room(SEGMENT_SIZE / 2) === 0; once += 1) {
+  for (let once = 0; journal.roomFor(SEGMENT_SIZE / 2) === 0; once += 1) {
     rig.write(once % 256, 1, 1);
     for (let i = 0; i < 8; i += 1) rig.write(512, 64, 2);
     journal.sync();
@@ -407,5 +407,5 @@ test('what may not be moved is looked at again when it may and hosts wait', () =
   journal.sync();
   rig.settle();
   expect(cleaner.counters.segmentsFreed).toBeGreaterThan(before);
-  expect(journal.room(SEGMENT_SIZE / 2)).toBe(0);
+  expect(journal.roomFor(SEGMENT_SIZE / 2)).toBe(0);
 });

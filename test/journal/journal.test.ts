@@ -232,8 +232,8 @@ test('what the disk has room for counts from the start, before anything is promi
   before.settle();
   before.store.capacity = before.store.used + 3 * SEGMENT_SIZE;
   const { journal } = makeJournal({ store: before.store, scheduler: before.scheduler, limit: 64 * SEGMENT_SIZE });
-  expect(journal.size).toBeLessThanOrEqual(before.store.capacity);
-  expect(journal.peerRoom).toBeLessThan(3 * SEGMENT_SIZE);
+  expect(journal.room.size).toBeLessThanOrEqual(before.store.capacity);
+  expect(journal.room.forPeer).toBeLessThan(3 * SEGMENT_SIZE);
 });
 
 test('a record that names blocks which the journal’s volumes do not have is told from others', () => {
@@ -272,9 +272,9 @@ test('what was promised earlier may be taken beyond the limit, but for the segme
       rig.settle();
     }
   };
-  while (journal.peerRoom > 0) append();
-  expect(journal.lendsPeer).toBe(true);
-  while (journal.lendsPeer) append();
+  while (journal.room.forPeer > 0) append();
+  expect(journal.room.lendsPeer).toBe(true);
+  while (journal.room.lendsPeer) append();
   expect(journal.segments.used).toBeLessThanOrEqual(limit);
   expect(journal.segments.used).toBeGreaterThanOrEqual(limit - SEGMENT_SIZE);
 });
@@ -373,7 +373,7 @@ test('a record that is half written can be read, however full ring and disk are'
   const rig = makeJournal({ segmentSize: 2 * SEGMENT_SIZE });
   const { journal } = rig;
   const extents: number[] = [];
-  for (let lba = 0; journal.room(25 * BLOCK_SIZE + 1024) === 0 && lba + 25 <= BLOCKS; lba += 25) {
+  for (let lba = 0; journal.roomFor(25 * BLOCK_SIZE + 1024) === 0 && lba + 25 <= BLOCKS; lba += 25) {
     rig.write(lba, 25, 1 + (lba % 255));
     extents.push(lba);
   }

@@ -344,7 +344,7 @@ describe('crashes', () => {
     for (let seed = 1; seed <= 30; seed++) {
       const disk = makeDisk(seed);
       const head = { position: 16 };
-      let named: { place: CheckpointPlace; content: string } | null = null;
+      let named = null as { place: CheckpointPlace; content: string } | null;
       for (let life = 0; life < 4; life++) {
         const maps = makeMaps();
         const log = new MapLog(disk.store, hash, disk.checksums);

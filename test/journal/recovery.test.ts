@@ -247,12 +247,12 @@ describe('damage', () => {
 
 describe('a MARK inside a payload', () => {
   test.each([
-    ['of another journal', 7],
-    ['of a clone of this one that went further', undefined],
-  ])('%s does not make rot of a torn tail', (_, journalId) => {
+    ['of another journal', { journalId: 7 }],
+    ['of a clone of this one that went further', {}],
+  ])('%s does not make rot of a torn tail', (_, options) => {
     // A state directory was kept inside a volume, as backups are. The power went while a piece of it was written: its
     // MARK, of positions that this journal had never reached, stood behind the torn record, and a good journal was refused.
-    const other = makeJournal({ journalId });
+    const other = makeJournal(options);
     fill(other, 700, 8);
     const stored = other.store.load(segmentName(5))!;
     const view = new DataView(stored.buffer);

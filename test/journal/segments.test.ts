@@ -296,7 +296,7 @@ test('nothing is kept of a journal that holds more than its limit', () => {
   // the cleaner's copies and the peer's records may go beyond it, and then it is on its way back
   const rig = begun();
   writeTo(rig, 5);
-  rig.journal.limit = 3 * SEGMENT_SIZE;
+  rig.journal.room.limit = 3 * SEGMENT_SIZE;
   freeOldest(rig, false);
   expect(spares(rig)).toEqual([]);
 });

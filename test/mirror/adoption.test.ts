@@ -5,6 +5,8 @@ import { newSuperblock } from '../../src/volume/group-state.js';
 
 const CONFIG = { group: 'g', site: 'b', role: 'standby', volumes: [] } as const;
 const ADOPT = {
+  number: 2,
+  ownThrough: 0,
   groupId: 'id',
   generations: [{ ordinal: 1, id: 'g1', parent: null, minter: 1, ends: {} }],
   peer: { number: 1, name: 'a' },

@@ -641,7 +641,7 @@ describe('admission', () => {
     b.conflicts.confirmed(1, 0);
     expect(b.conflicts.confirmedThrough).toBe(1);
     a.restart(0);
-    a.conflicts.awaitPeer(b.conflicts.confirmedThrough);
+    a.conflicts.awaitPeer(b.conflicts.confirmedThrough, 0);
     expect(a.conflicts.mustWait(1, 0, 0, 1, 'replay')).toBe(true);
     a.receive(write);
     expect(a.conflicts.mustWait(1, 0, 0, 1, 'replay')).toBe(false);

@@ -48,7 +48,7 @@ function rig(changes: Partial<TargetOptions> = {}) {
     target.drain();
   };
   const admit = (sequence: number, type: number, lba: number, blockCount: number, scope = sequence, flags = 0) =>
-    target.admit({ type, flags, volume: 0, lba, blockCount, scope, sequence }, 0);
+    target.admit({ type, flags, volume: 0, lba, blockCount, scope, sequence, size: 80 }, 0);
   return { locks, target, frame, receive, admit };
 }
 
@@ -425,9 +425,8 @@ test('retransmit: a base record that waits is not dropped', () => {
   target.step({ kind: 'baseVerified', epoch: 1, attempt: 0, count: 1, next: { volume: 0, lba: 9 } });
   locks.request('host', 'read', 0, 4, 5, Infinity);
   target.drain();
-  expect(target.admit({ type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 9, scope: 0, sequence: 0 }, 0)).toBe(
-    WAIT,
-  );
+  const block = { type: TYPE_BASE, flags: 0, volume: 0, lba: 0, blockCount: 9, scope: 0, sequence: 0, size: 80 };
+  expect(target.admit(block, 0)).toBe(WAIT);
   expect(lines(target.drain())).toEqual(['rejected sequence=0 volume=0 lba=0 blockCount=9']);
   expect([target.attempt, target.rewound]).toEqual([0, false]);
 });

@@ -7,6 +7,7 @@ import type { SiteState } from '../../src/mirror/decide.js';
 import {
   CONFIRM_SIZE,
   type Confirm,
+  type ControlMessage,
   checked,
   DATA_SIZE,
   type Data,
@@ -240,7 +241,7 @@ test('a history that could not be saved is refused where it comes in', () => {
     { kind: KIND_HELLO, hello: { ...HELLO, generations } },
     { kind: KIND_START, start: { ...start, generations } },
     { kind: KIND_START, start: { ...start, generations: [] } },
-  ] as const) {
+  ] as ControlMessage[]) {
     expect(() => decode(encoder.control(message))).toThrow(/generations/);
   }
 });

@@ -40,6 +40,15 @@ const TESTS: Record<string, string[]> = {
   'frontend/library/volume.ts': ['node/library.test.ts'],
   'journal/versions.ts': ['mirror/conflict.test.ts'],
   'journal/segments.ts': [],
+  'journal/appender.ts': [
+    'journal/journal.test.ts',
+    'journal/truncated.test.ts',
+    'journal/recovery.test.ts',
+    'journal/failed-sync.group.test.ts',
+    'journal/segments.test.ts',
+    'journal/stream-reader.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
   'journal/journal.ts': [
     'journal/truncated.test.ts',
     'journal/recovery.test.ts',
@@ -48,6 +57,7 @@ const TESTS: Record<string, string[]> = {
     'journal/stream-reader.test.ts',
     'sim/group.regressions.test.ts',
   ],
+  'journal/room.ts': ['journal/journal.test.ts', 'journal/cleaner.test.ts', 'sim/dual.regressions.test.ts'],
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts', 'journal/segments.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts', 'journal/segments.test.ts'],
   'journal/quick-sync.ts': [],

@@ -3,13 +3,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { Gateway, LibraryVolume } from '../../src/index.js';
+import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
 
 const MIB = 1 << 20;
 const group = {
   ...{ group: 'main', role: 'primary', volumes: [{ name: 'disk', size: MIB }] },
   ...{ ack: 'local', speculation: 'on', whenPeerAway: 'degrade', kernel: 'wasm' },
-} as const;
+} satisfies GroupOptions;
 
 let state: string;
 beforeEach(() => {

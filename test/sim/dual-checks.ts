@@ -228,11 +228,11 @@ export class DualChecks {
     for (const site of sites) {
       if (site.group === null) continue;
       for (const volume of site.group.volumes.values()) volume.locks.check();
-      const { segments, limit, segmentSize, head, written, ringSize, own } = site.journal;
+      const { segments, room, segmentSize, head, written, ringSize, own } = site.journal;
       if (head - written > ringSize) violation('the ring is overrun');
-      if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      if (segments.used > room.limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
       const { spareSize } = segments;
-      if (spareSize > 0 && segments.used + spareSize > limit)
+      if (spareSize > 0 && segments.used + spareSize > room.limit)
         violation(`${spareSize} bytes are kept beside the journal's ${segments.used}`);
       const { order } = site.group;
       if (order !== null) {

@@ -453,7 +453,7 @@ export class DualSite {
   describe(): string {
     const { group, name, state } = this;
     if (group === null) return `${name} ${state}`;
-    const { own, peer, head, sealed, written, durable, peerApplied, diskFull, failed, segments, limit } = group.journal;
+    const { own, peer, head, sealed, written, durable, peerApplied, diskFull, failed, segments, room } = group.journal;
     const { sender, receiver, order } = group;
     const target = receiver?.target;
     return `${name} ${state} serving ${group.serving} frozen ${group.frozen} ${this.pair?.state} ${this.pair?.refusal ?? ''} ${JSON.stringify(
@@ -462,7 +462,13 @@ export class DualSite {
         peer,
         peerApplied,
         positions: { head, sealed, written, durable },
-        disk: { diskFull, failed: failed?.message ?? null, used: segments.used, limit, count: segments.count },
+        disk: {
+          diskFull,
+          failed: failed?.message ?? null,
+          used: segments.used,
+          limit: room.limit,
+          count: segments.count,
+        },
         sender: sender && {
           phase: sender.source.phase,
           sent: sender.source.sent,

@@ -286,14 +286,14 @@ test('pieces of a lost tail that find no room are taken in order', async () => {
   await world.until(() => second.state === 'up', 5000, 'the site does not open again');
   expect([second.journal.own.appended, second.journal.peer.appended]).toEqual([0, 0]);
   const { journal } = second;
-  const { accept, room } = journal;
+  const { accept, roomFor } = journal;
   let fullUntil = Number.POSITIVE_INFINITY;
   const isFull = (): boolean => {
     if (fullUntil === Number.POSITIVE_INFINITY) fullUntil = scheduler.now + 100;
     return scheduler.now < fullUntil;
   };
   journal.accept = (stretch, onRecord) => (isFull() ? RING_FULL : accept.call(journal, stretch, onRecord));
-  journal.room = (size) => (isFull() ? RING_FULL : room.call(journal, size));
+  journal.roomFor = (size) => (isFull() ? RING_FULL : roomFor.call(journal, size));
   await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
   expect([first.journal.peer.appended, second.journal.own.appended]).toEqual([2, 2]);
   await world.checks.compareAll();
@@ -500,7 +500,7 @@ async function settledScope(world: DualWorld, site: DualSite, block: number): Pr
 
 /** Hosts of a site wait for room in its journal from now on. */
 function fill(world: DualWorld, site: DualSite): void {
-  site.journal.limit = 0;
+  site.journal.room.limit = 0;
   site.journal.canClean = () => true;
   write(world, site, 9, 1);
   expect(site.group!.roomIsWaitedFor).toBe(true);
@@ -913,7 +913,7 @@ test.each([false, true])(
     sender!.onMessage = (message) => message.kind === KIND_CONFIRM || onMessage(message);
     write(world, second, 0, 1);
     await world.until(() => first.journal.peer.appended === 1, 5000, 'the write does not arrive');
-    for (let sequence = 1; second.journal.peerRoom > 65536; sequence += 1) {
+    for (let sequence = 1; second.journal.room.forPeer > 65536; sequence += 1) {
       write(world, first, 0, 8);
       await world.until(() => second.journal.peerApplied === sequence, 5000, 'a write does not arrive');
     }

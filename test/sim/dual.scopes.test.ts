@@ -81,7 +81,7 @@ async function comeWith(world: DualWorld, limit: number): Promise<void> {
   const [first, second] = world.sites;
   world.line.cut();
   await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
-  second.journal.limit = limit;
+  second.journal.room.limit = limit;
   await world.until(() => !first.group!.frozen, 5000, 'the link does not come back');
 }
 
@@ -298,10 +298,10 @@ test('a transaction is not refused because the journal of the other site was ful
   const [first, second] = world.sites;
   const group = first.group!;
   const { name } = volumeOf(first);
-  const { limit } = second.journal;
+  const { limit } = second.journal.room;
   await comeWith(world, limit / 20);
   const hasRoom = async (): Promise<void> => {
-    second.journal.limit = limit;
+    second.journal.room.limit = limit;
   };
   for (const size of [60 * 1024, 88 * 1024]) {
     const work = (transaction: Transaction) => writeOnce(world, transaction, name, size, hasRoom);

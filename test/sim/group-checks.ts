@@ -200,11 +200,11 @@ export class Checks {
     for (const site of [source, target]) {
       if (site.group === null) continue;
       for (const volume of site.group.volumes.values()) volume.locks.check();
-      const { segments, limit, segmentSize, head, written, ringSize } = site.journal;
+      const { segments, room, segmentSize, head, written, ringSize } = site.journal;
       if (head - written > ringSize) violation('the ring is overrun');
-      if (segments.used > limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
+      if (segments.used > room.limit + 4 * segmentSize) violation(`the journal has ${segments.used} bytes`);
       const { spareSize } = segments;
-      if (spareSize > 0 && segments.used + spareSize > limit)
+      if (spareSize > 0 && segments.used + spareSize > room.limit)
         violation(`${spareSize} bytes are kept beside the journal's ${segments.used}`);
       if (random() < 0.3) this.#compare(site);
     }

@@ -354,7 +354,7 @@ export class Site {
   describe(): string {
     const { group, name, state } = this;
     if (group === null) return `${name} ${state}`;
-    const { own, peer, head, sealed, written, durable, peerApplied, diskFull, failed, segments, limit } = group.journal;
+    const { own, peer, head, sealed, written, durable, peerApplied, diskFull, failed, segments, room } = group.journal;
     const { sender } = group;
     const { phase, received, granted, applied, rejected, consistent, epoch, attempt } = (sender?.source ??
       group.receiver?.target)!;
@@ -363,7 +363,13 @@ export class Site {
       peer,
       peerApplied,
       positions: { head, sealed, written, durable },
-      disk: { diskFull, failed: failed?.message ?? null, used: segments.used, limit, count: segments.count },
+      disk: {
+        diskFull,
+        failed: failed?.message ?? null,
+        used: segments.used,
+        limit: room.limit,
+        count: segments.count,
+      },
       mirror: { phase, received, granted, applied, rejected, consistent, epoch, attempt },
       sent: sender && [sender.source.sent, sender.source.trimmed, sender.source.credit, String(sender.retainFrom)],
       checkpoint: group.checkpointer.position,

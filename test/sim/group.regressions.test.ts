@@ -521,7 +521,7 @@ test('emptying segments does not fill the disk while they cannot be freed yet', 
   world.open(world.source);
   await world.until(() => world.source.group?.serving === true, 1000, 'it does not serve');
   for (let unit = 0; unit < 1600; unit += 16) await world.settle(world.write(unit, 16));
-  const { segments, limit, segmentSize } = world.source.journal;
+  const { segments, room, segmentSize } = world.source.journal;
   world.source.slowSyncMs = 500;
   let most = 0;
   for (let turn = 0; turn < 300; turn += 1) {
@@ -533,7 +533,7 @@ test('emptying segments does not fill the disk while they cannot be freed yet', 
     most = Math.max(most, segments.used);
   }
   expect(world.source.group!.cleaner.counters.segmentsFreed).toBeGreaterThan(10);
-  expect(most).toBeLessThan(limit + segmentSize);
+  expect(most).toBeLessThan(room.limit + segmentSize);
 });
 
 test('a copy of a source, made when it was stopped, is not taken for the source', async () => {
@@ -628,8 +628,8 @@ test('a stop gives up nothing that the peer needs', async () => {
   const { journal, cleaner } = world.source.group!;
   world.line.rate = 20;
   for (let unit = 0; unit < 256; unit += 2) world.write(unit, 64).catch(() => {});
-  const { limit, segmentSize, segments } = journal;
-  await world.until(() => segments.used > limit - 3 * segmentSize, 5000, 'the journal is not full');
+  const { room, segmentSize, segments } = journal;
+  await world.until(() => segments.used > room.limit - 3 * segmentSize, 5000, 'the journal is not full');
   const { trimmed } = world.source.group!.sender!.source;
   expect(trimmed).toBeLessThan(journal.own.appended);
   await world.settle(world.stop(world.source));

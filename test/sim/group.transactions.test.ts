@@ -151,13 +151,13 @@ test('a transaction whose locks were taken from it while it waited for room writ
   const world = await bothUp({});
   const group = world.source.group!;
   const { journal } = group;
-  const room = journal.room.bind(journal);
-  journal.room = () => RING_FULL;
+  const room = journal.roomFor.bind(journal);
+  journal.roomFor = () => RING_FULL;
   const run = runTransaction(group, (transaction) => writeAll(world, transaction));
   await world.until(() => group.roomIsWaitedFor, 1000, 'it does not wait for room');
   const [lock] = group.openScopes.keys();
   group.endScope(lock!, new LockTimeoutError('it was open for too long'));
-  journal.room = room;
+  journal.roomFor = room;
   journal.offerRoom();
   await expect(world.settle(run)).rejects.toThrow('it was open for too long');
   await atRest(world);
