@@ -466,7 +466,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'journal: a sync covers what is not written',
     file: 'journal/appender.ts',
     find: 'const covered = this.written;',
-    replace: 'const covered = this.sealed;',
+    replace: 'const covered = this.#journal.sealed;',
     breaks: 'bytes count as durable that were not given to the file',
   },
   {
@@ -613,14 +613,14 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'journal: an append forgets what came meanwhile',
     file: 'journal/appender.ts',
     find: 'this.written = end;\n',
-    replace: 'this.written = this.sealed;\n',
+    replace: 'this.written = this.#journal.sealed;\n',
     breaks: 'bytes count as written that were not given to the file',
   },
   {
     name: 'journal: durable is everything',
     file: 'journal/appender.ts',
     find: 'this.#sealMarks[0]!.position <= covered) mark = this.#sealMarks.shift();',
-    replace: 'this.#sealMarks[0]!.position <= this.sealed) mark = this.#sealMarks.shift();',
+    replace: 'this.#sealMarks[0]!.position <= this.#journal.sealed) mark = this.#sealMarks.shift();',
     breaks: 'a sync covers what was appended after it was asked for',
   },
   {
