@@ -472,7 +472,7 @@ export class Gateway {
         return digestOf(volume, point, lba, blockCount, Boolean(maps), this.#hash);
       }
       case 'release':
-        group.releasePoint(group.journal.peer.site, sequence);
+        group.views.releasePoint(group.journal.peer.site, sequence);
         return null;
       case 'verify':
         if (group.role !== 'primary') throw new ForelockError('EPERM', 'verify is led by the primary');

@@ -130,7 +130,7 @@ export class HostSession implements BlockDevice {
     return this.#volume.extents(offset, size, count);
   }
   close(): void {
-    this.#volume.group.endSession(this.session);
+    this.#volume.group.scopes.endSession(this.session);
     this.#volume.locks.releaseSession(this.session);
     this.#volume.group.locksMoved();
   }
@@ -150,7 +150,7 @@ class PinnedView implements BlockDevice {
     this.#view = volume.map.snapshot();
     this.#live = volume.group.cleaner.pinLive();
     this.#sequence = volume.group.journal.peerApplied;
-    this.#unregister = volume.group.registerView({ drop: () => this.close() });
+    this.#unregister = volume.group.views.register({ drop: () => this.close() });
   }
 
   get name(): string {

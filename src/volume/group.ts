@@ -4,17 +4,14 @@
  * Everything that happens to a group happens on one thread, in here or below. Time, disk, pool and link come in from
  * outside (platform), so that a simulator can replace them.
  */
-import { FLAG_POINT, TYPE_ABORT, TYPE_FLUSH, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
-import { assert } from '../assert.js';
-import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
+import { FLAG_POINT, TYPE_FLUSH } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
-import { NO_SPACE, RING_FULL } from '../journal/journal.js';
-import type { MapView } from '../journal/map.js';
+import { NO_SPACE } from '../journal/journal.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, SCOPE_AGE_MS_MAX, SCOPES_MAX, VIEW_STALL_MS } from '../limits.js';
-import type { ScopeKind } from '../mirror/conflict.js';
+import { FREEZE_HOLD_MS, VIEW_STALL_MS } from '../limits.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
@@ -24,10 +21,11 @@ import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import { mintGeneration, type OpenedState } from './group-state.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
+import { OwnScopes } from './own-scopes.js';
 import { PayloadSpares } from './payload-spares.js';
 import { Receiver } from './receiver.js';
-import type { Scope } from './scope.js';
 import { Sender } from './sender.js';
+import { Views } from './views.js';
 import { Volume } from './volume.js';
 
 /** What a site does for a group: serve hosts alone, follow, or serve hosts while the other site does so, too. */
@@ -61,13 +59,6 @@ export interface Platform {
   tell?(text: string): void;
 }
 
-/** Every volume's image at one moment. */
-interface Point {
-  readonly sequence: number;
-  readonly views: ReadonlyMap<number, MapView>;
-  readonly release: () => void;
-}
-
 export class Group {
   readonly name: string;
   readonly role: Role;
@@ -92,10 +83,9 @@ export class Group {
   /** When writes are answered: in lock-step when they are applied, whatever `ack` says. */
   readonly writeAck: AckName;
   readonly policy: GroupPolicy;
-  /** LOCK sequences of this site's open scopes, with their volumes. */
-  readonly ownScopes: Map<number, number>;
-  /** The same for those that somebody holds, oldest first. */
-  readonly openScopes = new Map<number, Scope>();
+  /** Those that this site has open in its stream. */
+  readonly scopes: OwnScopes;
+  readonly views = new Views(this);
   /** How many transactions are open. */
   transactions = 0;
   readonly payloadSpares = new PayloadSpares();
@@ -133,18 +123,9 @@ export class Group {
   #mayServe: () => boolean = () => true;
   /** Own records up to here are decided by this site alone; Infinity while it serves alone. */
   #aloneThrough = 0;
-  /** Who waits for the peer's scopes, or for a time: true when it is over. */
-  readonly #admissions: ((now: number) => boolean)[] = [];
   #readyAlone = false;
   /** Requests that wait for the group to serve (again). */
   readonly #asked: (() => void)[] = [];
-  #abortsWait = false;
-  /** LOCK sequences of scopes that are ended as soon as there is room for it. */
-  readonly #ending = new Set<number>();
-  /** Scopes that have their place among SCOPES_MAX, and no LOCK in the stream yet. */
-  #placesTaken = 0;
-  /** Dead scopes whose ABORT is not durable yet, and how to tell who waits for their grant. */
-  readonly #aborting = new Map<number, (error: ForelockError) => void>();
   #stopping = false;
   /** Hosts are gone, and the link goes for a stop. */
   #leaving = false;
@@ -153,10 +134,6 @@ export class Group {
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Where what is kept for the peer began when that was last asked, and since when. */
   #kept = { from: 0, at: 0 };
-  /** Views pinned by front ends and by verify; each is dropped when it is released or the journal needs its room. */
-  readonly #views = new Set<{ drop: () => void }>();
-  /** Views pinned at a FLUSH with FLAG_POINT: the newest of each site's stream. */
-  readonly #points = new Map<number, Point>();
 
   constructor(state: OpenedState, policy: GroupPolicy, platform: Platform) {
     this.state = state;
@@ -172,7 +149,7 @@ export class Group {
     this.#platform = platform;
     const defer = platform.defer.bind(platform);
     this.reader = new BlockReader(state.journal, state.offload, state.regions.readSlices, defer);
-    this.ownScopes = new Map(state.ownScopes.map(({ sequence, volume }) => [sequence, volume]));
+    this.scopes = new OwnScopes(this, state.ownScopes);
     for (const volume of state.volumes) this.volumes.set(volume.number, new Volume(this, volume));
     this.sender = this.role === 'standby' ? null : new Sender(this, confirmedAtPeer(state));
     this.receiver = this.role === 'primary' ? null : new Receiver(this);
@@ -199,9 +176,7 @@ export class Group {
           return this.nowMs() - this.#kept.at < VIEW_STALL_MS;
         },
         giveUpRetention: () => this.mirror.giveUpRetention(),
-        dropViews: () => {
-          for (const view of [...this.#views]) view.drop();
-        },
+        dropViews: () => this.views.dropAll(),
       },
       defer,
     );
@@ -280,6 +255,11 @@ export class Group {
     return null;
   }
 
+  /** A stop has begun: what hosts ask is refused. */
+  get stopping(): boolean {
+    return this.#stopping;
+  }
+
   /** Nothing can be appended any more: why, for those who still wait for room. */
   get ended(): ForelockError | null {
     return this.journal.failed ?? (this.#closed ? new ForelockError('ESHUTDOWN', 'the gateway is stopping') : null);
@@ -315,7 +295,7 @@ export class Group {
     if (at < 0) return at;
     const sequence = journal.publish();
     this.#lastFlush = sequence;
-    if ((flags & FLAG_POINT) !== 0) this.pinPoint(journal.own.site, sequence);
+    if ((flags & FLAG_POINT) !== 0) this.views.pinPoint(journal.own.site, sequence);
     journal.sync();
     return sequence;
   }
@@ -332,7 +312,12 @@ export class Group {
    * scopes. None of these waits for another.
    */
   beforeHosts(attempt: () => boolean): void {
-    if (!attempt()) this.#beforeHosts.push(attempt);
+    if (!attempt()) this.retryBeforeHosts(attempt);
+  }
+
+  /** The same for what has just found no room: it is not tried now. */
+  retryBeforeHosts(attempt: () => boolean): void {
+    this.#beforeHosts.push(attempt);
   }
 
   /** Whether an answer to a host waits for what the peer says. */
@@ -398,7 +383,7 @@ export class Group {
     this.#readyAlone = false;
     this.tell(this.alone ? 'the link is down: this site serves alone' : 'both sites serve');
     if (this.#serving) this.#askAgain();
-    this.#pumpAdmissions();
+    this.scopes.pumpAdmissions();
     this.#pumpRoom();
   }
 
@@ -418,8 +403,8 @@ export class Group {
     const { journal, order, checkpointer } = this;
     if (journal.failed !== null || journal.diskFull) return false;
     this.receiver!.applyReceived();
-    if (order!.conflicts.doomed.size > 0) this.#abortDoomed();
-    if (!this.endScopesNow(why)) return false;
+    this.scopes.abortDoomed();
+    if (!this.scopes.endNow(why)) return false;
     if (order!.conflicts.doomed.size > 0 || journal.peerApplied < journal.peer.appended) return false;
     if (journal.durable < journal.head) {
       journal.sync();
@@ -462,314 +447,17 @@ export class Group {
     return this.writeback.image(volume);
   }
 
-  // ---- lock-step baseline: a write is sent as an explicit scope
-
-  /** @param size bytes of the record that goes into the scope */
-  openLockStepScope(volume: Volume, session: number, lba: number, blockCount: number, size: number): number {
-    if (this.ownScopes.size >= SCOPES_MAX) return RING_FULL; // some of an earlier life are not ended yet
-    // LOCK, the record and UNLOCK go in together or not at all
-    const room = this.journal.roomFor(size + 1024);
-    if (room < 0) return room;
-    const lock = volume.appendScoped(TYPE_LOCK, 0, session, 0, lba, blockCount, null);
-    if (lock > 0) this.scopeOpened(lock, volume.number);
-    return lock;
-  }
-
-  closeLockStepScope(volume: Volume, session: number, scope: number): number {
-    const sequence = volume.appendScoped(TYPE_UNLOCK, 0, session, scope, 0, 0, null);
-    assert(sequence > 0, 'an UNLOCK finds room behind its scope');
-    this.scopeClosed(scope, sequence);
-    return sequence;
-  }
-
-  // ---- explicit scopes of this site that are open in its stream
-
-  /** A record of this site's stream that recovery or a returned tail has shown. */
-  ownScopeSeen(header: { type: number; sequence: number; scope: number; volume: number }): void {
-    if (header.type === TYPE_LOCK) this.ownScopes.set(header.sequence, header.volume);
-    else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) this.ownScopes.delete(header.scope);
-  }
-
-  scopeOpened(lock: number, volume: number, scope: Scope | null = null): void {
-    this.ownScopes.set(lock, volume);
-    assert(this.ownScopes.size <= SCOPES_MAX, 'who opens a scope has a place for it');
-    if (scope !== null) this.openScopes.set(lock, scope);
-    this.mirror.scopeOpened(lock);
-  }
-
-  scopeClosed(lock: number, end: number): void {
-    this.ownScopes.delete(lock);
-    this.openScopes.delete(lock);
-    this.mirror.scopeClosed(lock, end);
-  }
-
-  /** A host's session is gone: what it left open ends. */
-  endSession(session: number): void {
-    for (const scope of [...this.openScopes.values()]) {
-      if (scope.session === session)
-        this.endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
-    }
-  }
-
-  /** Sessions of an earlier life are gone: their scopes end here, or the peer would hold their locks for ever. */
-  #endDeadScopes(): void {
-    for (const lock of [...this.ownScopes.keys()]) {
-      this.endScope(lock, new ForelockError('ESHUTDOWN', 'the gateway is stopping: the scope was ended'));
-    }
-  }
-
-  /** Ends a scope in its holder's place, as soon as there is room for its UNLOCK. */
-  endScope(lock: number, reason: ForelockError): void {
-    if (this.#ending.has(lock)) return;
-    this.#ending.add(lock);
-    this.beforeHosts(() => {
-      // its holder may have ended it while this waited
-      const over = this.ended !== null || !this.ownScopes.has(lock);
-      if (!over && (this.frozen || this.#appendEnd(lock, reason) < 0)) return false;
-      this.#ending.delete(lock);
-      return true;
-    });
-  }
-
-  /** Dual, frozen: before the first record of another generation all that is open ends. @returns false: no room for that yet */
-  endScopesNow(why: string): boolean {
-    const reason = new ForelockError('ESHUTDOWN', `${why}: the scope was ended`);
-    for (const lock of [...this.ownScopes.keys()]) if (this.#appendEnd(lock, reason) < 0) return false;
-    return true;
-  }
-
-  /** @returns sequence, RING_FULL or NO_SPACE */
-  #appendEnd(lock: number, reason: ForelockError): number {
-    const volume = this.volumes.get(this.ownScopes.get(lock)!)!;
-    const scope = this.openScopes.get(lock);
-    const end = volume.appendScoped(TYPE_UNLOCK, 0, scope?.session ?? 0, lock, 0, 0, null);
-    if (end < 0) return end;
-    this.scopeClosed(lock, end);
-    scope?.end(reason);
-    return end;
-  }
-
-  /** Scopes that have been open for too long: in the order in which they were opened. */
-  #endOldScopes(now: number): void {
-    if (this.frozen) return; // no other site's records wait
-    for (const scope of this.openScopes.values()) {
-      if (now - scope.openedAt < SCOPE_AGE_MS_MAX) return;
-      this.endScope(
-        scope.sequence,
-        new LockTimeoutError(
-          `the scope was open for ${SCOPE_AGE_MS_MAX / 1000} s and was ended: others wait for its blocks`,
-        ),
-      );
-    }
-  }
-
-  /** May a scope of this site be opened here now, as far as the peer's are concerned? */
-  admits(session: number, volume: Volume, lba: number, blockCount: number, kind: ScopeKind): boolean {
-    const { order } = this;
-    if (order === null) return true;
-    if (this.frozen) return false;
-    if (order.conflicts.doomed.size > 0 || volume.locks.mirrorHolds(lba, blockCount)) return false;
-    for (const lock of this.#ending) {
-      // its lock here is gone, or of an earlier life; in the stream it is open
-      const scope = this.openScopes.get(lock);
-      if (scope === undefined || scope.overlaps(volume, lba, blockCount)) return false;
-    }
-    if (kind === 'abort' && order.versions.isFull) return false;
-    return !order.conflicts.mustWait(session, volume.number, lba, blockCount, kind);
-  }
-
   /** The peer's stream has come further, or was applied further. */
   admissionsMoved(): void {
-    this.#pumpAdmissions();
+    this.scopes.pumpAdmissions();
     this.#pumpRoom();
   }
 
   /** More of the peer's stream is here, and judged: own scopes that it beats are dead. */
   peerStreamMoved(): void {
-    if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
+    this.scopes.abortDoomed();
     this.sender?.peerStreamMoved();
     this.admissionsMoved();
-  }
-
-  /**
-   * Says ABORT for each own scope that has lost, before anything else is appended. Who asked for it is told once that
-   * is durable; until then nothing of it can be read again.
-   */
-  #abortDoomed(): void {
-    const { journal, order } = this;
-    const error = new LockAbortedError(
-      'the scope overlapped one of the other site that goes first: nothing of it stays; try again',
-    );
-    for (const lock of order!.conflicts.doomed) {
-      if (!this.#aborting.has(lock)) this.#aborting.set(lock, this.sender!.withdrawGrant(lock));
-      this.openScopes.get(lock)?.end(error);
-    }
-    for (const lock of order!.conflicts.doomed) {
-      const scope = this.openScopes.get(lock);
-      if (journal.reserve(TYPE_ABORT, 0, 0, 0, 0, 0, scope?.session ?? 0, lock, journal.peer.appended) < 0) break;
-      const end = journal.publish();
-      this.counters.scopesAborted += 1;
-      this.scopeClosed(lock, end);
-      journal.sync();
-      const refuse = this.#aborting.get(lock)!;
-      this.#whenOwnDurable(end, () => {
-        this.#aborting.delete(lock);
-        refuse(error);
-      });
-    }
-    this.locksMoved();
-    if (order!.conflicts.doomed.size === 0) return;
-    if (!this.#abortsWait) {
-      this.#abortsWait = true;
-      this.#beforeHosts.push(() => {
-        this.#abortsWait = false;
-        if (this.ended === null) this.#abortDoomed();
-        return true;
-      });
-    }
-  }
-
-  #whenOwnDurable(sequence: number, then: () => void): void {
-    if (this.journal.own.durable >= sequence) return then();
-    if (this.journal.failed === null) this.whenDurable(() => this.#whenOwnDurable(sequence, then));
-  }
-
-  /** In lock-step the last place is for writes: each of them opens a scope and ends it in one turn. */
-  get #hasPlace(): boolean {
-    return this.ownScopes.size + this.#placesTaken < SCOPES_MAX - (this.lockStep ? 1 : 0);
-  }
-
-  /** Its LOCK is in the stream, or will not be. */
-  leavePlace(): void {
-    this.#placesTaken -= 1;
-  }
-
-  /**
-   * Resolves once the scope may be opened. It has its place from then on, until `leavePlace`: many that wait are admitted
-   * in one turn, and append their LOCKs later.
-   *
-   * @throws LockTimeoutError, ForelockError ESHUTDOWN
-   */
-  whenAdmitted(
-    session: number,
-    volume: Volume,
-    lba: number,
-    blockCount: number,
-    kind: ScopeKind,
-    deadline: number,
-  ): Promise<void> {
-    const takesPlace = (): boolean => {
-      if (!this.#hasPlace || !this.admits(session, volume, lba, blockCount, kind)) return false;
-      this.#placesTaken += 1;
-      return true;
-    };
-    if (takesPlace()) return Promise.resolve();
-    if (this.#stopping) return Promise.reject(this.refuseRead()); // it had the lock from a request that the stop ended
-    return new Promise((resolve, reject) => {
-      this.#admissions.push((now) => {
-        if (this.#stopping) reject(this.refuseRead());
-        else if (now >= deadline) {
-          reject(
-            new LockTimeoutError(
-              this.#hasPlace
-                ? `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by the other site until the wait's end`
-                : `${SCOPES_MAX} scopes are open already: unlock some`,
-            ),
-          );
-        } else if (takesPlace()) resolve();
-        else return false;
-        return true;
-      });
-    });
-  }
-
-  /** Resolves once what was written under a read lock that the peer has granted stays, or at the deadline. */
-  whenReadable(scope: Scope, deadline: number): Promise<void> {
-    return new Promise((resolve) => {
-      const look = (now: number): boolean => {
-        const over = this.#stopping || now >= deadline || scope.ended !== null;
-        if (!over && !scope.isReadable) return false;
-        resolve();
-        return true;
-      };
-      if (!look(this.nowMs())) this.#admissions.push(look);
-    });
-  }
-
-  /** Calls back at the first tick from this time on. @returns to be called by who does not wait any more */
-  at(time: number, then: () => void): () => void {
-    let over = false;
-    this.#admissions.push((now) => {
-      if (over) return true;
-      if (now < time && !this.#stopping) return false;
-      then();
-      return true;
-    });
-    return () => {
-      over = true;
-    };
-  }
-
-  #pumpAdmissions(): void {
-    if (this.#admissions.length === 0) return;
-    const now = this.nowMs();
-    const waiting = this.#admissions.splice(0).filter((attempt) => !attempt(now));
-    this.#admissions.unshift(...waiting);
-  }
-
-  // ---- views
-
-  /** Registers something pinned that may have to be dropped when the journal needs its room. */
-  registerView(view: { drop: () => void }): () => void {
-    this.#views.add(view);
-    this.counters.views += 1;
-    return () => this.#views.delete(view);
-  }
-
-  /** Pins every volume's image at this moment: a record of this site's stream with FLAG_POINT was just applied. */
-  pinPoint(site: number, sequence: number): void {
-    this.dropPoint(site); // one verify at a time from each site
-    const views = new Map<number, MapView>();
-    this.writeback.hold();
-    const live = this.cleaner.pinLive();
-    for (const volume of this.volumes.values()) views.set(volume.number, volume.map.snapshot());
-    const unregister = this.registerView({ drop: () => this.dropPoint(site) });
-    const release = (): void => {
-      unregister();
-      for (const view of views.values()) view.release();
-      this.cleaner.unpinLive(live);
-      this.writeback.resume();
-    };
-    this.#points.set(site, { sequence, views, release });
-  }
-
-  /** The image of a volume at a point, or null if none is pinned there. */
-  pointView(site: number, sequence: number, volume: number): MapView | null {
-    const point = this.#points.get(site);
-    return point?.sequence === sequence ? (point.views.get(volume) ?? null) : null;
-  }
-
-  /** Why there is no view at a point that was pinned. */
-  explainLostPoint(site: number): ForelockError {
-    if (this.#stopping) return new ForelockError('ESHUTDOWN', 'the gateway is stopping');
-    const name = this.state.superblock.site.name;
-    if (this.#points.has(site))
-      return new ForelockError('ESHUTDOWN', `another verify began: site ${name} pins one view at a time for it`);
-    return new ForelockError(
-      'ESHUTDOWN',
-      `the journal of site ${name} needed the room that verify's pinned view kept, and the view was dropped: verify again with fewer writes under way, or with a larger --journal there`,
-    );
-  }
-
-  releasePoint(site: number, sequence: number): void {
-    if (this.#points.get(site)?.sequence === sequence) this.dropPoint(site);
-  }
-
-  /** Who asked for it went away, or has a newer one, or the journal needs its room: it must not pin the journal. */
-  dropPoint(site: number): void {
-    const point = this.#points.get(site);
-    this.#points.delete(site);
-    point?.release();
   }
 
   // ---- locks
@@ -778,7 +466,7 @@ export class Group {
   locksMoved(): void {
     this.wakeLockWaiters();
     this.mirror.locksMoved();
-    this.#pumpAdmissions();
+    this.scopes.pumpAdmissions();
   }
 
   /** Who is woken may release locks, and ends up here again: those who get them are woken behind it, in order. */
@@ -835,8 +523,8 @@ export class Group {
   /** Hosts may come: called once the lost tail is back, or the group serves alone. */
   startServing(): void {
     this.#foundThrough = this.journal.own.appended;
-    if (this.order !== null && this.order.conflicts.doomed.size > 0) this.#abortDoomed();
-    this.#endDeadScopes();
+    this.scopes.abortDoomed();
+    this.scopes.endDead();
     this.#serving = true;
     this.#askAgain();
   }
@@ -886,8 +574,8 @@ export class Group {
       this.#askAgain();
       this.#gate.failPeer(frozenOut);
     }
-    this.#endOldScopes(now);
-    this.#pumpAdmissions();
+    this.scopes.endOld(now);
+    this.scopes.pumpAdmissions();
     this.checkpointer.poke();
     this.cleaner.poke();
     this.writeback.poke();
@@ -932,17 +620,17 @@ export class Group {
     this.#stopping = true;
     this.#leaving = true;
     this.#askAgain();
-    for (const view of [...this.#views]) view.drop();
+    this.views.dropAll();
     this.#endLockWaits();
     this.mirror.close();
-    this.#pumpAdmissions();
+    this.scopes.pumpAdmissions();
     const { journal } = this;
     journal.appender.retry(); // somebody may have made room since
     await this.#until(() => !journal.appender.isRetrying);
     const isWritable = journal.failed === null && !journal.diskFull;
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
-      if (this.#serving && !this.frozen) this.#endDeadScopes();
+      if (this.#serving && !this.frozen) this.scopes.endDead();
       await this.#until(() => {
         if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
         journal.sync();
@@ -957,7 +645,7 @@ export class Group {
       await this.checkpointer.finish(this.#serving || this.role === 'standby' || this.state.recovery.clean);
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
-    for (const refuse of this.#aborting.values()) refuse(stopped);
+    this.scopes.refuseAborting(stopped);
     // on a disk that fails nobody has waited for them
     await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
     // first the threads: they may be reading files of the journal
@@ -970,7 +658,7 @@ export class Group {
   #endRoomWaits(): void {
     this.#closed = true;
     this.#pumpRoom();
-    this.#pumpAdmissions();
+    this.scopes.pumpAdmissions();
     this.#endLockWaits(); // some of them went on to wait for a lock
   }
 

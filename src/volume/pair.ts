@@ -522,7 +522,7 @@ export class Pair {
     // a base copy begins behind what the hello said: that much is sealed by now, and kept from here on
     const begins = decision.action === 'base' && decision.row !== 3;
     // where both write no scope goes on over a beginning that the other site does not know of
-    if (begins && group.order !== null && !group.endScopesNow('the other site needs a first copy'))
+    if (begins && group.order !== null && !group.scopes.endNow('the other site needs a first copy'))
       return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
     const { journal } = group;
     // never in the middle of a transaction: its COMMIT would come without all of its writes
@@ -752,7 +752,7 @@ export class Pair {
         if (
           group.order !== null &&
           (receiver.lacksAlone || !group.serving) &&
-          !group.endScopesNow('this site had gone')
+          !group.scopes.endNow('this site had gone')
         ) {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
@@ -901,7 +901,7 @@ export class Pair {
       if (journal.order !== null) journal.order.own(header, position);
       else journal.follow(header, position);
       if (header.blockShift > 0) journal.noteChecksums(at, header, position);
-      group.ownScopeSeen(header);
+      group.scopes.seen(header);
       this.counters.tailRecordsRecovered += 1;
       return true;
     });

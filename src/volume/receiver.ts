@@ -205,7 +205,7 @@ export class Receiver implements MirrorEnd {
     this.#owed = owed;
     this.follow(start.stream);
     this.#frames.length = 0;
-    this.#group.dropPoint(start.stream); // what was applied without a link may have pinned one
+    this.#group.views.dropPoint(start.stream); // what was applied without a link may have pinned one
     this.#tellRoom();
     this.#target.step({
       kind: 'connected',
@@ -231,7 +231,7 @@ export class Receiver implements MirrorEnd {
     if (this.#link === null) return;
     this.#link = null;
     this.#frames.length = 0;
-    this.#group.dropPoint(this.#stream);
+    this.#group.views.dropPoint(this.#stream);
     this.#target.step({ kind: 'disconnected' });
     this.#act();
   }
@@ -434,7 +434,7 @@ export class Receiver implements MirrorEnd {
           applied = sequence;
           journal.peerApplied = sequence;
           this.counters.recordsApplied += 1;
-          if (type === TYPE_FLUSH && (flags & FLAG_POINT) !== 0) this.#group.pinPoint(this.#stream, sequence);
+          if (type === TYPE_FLUSH && (flags & FLAG_POINT) !== 0) this.#group.views.pinPoint(this.#stream, sequence);
         }
       }
       this.#applyAt += header.size;
@@ -568,7 +568,7 @@ export class Receiver implements MirrorEnd {
           : { own: again.place.own, state: again.state, withBase: (snapshot) => order.versions.withBase(snapshot) },
       // told again, where both sites write
       openScopes: order === null ? this.#target.openScopes() : [],
-      ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
+      ownScopes: [...this.#group.scopes.open].map(([sequence, volume]) => ({
         sequence,
         flags: 0,
         volume,

@@ -67,7 +67,7 @@ export async function openScope(
   if (refused !== null) throw refused;
   const lba = extent.offset / volume.blockSize;
   const blockCount = extent.size / volume.blockSize;
-  for (const open of group.openScopes.values()) {
+  for (const open of group.scopes.held.values()) {
     if (open.session === session && open.overlaps(volume, lba, blockCount)) {
       throw new ForelockError('EINVAL', `blocks ${lba}+${blockCount} overlap an open scope of this session`);
     }
@@ -103,7 +103,7 @@ async function begin(
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
     for (;;) {
-      await group.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+      await group.scopes.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
       try {
         const opened = await append<Scope | number>(volume, () => {
           const late = group.refuseWrite();
@@ -115,17 +115,17 @@ async function begin(
             );
           }
           // no more, now that there is room: it waits for that elsewhere, or all hosts would wait behind it
-          if (!group.admits(session, volume, lba, blockCount, kind)) return 0;
+          if (!group.scopes.admits(session, volume, lba, blockCount, kind)) return 0;
           const sequence = volume.appendScoped(TYPE_LOCK, flags, session, 0, lba, blockCount, null);
           if (sequence < 0) return sequence;
           // in the same turn: a stop or a checkpoint must not miss a LOCK that is in the stream
           const opened = new Scope(volume, mode, lock, sequence, session);
-          group.scopeOpened(sequence, volume.number, opened);
+          group.scopes.opened(sequence, volume.number, opened);
           return opened;
         });
         if (opened instanceof Scope) return opened;
       } finally {
-        group.leavePlace();
+        group.scopes.leavePlace();
       }
     }
   } catch (error) {
@@ -144,14 +144,14 @@ async function untilReadable(scope: Scope, deadline: number): Promise<void> {
   let late = false;
   let waitNoMore = (): void => {};
   const ended = new Promise<void>((resolve) => {
-    waitNoMore = group.at(deadline, () => {
+    waitNoMore = group.scopes.at(deadline, () => {
       late = true;
       resolve();
     });
   });
   const granted = scope.confirmed
     .then(() => group.mirror.whenPeerApplied())
-    .then(() => group.whenReadable(scope, deadline));
+    .then(() => group.scopes.whenReadable(scope, deadline));
   try {
     await Promise.race([granted, ended]);
   } catch (error) {
@@ -218,7 +218,7 @@ export class Scope {
     this.confirmed = volume.group.mirror.whenGranted(sequence);
     this.confirmed.catch(() => {}); // whoever does not ask is not told
     lock.context = () =>
-      volume.group.endScope(
+      volume.group.scopes.end(
         sequence,
         new LockTimeoutError('the scope was ended: the other site needed its blocks, and its lease was over'),
       );
@@ -286,7 +286,7 @@ export class Scope {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
         const late = this.#ended ?? group.refuseWrite();
         if (late !== null) return late;
-        if (!group.ownScopes.has(this.sequence)) return unlocked();
+        if (!group.scopes.open.has(this.sequence)) return unlocked();
         const sequence = volume.appendScoped(
           TYPE_WRITE,
           0,
@@ -351,7 +351,7 @@ export class Scope {
       // in order with writes of the scope that are held
       if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
-      if (sequence > 0) group.scopeClosed(this.sequence, sequence);
+      if (sequence > 0) group.scopes.closed(this.sequence, sequence);
       return sequence;
     };
     // behind writes of the scope that wait for room, and not behind others, who may wait for it
@@ -462,7 +462,7 @@ export async function decided(group: Group, scopes: readonly Scope[]): Promise<v
     const look = (): void => {
       if (over) return;
       if (group.frozenOut !== null) reject(group.frozenOut);
-      else if (!group.hold(look)) lookNoMore = group.at(group.nowMs() + FROZEN_LOOK_MS, look);
+      else if (!group.hold(look)) lookNoMore = group.scopes.at(group.nowMs() + FROZEN_LOOK_MS, look);
     };
     look();
   });

@@ -183,8 +183,8 @@ export class Sender implements MirrorEnd {
    */
   get hostRoom(): number {
     if (this.#link === null || !this.#source.consistent) return Number.POSITIVE_INFINITY;
-    const { ownScopes, order } = this.#group;
-    const ends = RECORD_SIZE_MIN * (1 + ownScopes.size + order!.conflicts.mayDieCount);
+    const { scopes, order } = this.#group;
+    const ends = RECORD_SIZE_MIN * (1 + scopes.open.size + order!.conflicts.mayDieCount);
     const left = this.#creditLeft - ends;
     return this.#isAhead ? Math.max(left, this.#pacedTo - order!.backlog.total) : left;
   }
@@ -445,7 +445,7 @@ export class Sender implements MirrorEnd {
       order: null,
       // whoever wrote that stream before ends them, if it is ever followed again
       openScopes: this.#group.state.openScopes,
-      ownScopes: [...this.#group.ownScopes].map(([sequence, volume]) => ({
+      ownScopes: [...this.#group.scopes.open].map(([sequence, volume]) => ({
         sequence,
         flags: 0,
         volume,

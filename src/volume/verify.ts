@@ -134,7 +134,7 @@ export async function verifyVolume(
     report.differences.sort((a, b) => a.offset - b.offset);
     return report;
   } finally {
-    group.releasePoint(site, sequence);
+    group.views.releasePoint(site, sequence);
     pair.ask('release', { sequence }).catch(() => {});
   }
 }
@@ -152,8 +152,8 @@ export interface PointPlace {
 
 /** @throws ForelockError ESHUTDOWN: it was dropped, and reads as zeroes from then on */
 export function pinnedView(volume: Volume, { site, sequence }: PointPlace): MapView {
-  const view = volume.group.pointView(site, sequence, volume.number);
-  if (view === null) throw volume.group.explainLostPoint(site);
+  const view = volume.group.views.atPoint(site, sequence, volume.number);
+  if (view === null) throw volume.group.views.explainLostPoint(site);
   return view;
 }
 

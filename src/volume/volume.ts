@@ -321,7 +321,7 @@ export class Volume {
       return -1;
     }
     // where both sites write: the peer's stream has to come first
-    if (!group.admits(session, this, lba, blockCount, 'replay')) return done;
+    if (!group.scopes.admits(session, this, lba, blockCount, 'replay')) return done;
     const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;
@@ -329,7 +329,7 @@ export class Volume {
     while (at < blockCount) {
       const count = Math.min(max, blockCount - at);
       const size = recordSize(type, count, shift);
-      const scope = group.lockStep ? group.openLockStepScope(this, session, lba + at, count, size) : 0;
+      const scope = group.lockStep ? group.scopes.openLockStep(this, session, lba + at, count, size) : 0;
       if (scope < 0) return scope === RING_FULL ? at : this.#refuseSpace(completion);
       const clock = scope > 0 ? journal.stamp : 0; // of its LOCK
       const to = journal.reserve(
@@ -345,12 +345,12 @@ export class Volume {
         clock,
       );
       if (to < 0) {
-        if (scope > 0) group.closeLockStepScope(this, session, scope);
+        if (scope > 0) group.scopes.closeLockStep(this, session, scope);
         return to === RING_FULL ? at : this.#refuseSpace(completion);
       }
       if (payload !== null) copyPieces(payload, at * this.blockSize, count * this.blockSize, journal.memory.bytes, to);
       sequence = journal.publish();
-      if (scope > 0) sequence = group.closeLockStepScope(this, session, scope);
+      if (scope > 0) sequence = group.scopes.closeLockStep(this, session, scope);
       at += count;
     }
     if (fua) {

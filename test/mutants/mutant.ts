@@ -85,11 +85,17 @@ const TESTS: Record<string, string[]> = {
   'volume/group.ts': [
     'sim/group.pair.test.ts',
     'sim/group.regressions.test.ts',
-    'sim/group.scopes.test.ts',
     'sim/group.verify.test.ts',
     'sim/dual.regressions.test.ts',
     'sim/dual.scopes.test.ts',
   ],
+  'volume/own-scopes.ts': [
+    'sim/group.scopes.test.ts',
+    'sim/group.regressions.test.ts',
+    'sim/dual.regressions.test.ts',
+    'sim/dual.scopes.test.ts',
+  ],
+  'volume/views.ts': ['sim/group.verify.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.scopes.test.ts'],
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],

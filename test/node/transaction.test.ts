@@ -64,7 +64,7 @@ async function shown(gateway: Gateway): Promise<number[]> {
 async function atRest(gateways: readonly Gateway[]): Promise<void> {
   for (const gateway of gateways) await new LibraryVolume(gateway.volume('data')).flush();
   const isApplied = ({ groups: [group] }: Gateway): boolean =>
-    group!.journal.peerApplied === group!.journal.peer.appended && group!.ownScopes.size === 0;
+    group!.journal.peerApplied === group!.journal.peer.appended && group!.scopes.open.size === 0;
   for (let i = 0; i < 200 && !gateways.every(isApplied); i += 1) await new Promise((then) => setTimeout(then, 10));
 }
 

@@ -263,7 +263,7 @@ export class DualChecks {
         group.cleaner.unpinLive(live);
         this.count += 1;
       };
-      const unregister = group.registerView({ drop: release });
+      const unregister = group.views.register({ drop: release });
       const into = new Uint8Array(volume.size);
       const image = group.image(volume.number);
       group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {

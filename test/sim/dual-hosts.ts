@@ -321,7 +321,7 @@ export class DualHosts {
 
   /** The group may have ended it by now. */
   #isAged(scope: Scope): boolean {
-    return !scope.volume.group.ownScopes.has(scope.sequence);
+    return !scope.volume.group.scopes.open.has(scope.sequence);
   }
 
   /** What its holder is told of a scope holds for ever. */

@@ -484,7 +484,7 @@ export class DualSite {
           confirmed: order.conflicts.confirmedThrough,
           doomed: [...order.conflicts.doomed],
         },
-        scopes: [...group.ownScopes.keys()],
+        scopes: [...group.scopes.open.keys()],
       },
     )}`;
   }

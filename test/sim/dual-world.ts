@@ -222,7 +222,7 @@ export class DualWorld {
         other.journal.peerApplied === appended &&
         closedThrough === appended &&
         doomed.size === 0 &&
-        group.ownScopes.size === 0
+        group.scopes.open.size === 0
       );
     });
   }

@@ -532,7 +532,7 @@ test('a scope ends although hosts in front of it wait for room', async () => {
   scope.unlock().then(() => {
     ended = true;
   }, world.fail);
-  await world.until(() => ended && first.group!.ownScopes.size === 0, 5000, 'the scope does not end');
+  await world.until(() => ended && first.group!.scopes.open.size === 0, 5000, 'the scope does not end');
 });
 
 /**
@@ -554,7 +554,7 @@ test('a scope is ended as soon as there is room, however full ring and disk were
     world.scheduler.step();
   }
   expect(volume!.appendScoped(TYPE_UNLOCK, 0, 0, scope.sequence, 0, 0, null)).toBe(NO_SPACE);
-  group.endScope(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
+  group.scopes.end(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
   store.capacity = Number.POSITIVE_INFINITY;
   await world.until(() => world.settled(), 20_000, 'the scope does not end');
 });

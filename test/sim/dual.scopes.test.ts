@@ -218,7 +218,7 @@ test('a read that ends behind its read lock is not answered with data', async ()
   await world.until(() => answers.length === 1, 1000, 'a write is not on the disk');
   const lock = await readLock(world, volume);
   const read = codeOf(world, lock.read(0, blockSize));
-  first.group!.endSession(lock.session);
+  first.group!.scopes.endSession(lock.session);
   expect(await read).toBe('ESHUTDOWN');
   expect(await codeOf(world, lock.unlock())).toBe('ESHUTDOWN');
   await atRest(world);
@@ -254,15 +254,15 @@ test('a verify whose lock is over before its point says so, and pins nothing', a
   const group = first.group!;
   const volume = volumeOf(first);
   const verified = codeOf(world, verifyVolume(first.pair!, volume, false, hash));
-  await world.until(() => group.openScopes.size === 1, 1000, 'the lock is not asked for');
+  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
   let hasRoom = false;
   group.whenRoom(() => hasRoom);
-  await world.until(() => group.openScopes.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  await world.until(() => group.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
   const point = first.journal.own.appended + 1;
   hasRoom = true;
   group.admissionsMoved();
   expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
-  expect(group.pointView(first.journal.own.site, point, volume.number)).toBeNull();
+  expect(group.views.atPoint(first.journal.own.site, point, volume.number)).toBeNull();
   await atRest(world);
 });
 
@@ -283,7 +283,7 @@ test('a transaction that is too large for the other site is refused', async () =
     );
   const reconnect = (): Promise<void> => comeWith(world, small);
   expect(await run(88 * 1024, reconnect)).toBe('ENOSPC');
-  expect(group.ownScopes.size).toBe(0);
+  expect(group.scopes.open.size).toBe(0);
   let isWritten = false;
   const noteWritten = async (): Promise<void> => {
     isWritten = true;

@@ -246,7 +246,7 @@ export class Checks {
         group.writeback.resume();
         this.count += 1;
       };
-      const unregister = group.registerView({ drop: release });
+      const unregister = group.views.register({ drop: release });
       const into = this.#spare.get(volume.size)?.pop() ?? new Uint8Array(volume.size);
       const image = group.image(volume.number);
       group.reader.read(view, volume.number, volume.blockShift, 0, view.blockCount, into, image, (error) => {

@@ -281,7 +281,7 @@ export class GroupWorld {
       sender.source.peerDurable === last &&
       sender.source.applied === last &&
       target.journal.peerApplied === last &&
-      source.group.ownScopes.size === 0 &&
+      source.group.scopes.open.size === 0 &&
       source.group.state.superblock.degradedSince === null
     );
   }

@@ -645,7 +645,7 @@ test('a point that a site pinned for its peer is let go with the link', async ()
   await world.settle(world.write(0, 8));
   const sequence = world.source.group!.appendFlush(FLAG_POINT);
   const { group } = world.target;
-  const view = () => group!.pointView(group!.journal.peer.site, sequence, 1);
+  const view = () => group!.views.atPoint(group!.journal.peer.site, sequence, 1);
   await world.until(() => view() !== null, 3000, 'the point does not arrive');
   world.line.cut();
   await world.until(() => !group!.mirror.linked, 3000, 'the link does not go down');

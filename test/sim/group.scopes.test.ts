@@ -36,9 +36,9 @@ test('lock-step: writes have a place beside all scopes that hosts may open', asy
   await expect(world.settle(last)).rejects.toMatchObject({ code: 'ETIMEDOUT' });
   const units = blockSize / UNIT;
   await world.settle(Promise.all([SCOPES, SCOPES + 1].map((block) => world.write(block * units, units))), 500);
-  group!.ownScopes.set(1e9, 0); // as one of an earlier life that has not ended yet
-  expect(group!.openLockStepScope(volume!, 1, 0, 1, 4096)).toBe(RING_FULL);
-  group!.ownScopes.delete(1e9);
+  group!.scopes.open.set(1e9, 0); // as one of an earlier life that has not ended yet
+  expect(group!.scopes.openLockStep(volume!, 1, 0, 1, 4096)).toBe(RING_FULL);
+  group!.scopes.open.delete(1e9);
   for (const scope of scopes) await world.settle(scope.unlock());
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();

@@ -107,7 +107,7 @@ for (const platter of PLATTERS) {
     await expect(world.settle(run)).rejects.toBe(thrown);
     const ended = runTransaction(group, async (transaction) => {
       await writeAll(world, transaction);
-      for (const scope of [...group.openScopes.values()].slice(0, 1)) group.endSession(scope.session);
+      for (const scope of [...group.scopes.held.values()].slice(0, 1)) group.scopes.endSession(scope.session);
     });
     await expect(world.settle(ended)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
     expect(shown(world).every((tag) => tag === 0)).toBe(true);
@@ -155,8 +155,8 @@ test('a transaction whose locks were taken from it while it waited for room writ
   journal.roomFor = () => RING_FULL;
   const run = runTransaction(group, (transaction) => writeAll(world, transaction));
   await world.until(() => group.roomIsWaitedFor, 1000, 'it does not wait for room');
-  const [lock] = group.openScopes.keys();
-  group.endScope(lock!, new LockTimeoutError('it was open for too long'));
+  const [lock] = group.scopes.held.keys();
+  group.scopes.end(lock!, new LockTimeoutError('it was open for too long'));
   journal.roomFor = room;
   journal.offerRoom();
   await expect(world.settle(run)).rejects.toThrow('it was open for too long');

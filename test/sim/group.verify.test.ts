@@ -59,7 +59,7 @@ test('what a verify has pinned is dropped when the journal needs its room: no ho
   const { group } = world.source;
   const point = group!.appendFlush(FLAG_POINT);
   const views = () =>
-    [world.source, world.target].map((site) => site.group!.pointView(world.source.journal.own.site, point, 1));
+    [world.source, world.target].map((site) => site.group!.views.atPoint(world.source.journal.own.site, point, 1));
   await world.until(() => views()[1] !== null, 3000, 'the point does not arrive');
   for (let round = 0; round < 3; round += 1) await overwrite(world);
   expect(views()).toEqual([null, null]);
@@ -79,8 +79,8 @@ test('a peer that takes nothing does not keep the views', async () => {
   const { trimmed } = group!.sender!.source;
   await world.pass(500);
   expect(group!.roomIsWaitedFor).toBe(true);
-  expect(group!.pointView(site, point, 1)).not.toBeNull();
-  await world.until(() => group!.pointView(site, point, 1) === null, 4000, 'it is kept');
+  expect(group!.views.atPoint(site, point, 1)).not.toBeNull();
+  await world.until(() => group!.views.atPoint(site, point, 1) === null, 4000, 'it is kept');
   expect(group!.sender!.source.trimmed, 'the peer has taken more by now').toBe(trimmed);
 });
 
@@ -106,9 +106,9 @@ test('where both sites write, no host waits for its end either', async () => {
   await overwriteOnce();
   const { site } = group!.journal.own;
   const point = group!.appendFlush(FLAG_POINT);
-  await world.until(() => other!.group!.pointView(site, point, 1) !== null, 3000, 'the point does not arrive');
+  await world.until(() => other!.group!.views.atPoint(site, point, 1) !== null, 3000, 'the point does not arrive');
   for (let round = 0; round < 4; round += 1) await overwriteOnce();
-  expect(group!.pointView(site, point, 1)).toBeNull();
+  expect(group!.views.atPoint(site, point, 1)).toBeNull();
 });
 
 test('a verify whose view was dropped ends, and says why', async () => {
@@ -128,7 +128,7 @@ test('what is read while the view is dropped is not compared: the image under it
     const world = await filled(platter);
     const verified = verify(world, async () => {
       await null; // the read of the own image begins
-      world.source.group!.dropPoint(world.source.journal.own.site);
+      world.source.group!.views.dropPoint(world.source.journal.own.site);
     });
     await expect(world.settle(verified), platter).rejects.toThrow(LOST);
   }
