@@ -41,6 +41,9 @@ const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {},
 
 const A2 = next(G1, 'a2', 1, { 1: 100 });
 const B2 = next(G1, 'b2', 2, { 1: 100, 2: 0 });
+/** Minted by b when site c, whose stream it followed, was gone. */
+const AFTER_C = next(G1, 'b2', 2, { 2: 0, 3: 60 });
+const KNOWS_C = [{ name: 'c', number: 3 }];
 const BASE = { source: 1, generation: 'g1', start: 40, next: { volume: 0, lba: 7 }, end: null };
 
 interface Case {
@@ -157,6 +160,13 @@ const DUAL_CASES: Case[] = [
     a: { ...DUAL, streams: { 1: 100, 2: 10 } },
     b: { ...DUAL, generations: [G1, next(G1, 'b2', 2, { 1: 100, 2: 10 })], streams: { 1: 100, 2: 50 } },
     expected: { row: 10, action: 'replay', stream: 1, from: 100, through: 100, back: 10, adopter: 1 },
+  },
+  {
+    finding: 'dual, one holds the stream of a site that is gone',
+    a: { ...DUAL, generations: [G1, AFTER_C], streams: { 1: 5, 2: 30 } },
+    b: { ...DUAL, generations: [G1, AFTER_C], streams: { 2: 30, 3: 60 }, sites: KNOWS_C },
+    expected: refuse(14),
+    says: /journal of b holds the stream of site c and cannot go on with that of a: empty the state directory of b/,
   },
   {
     finding: 'dual, both went on alone',
@@ -444,6 +454,36 @@ const CASES: Case[] = [
     expected: refuse(12),
     says: /a holds records 101 to 130 of its own, which b never got.*empty the state directory of a/,
   },
+  {
+    // it was said to be b's own, and that a had never got it
+    finding: 'a copy of a promoted site is promoted in turn, and that site holds the stream of the one before',
+    a: { generations: [G1, AFTER_C, next(AFTER_C, 'a3', 1, { 2: 30 })], streams: { 1: 5, 2: 30 } },
+    b: { generations: [G1, AFTER_C], streams: { 2: 30, 3: 60 }, sites: KNOWS_C },
+    expected: refuse(14),
+    says: /journal of b holds the stream of site c and cannot go on with that of a: empty the state directory of b/,
+  },
+  {
+    finding: 'the same, and it has more of that stream than the copy can have',
+    a: { generations: [G1, AFTER_C, next(AFTER_C, 'a3', 1, { 2: 30 })], streams: { 1: 5, 2: 30 } },
+    b: { generations: [G1, AFTER_C], streams: { 2: 30, 3: 62 }, sites: KNOWS_C },
+    expected: refuse(12),
+    says: /b holds records 61 to 62 that site c wrote, which a never got/,
+  },
+  {
+    // a follower takes over a generation before it has all that this began with
+    finding: 'the promoted site had not got yet what the common generation began with',
+    a: { generations: [G1, B2, next(B2, 'a3', 1, { 1: 100, 2: 5 })], streams: { 1: 100, 2: 5 } },
+    b: { generations: [G1, { ...B2, ends: { 1: 100, 2: 10 } }], streams: { 1: 100, 2: 10 } },
+    expected: refuse(12),
+    says: /b holds records 6 to 10 of its own/,
+  },
+  {
+    finding: 'the site that minted had lost some of its stream from before the common generation',
+    a: { generations: [G1, B2, next(B2, 'a3', 1, { 1: 90 })], streams: { 1: 95 } },
+    b: { generations: [G1, B2], streams: { 1: 100 } },
+    expected: refuse(11),
+    says: /a lost the tail of its stream behind 90/,
+  },
   ...DUAL_CASES,
 ];
 
@@ -464,7 +504,17 @@ test('a dual site that was emptied is who the other one knows by its name', () =
   expect(recognise(empty, other).site.number).toBe(1);
   expect(recognise(other, empty)).toBe(other);
   expect(recognise(empty, site('b', DUAL)).site.number).toBe(77);
-  expect(recognise(site('a', { ...EMPTY, site: { name: 'a', number: 77 } }), other).site.number).toBe(77);
+});
+
+test('an emptied standby gets back its number, where both sites know of that', () => {
+  const named = { name: 'a', number: 77 };
+  const empty = site('a', { ...EMPTY, role: 'standby', site: named, peers: [77] });
+  const other = site('b', { role: 'primary', sites: [{ name: 'a', number: 1 }], peers: [2] });
+  expect(recognise(empty, other).site.number).toBe(1);
+  expect(recognise(empty, { ...other, peers: [] }).site.number).toBe(77);
+  expect(recognise({ ...empty, peers: [] }, other).site.number).toBe(77);
+  expect(recognise({ ...empty, generations: [G1] }, other).site.number).toBe(77);
+  expect(recognise({ ...empty, role: 'primary' }, other).site.number).toBe(77);
 });
 
 test('every row of the table is reached', () => {
