@@ -14,13 +14,13 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX } from '../limits.js';
+import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
 import { readKey } from '../link/key.js';
 import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 import { type Flags, resolveOptions } from './config.js';
-import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyReport } from './control.js';
+import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress, type VerifyReport } from './control.js';
 import { formatStatus, paintFor } from './format-status.js';
 import { FromFilter, findJournals, formatLogEvent, JournalWalk } from './log.js';
 
@@ -344,7 +344,8 @@ function addVerify(program: Command, exit: (code: number) => void): void {
     .addHelpText(
       'after',
       `
-Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell.
+Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell, as the
+peer is away, or has applied nothing for ${VERIFY_STALL_MS / 1000} s. On a terminal it says how far it is.
 
 Examples:
   forelock verify disk --state /srv/a
@@ -352,18 +353,29 @@ Examples:
     )
     .action(async (name: string, options: Where & { maps?: boolean; json?: boolean }) => {
       const volume = parseName(name, 'volume');
+      const { isTTY } = process.stderr;
+      const onProgress = (progress: VerifyProgress): void =>
+        void process.stderr.write(`\r${formatProgress(volume, progress)}\x1b[K`);
       const report = await clientOf(options)
-        .verify(volume, { maps: options.maps ?? false })
+        .verify(volume, { maps: options.maps ?? false, onProgress: isTTY ? onProgress : undefined })
         .catch((error) => {
           // 1 would be an answer: that they differ
           if (!(error instanceof ForelockError) || error.code in EXIT_CODES) throw error;
           throw new ForelockError('AWAY', error.message, { cause: error });
+        })
+        .finally(() => {
+          if (isTTY) process.stderr.write('\r\x1b[K');
         });
       process.stdout.write(
         options.json === true ? `${JSON.stringify({ schema: 1, ...report }, null, 2)}\n` : formatVerify(report),
       );
       exit(report.equal ? EXIT_YES : EXIT_NO);
     });
+}
+
+export function formatProgress(volume: string, { doing, done, total }: VerifyProgress): string {
+  if (doing === 'waiting') return `${volume}: the other site has applied sequence ${done} of ${total}`;
+  return `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
 }
 
 function formatVerify(report: VerifyReport): string {

@@ -33,7 +33,7 @@ import {
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
-import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume/verify.js';
+import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
@@ -222,10 +222,18 @@ export class Gateway {
   }
 
   /** Compares a volume at both sites. At a standby the primary is asked to; where both write, it stops the volume's hosts for a round trip. */
-  async verify(name: string, options: { maps?: boolean; group?: string | undefined } = {}): Promise<VerifyReport> {
+  async verify(
+    name: string,
+    options: {
+      maps?: boolean;
+      group?: string | undefined;
+      onProgress?: ((progress: VerifyProgress) => void) | undefined;
+    } = {},
+  ): Promise<VerifyReport> {
     const volume = options.group === undefined ? this.volume(name) : volumeOf(this.#groupNamed(options.group), name);
     const member = this.#members.find((each) => each.group === volume.group)!;
-    if (volume.group.role !== 'standby') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
+    if (volume.group.role !== 'standby')
+      return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash, options.onProgress);
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 

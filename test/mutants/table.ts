@@ -2127,6 +2127,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'the same',
   },
   {
+    name: 'verify: waits for ever for a peer that gets no further',
+    file: 'volume/verify.ts',
+    find: 'await Promise.race([applied(), stall.over]).finally(stall.end);',
+    replace: 'await applied().finally(stall.end);',
+    breaks: 'a standby whose disk is full keeps a verify for as long as it is',
+  },
+  {
+    name: 'verify: waits for ever for room',
+    file: 'volume/verify.ts',
+    find: 'return Promise.race([appended, stall.over]).finally(',
+    replace: 'return appended.finally(',
+    breaks: 'the same, once the journal is full of what the standby does not take',
+  },
+  {
     name: 'verify: takes what it read for its view',
     file: 'volume/verify.ts',
     find: '    pinnedView(volume, point); // while',
