@@ -373,7 +373,6 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   if (p.group !== s.group)
     return `${a} calls the group ${p.group}, ${b} calls it ${s.group}: correct one configuration`;
   if (a === b) return `both sites are called ${a}: give one another name`;
-  if (p.site.number === s.site.number) return `${a} and ${b} both have site number ${p.site.number}: change one`;
   if (p.role !== s.role && (p.role === 'dual' || s.role === 'dual')) {
     return `${p.role === 'dual' ? a : b} is dual, ${p.role === 'dual' ? b : a} is not: start both with --role dual, or one as primary and one as standby`;
   }
@@ -389,6 +388,12 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   }
   if (p.groupId !== null && s.groupId !== null && p.groupId !== s.groupId) {
     return `group ${p.group} is another one at ${a} (${p.groupId}) than at ${b} (${s.groupId}): empty the state directory of the one whose data is to go`;
+  }
+  if (p.site.number === s.site.number) {
+    // who joins a group has a number from its name, of which there are 254
+    const empty = [p, s].find(({ generations }) => generations.length === 0);
+    const next = `start ${empty?.site.name ?? 'one of them, with an empty state directory,'} with another --site`;
+    return `${a} and ${b} both have site number ${p.site.number}, which comes from their names: ${next}`;
   }
   const volumes = findVolumeMisfit(p, s);
   if (volumes !== null) return volumes;

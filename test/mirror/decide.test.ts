@@ -181,7 +181,31 @@ const CASES: Case[] = [
   { finding: 'formats differ', b: { format: 2 }, expected: refuse(1), says: /format 1, b format 2/ },
   { finding: 'groups are called differently', b: { group: 'h' }, expected: refuse(1), says: /calls the group g/ },
   { finding: 'one name', b: { site: { name: 'a', number: 2 } }, expected: refuse(1), says: /both sites are called a/ },
-  { finding: 'one number', b: { site: { name: 'b', number: 1 } }, expected: refuse(1), says: /site number 1/ },
+  {
+    finding: 'one number',
+    b: { site: { name: 'b', number: 1 } },
+    expected: refuse(1),
+    says: /both have site number 1, which comes from their names: start one of them, with an empty state .*--site/,
+  },
+  {
+    finding: 'one number, and one is empty',
+    b: { ...EMPTY, site: { name: 'b', number: 1 } },
+    expected: refuse(1),
+    says: /site number 1.*: start b with another --site/,
+  },
+  {
+    // it was said that they had one number, and to change that
+    finding: 'two primaries, each of which founded a group',
+    b: { role: 'primary', site: { name: 'b', number: 1 }, groupId: 'other' },
+    expected: refuse(1),
+    says: /both primary.*--role standby/,
+  },
+  {
+    finding: 'a standby that founded a group once',
+    b: { site: { name: 'b', number: 1 }, groupId: 'other' },
+    expected: refuse(1),
+    says: /another one at a \(id\) than at b \(other\): empty the state directory/,
+  },
   { finding: 'two primaries', b: { role: 'primary' }, expected: refuse(1), says: /both primary.*--role standby/ },
   { finding: 'two standbys', a: { role: 'standby' }, expected: refuse(1), says: /both standby.*--role primary/ },
   { finding: 'a dual site', b: { role: 'dual' }, expected: refuse(1), says: /b is dual/ },

@@ -1498,6 +1498,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'records of a former primary are overwritten',
   },
   {
+    name: 'decide: what two founders have in common is their number',
+    file: 'mirror/decide.ts',
+    find: "if (p.role === s.role && p.role !== 'dual') {",
+    replace: "if (p.role === s.role && p.role !== 'dual' && p.site.number !== s.site.number) {",
+    breaks: 'whoever starts two primaries is told to change what no setting changes',
+  },
+  {
     name: 'decide: an emptied standby is a new site',
     file: 'mirror/decide.ts',
     find: "return site.role === 'dual' || bothDo ?",
