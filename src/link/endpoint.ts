@@ -20,7 +20,7 @@ import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect, type NetConnectOpts, type Socket } from 'node:net';
 import { type ClientOptions, type ServerOptions, WebSocket, WebSocketServer } from 'ws';
 import xxhash from 'xxhash-wasm';
-import { ForelockError } from '../errors.js';
+import { ForelockError, whyNotHeard } from '../errors.js';
 import {
   LINK_HANDSHAKE_MS_MAX,
   LINKS_PENDING_MAX,
@@ -237,7 +237,8 @@ export class LinkEndpoint {
     });
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => {
-        reject(new ForelockError('CONFIG', `the link cannot listen on ${host}:${port}: ${error.message}`));
+        const why = whyNotHeard(error, '--listen');
+        reject(new ForelockError('CONFIG', `the link cannot listen on ${host}:${port}: ${why}`));
       });
       server.listen(port, host.replace(/^\[|\]$/g, ''), resolve);
     });

@@ -223,15 +223,17 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   const { Gateway } = await import('./gateway.js'); // everything else starts faster without it
   const gateway = await Gateway.fromConfig(options, (text) => say(text));
   const stopping = stopSignal();
-  let control: ControlServer | null = null;
+  const control = await ControlServer.open({
+    control: gateway,
+    socket: join(options.state, ADMIN_SOCKET),
+    admin: options.admin,
+    onError: (error) => warn(`control API: ${error.stack}`),
+  }).catch(async (error) => {
+    await gateway.abandon();
+    throw error;
+  });
   try {
     for (const warning of gateway.warnings) warn(warning);
-    control = await ControlServer.open({
-      control: gateway,
-      socket: join(options.state, ADMIN_SOCKET),
-      admin: options.admin,
-      onError: (error) => warn(`control API: ${error.stack}`),
-    });
     say(`forelock ${VERSION}: site ${options.site}, state ${options.state}`);
     for (const { name, role, link } of gateway.status().groups) {
       say(`group ${name}: ${role}${link.url === null ? '' : `, link ${link.url}`}`);
@@ -244,7 +246,7 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     }
     await stopping;
   } finally {
-    await control?.close();
+    await control.close();
     await gateway.close();
   }
   say('stopped');

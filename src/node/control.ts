@@ -22,7 +22,7 @@ import { createServer, type IncomingMessage, request, type Server, type ServerRe
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
+import { ERROR_CODES, type ErrorCode, ForelockError, whyNotHeard } from '../errors.js';
 import {
   CONTROL_ANSWER_MAX,
   CONTROL_BODY_MAX,
@@ -298,7 +298,8 @@ export class ControlServer {
     server.maxConnections = CONTROL_LOCKS_MAX + 64;
     return new Promise((resolve, reject) => {
       server.once('error', (error) => {
-        reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${error.message}`));
+        const why = 'path' in where ? error.message : whyNotHeard(error, '--admin');
+        reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${why}`));
       });
       server.listen(where, () => {
         this.#servers.push(server);

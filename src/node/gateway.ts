@@ -2,6 +2,7 @@
  * A gateway: groups with their state directories, front ends and links, in one process. The library's entry, and what
  * `forelock serve` runs.
  */
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { XXHashAPI } from 'xxhash-wasm';
 import xxhash from 'xxhash-wasm';
@@ -118,11 +119,14 @@ export class Gateway {
   readonly #groupOfVolume = new Map<string, string>();
   readonly #hash: XXHashAPI;
   #timer: NodeJS.Timeout | null = null;
+  /** It does not go on: what this start made, and nobody has used, is not to bind the next one. */
+  #leavesNothing = true;
   #closing: Promise<void> | null = null;
 
   /**
    * Opens (or creates) the state, recovers, listens and connects.
-   * @throws ForelockError CONFIG, STATE_*, as documented in errors.ts; nothing is left open then
+   * @throws ForelockError CONFIG, STATE_*, as documented in errors.ts; nothing is left open then, nor on the disk of a
+   *         state that was to be new
    */
   static async open(options: GatewayOptions): Promise<Gateway> {
     const gateway = new Gateway(options, await xxhash());
@@ -139,6 +143,7 @@ export class Gateway {
       await gateway.close();
       throw error;
     }
+    gateway.#leavesNothing = false;
     gateway.#timer = setInterval(() => gateway.#tick(), TICK_MS);
     return gateway;
   }
@@ -287,6 +292,12 @@ export class Gateway {
     return this.#closing;
   }
 
+  /** The start came to nothing after all: closes, and removes what it made if nobody has used it. */
+  abandon(): Promise<void> {
+    this.#leavesNothing = true;
+    return this.close();
+  }
+
   async #close(): Promise<void> {
     await this.nbd.close();
     for (const { pair, endpoint } of this.#members) {
@@ -343,7 +354,12 @@ export class Gateway {
       defer: PLATFORM.defer,
       // who receives seals on its own thread: what it takes must stand behind what is sealed
       poolSealBytes: role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
-      closed: () => store.close(),
+      closed: () => {
+        if (!this.#leavesNothing || superblock !== null || this.#isUsed(options.group)) return store.close();
+        const made = this.#groups.find(({ name }) => name === options.group);
+        for (const { created, path } of made?.state.images.values() ?? []) if (created) rmSync(path);
+        store.discard();
+      },
     };
     const config: GroupConfig = {
       group: options.group,
@@ -386,6 +402,15 @@ export class Gateway {
       bytesWritten: () => store.bytesWritten,
     };
     this.#members.push(member);
+  }
+
+  /** Has a host written to it, or a peer heard of it? */
+  #isUsed(name: string): boolean {
+    const group = this.#groups.find((each) => each.name === name);
+    if (group === undefined) return false;
+    const { journal, state } = group;
+    const { peers, met } = state.superblock;
+    return journal.own.appended > 0 || Object.keys({ ...peers, ...met }).length > 0;
   }
 
   async #openGroup(
