@@ -192,6 +192,8 @@ Between machines, with a key in a file at both ends (openssl rand -hex 32 > key 
 An existing image, mirrored in place:
   forelock serve --state a --volume disk:20G,platter=flat,path=disk.img --peer ws://127.0.0.1:10900
 
+SIGTERM, SIGINT and SIGHUP stop it: what was written is made durable first. A second one (but SIGHUP) stops it at once.
+
 From a file, with two groups:
   state: /srv/a
   groups:
@@ -252,16 +254,21 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   say('stopped');
 }
 
-/** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. */
+/**
+ * Resolves at the first SIGTERM, SIGINT or SIGHUP; a second one ends the process at once. But not a second SIGHUP: of a
+ * terminal that closes, the shell and the system may each send one.
+ */
 function stopSignal(): Promise<void> {
   return new Promise((done) => {
     let asked = false;
     for (const [signal, number] of [
       ['SIGTERM', 15],
       ['SIGINT', 2],
+      ['SIGHUP', 1],
     ] as const) {
       process.on(signal, () => {
-        if (asked) process.exit(128 + number);
+        if (asked && signal !== 'SIGHUP') process.exit(128 + number);
+        if (asked) return;
         asked = true;
         process.stderr.write('forelock: stopping, everything is being made durable; once more to stop at once\n');
         done();
