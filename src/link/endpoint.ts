@@ -149,6 +149,12 @@ export class LinkEndpoint {
     this.#random = options.random ?? Math.random;
     this.#xxh64 = xxh64;
     this.#url = 'connect' in options.where ? checkUrl(options.where.connect) : '';
+    if (this.#url !== '' && options.key === null && !isLoopback(new URL(this.#url).hostname)) {
+      throw new ForelockError(
+        'CONFIG',
+        `without a shared key the link stays on loopback, and does not go to ${this.#url}: give both ends --key FILE`,
+      );
+    }
   }
 
   status(): EndpointStatus {

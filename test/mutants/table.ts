@@ -2204,6 +2204,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'with each connection lost amid a payload the server holds more than it may',
   },
   {
+    name: 'endpoint: connects anywhere without a key',
+    file: 'link/endpoint.ts',
+    find: "if (this.#url !== '' && options.key === null && !isLoopback(",
+    replace: "if (this.#url === '' && options.key === null && !isLoopback(",
+    breaks: 'whoever is there is given all that the volumes hold',
+  },
+  {
     name: 'endpoint: waits for a stranger to close',
     file: 'link/endpoint.ts',
     find: 'socket.destroySoon(); // behind',
