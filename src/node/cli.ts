@@ -244,7 +244,10 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     const isReady = await Promise.race([gateway.ready().then(() => true), stopping.then(() => false)]);
     if (isReady) {
       for (const uri of gateway.nbdUris()) say(uri);
-      say('ready');
+      const copied = gateway.groups.filter(({ mirror }) => !mirror.imageConsistent).map(({ name }) => name);
+      say(
+        copied.length === 0 ? 'ready' : `ready, but for the first copy of ${copied.join(', ')}, which is not whole yet`,
+      );
     }
     await stopping;
   } finally {

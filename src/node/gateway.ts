@@ -164,9 +164,14 @@ export class Gateway {
     return this.#members;
   }
 
-  /** Ready-to-use addresses of all volumes, as `nbd://` and `nbd+unix://` URIs. */
+  /**
+   * Addresses of all volumes, as `nbd://` and `nbd+unix://` URIs. Of a standby's they are those of its views
+   * (NAME@applied), which open once its first copy is whole; on platter flat, which has none, the volume's, which opens
+   * and refuses content.
+   */
   nbdUris(): string[] {
-    return this.nbd.addresses().flatMap((address) => this.catalog.names().map((name) => formatNbdUri(address, name)));
+    const names = this.catalog.readable();
+    return this.nbd.addresses().flatMap((address) => names.map((name) => formatNbdUri(address, name)));
   }
 
   /** @throws ForelockError EINVAL */
@@ -242,7 +247,10 @@ export class Gateway {
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
-  /** Resolves when every group is ready to serve (a primary; a dual site, with its peer) or has been adopted (a standby). */
+  /**
+   * Resolves when every group is ready to serve (a primary; a dual site, with its peer) or has been adopted (a standby,
+   * whose first copy need not be whole then).
+   */
   async ready(): Promise<void> {
     while (
       this.#closing === null &&

@@ -2183,6 +2183,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a read of no bytes ends in an assertion of the block reader',
   },
   {
+    name: 'catalog: offers views of what is no image yet',
+    file: 'volume/catalog.ts',
+    find: "role === 'standby' && mirror.imageConsistent)",
+    replace: "role === 'standby' && mirror !== null)",
+    breaks: 'a client that lists and connects is refused',
+  },
+  {
     name: 'nbd: a payload counts when it is announced',
     file: 'frontend/nbd/transmission.ts',
     find: 'this.missing = request.size;',

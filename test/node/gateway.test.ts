@@ -174,6 +174,34 @@ test('a volume whose name another group has is not adopted, the peer is told, an
   }
 });
 
+// What it printed refused every read.
+test('a standby gives the addresses of what can be read there', async () => {
+  const listen = { host: '127.0.0.1', port: 0 };
+  const standby = await Gateway.open({
+    ...{ state: join(state, 's'), site: 's', nbd: [listen] },
+    groups: [{ ...group, role: 'standby', listen, volumes: [] }],
+  });
+  const peer = `ws://127.0.0.1:${standby.members[0]!.endpoint!.address!.port}`;
+  const primary = await Gateway.open({
+    ...{ state: join(state, 'p'), site: 'p', nbd: [listen] },
+    groups: [{ ...group, peer }],
+  });
+  try {
+    await new LibraryVolume(primary.volume('disk')).write(0, Buffer.alloc(4096, 7));
+    await standby.ready();
+    await vi.waitFor(async () => expect(await primary.verify('disk')).toMatchObject({ equal: true }), 10_000);
+    expect(primary.nbdUris()[0]).toMatch(/\/disk$/);
+    expect(primary.catalog.views()).toEqual([]);
+    expect(standby.nbdUris()[0]).toMatch(/\/disk@applied$/);
+    expect(standby.catalog.views()).toEqual(['disk@applied']);
+    const client = await NbdClient.connect(standby.nbdUris()[0]!);
+    expect(await client.read(0, 1)).toEqual(Buffer.from([7]));
+    await client.close();
+  } finally {
+    await Promise.all([primary.close(), standby.close()]);
+  }
+});
+
 test('two groups with a volume of one name are not opened together, and each alone is', async () => {
   const both = ['one', 'two'].map((name) => ({ ...group, group: name }));
   const where = { state, site: 'a', nbd: [] };
