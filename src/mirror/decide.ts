@@ -383,8 +383,14 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
     return `--when-split ${p.whenSplit} names neither ${a} nor ${b}: correct both configurations`;
   }
   if (p.role === s.role && p.role !== 'dual') {
-    const other = p.role === 'primary' ? 'standby' : 'primary';
-    return `${a} and ${b} are both ${p.role}: start one of them with --role ${other}`;
+    const both = `${a} and ${b} are both ${p.role}`;
+    if (p.role === 'standby') return `${both}: start one of them with --role primary`;
+    const parting = findParting(p, s);
+    if (parting === null) return `${both}: start one of them with --role standby`;
+    if (parting === 'both')
+      return `${both}, and both went on alone: decide whose data is to stay, and start the other one with --role standby`;
+    const [older, newer] = parting === 'first' ? [b, a] : [a, b];
+    return `${both}, and ${newer} went on without ${older}: start ${older} with --role standby`;
   }
   if (p.groupId !== null && s.groupId !== null && p.groupId !== s.groupId) {
     return `group ${p.group} is another one at ${a} (${p.groupId}) than at ${b} (${s.groupId}): empty the state directory of the one whose data is to go`;
@@ -571,6 +577,15 @@ function outline(source: SiteState, target: SiteState, row: number): Decision {
 function lostTail(author: SiteState, peer: SiteState): string {
   const number = author.site.number;
   return `${author.site.name} ends its own stream at ${end(author, number)}, ${peer.site.name} has it to ${end(peer, number)}: ${author.site.name} lost its tail`;
+}
+
+/** Which of two sites went on without the other, by minting after the newest generation that both have; null: none did. */
+export function findParting(first: SiteState, second: SiteState): 'first' | 'second' | 'both' | null {
+  const common = newestCommon(first, second);
+  if (common === null) return null;
+  const [a, b] = [common.p < first.generations.length - 1, common.s < second.generations.length - 1];
+  if (a && b) return 'both';
+  return a ? 'first' : b ? 'second' : null;
 }
 
 function newestCommon(p: SiteState, s: SiteState): { id: string; p: number; s: number } | null {

@@ -123,6 +123,8 @@ export interface GroupStatus {
   rejection: { sequence: number; state: 'waiting' | 'halted' | 'rewound'; ageMs: number } | null;
   /** Where both sites write; null elsewhere. */
   dual: DualStatus | null;
+  /** Of a primary whose peer went on without it: what that means for its hosts, or null. */
+  parted: string | null;
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {

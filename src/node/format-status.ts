@@ -79,6 +79,7 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
     const { met, aborted, cascaded, abortedPeer } = conflicts;
     if (met > 0) add('conflicts', `${met} met, ${aborted} + ${cascaded} scopes lost here, ${abortedPeer} there`);
   }
+  if (group.parted !== null) add('parted', paint.bad(group.parted));
   if (group.degradedSince !== null) {
     add('degraded', paint.bad(`answers were given by this site alone since sequence ${group.degradedSince}`));
   }

@@ -40,6 +40,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       ...policy,
       rejection: null,
       dual: null,
+      parted: null,
       degradedSince: null,
       journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
       counters: {},
@@ -105,6 +106,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     ...policy,
     rejection: rejectionOf(group),
     dual,
+    parted: pair.parted,
     degradedSince: superblock.degradedSince,
     journal: {
       usedBytes: journal.segments.used,

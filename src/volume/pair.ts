@@ -57,7 +57,7 @@ import {
   SPLIT_WAIT_MS,
 } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
-import { type Decision, decide, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
+import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
   type Ask,
@@ -127,6 +127,7 @@ export class Pair {
   #sending = false;
   #receiving = false;
   #refusal: string | null = null;
+  #parted: string | null = null;
   #lostTail: LostTail | null = null;
   /** A new generation is being saved: no peer may take it over that may yet outlive it. */
   #minting = false;
@@ -164,6 +165,10 @@ export class Pair {
   }
   get refusal(): string | null {
     return this.#refusal;
+  }
+  /** This primary was refused by a peer that went on without it: its hosts are served from a history that is not the peer's. */
+  get parted(): string | null {
+    return this.#parted;
   }
   get peerSite(): string | null {
     return this.#peer?.site.name ?? null;
@@ -268,6 +273,7 @@ export class Pair {
       this.#decision = decision;
       this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
+      this.#lookAtParting(decision, mine, theirs);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       const damage = this.group?.receiver?.damage ?? null;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
@@ -455,6 +461,20 @@ export class Pair {
   }
 
   // ---- handshake
+
+  /** Nobody but a person can know whose data is to stay, so hosts are served on; but that is told, once for each finding. */
+  #lookAtParting(decision: Decision, mine: SiteState, theirs: SiteState): void {
+    const parting = mine.role === 'primary' && decision.action === 'refuse' ? findParting(mine, theirs) : null;
+    const { name } = theirs.site;
+    const text =
+      parting === 'second'
+        ? `site ${name} went on without this one, under a newer generation. Hosts here do not see what is written there, and ${name} takes nothing of what they write: keep them away, and start this site with --role standby`
+        : parting === 'both'
+          ? `site ${name} and this one both went on alone. Hosts here and there read and write data that differ: decide whose is to stay, and keep hosts away from the other`
+          : null;
+    if (text !== null && text !== this.#parted) this.group?.tell(text);
+    this.#parted = text;
+  }
 
   #refuse(link: Link, decision: Decision): void {
     this.#refusal = decision.reason;

@@ -194,6 +194,26 @@ const CASES: Case[] = [
     says: /site number 1.*: start b with another --site/,
   },
   {
+    finding: 'two primaries, one of which was promoted',
+    a: { generations: [G1, A2] },
+    b: { role: 'primary' },
+    expected: refuse(1),
+    says: /both primary, and a went on without b: start b with --role standby/,
+  },
+  {
+    finding: 'two primaries, the other of which was promoted',
+    b: { role: 'primary', generations: [G1, B2] },
+    expected: refuse(1),
+    says: /both primary, and b went on without a: start a with --role standby/,
+  },
+  {
+    finding: 'two primaries that both went on alone',
+    a: { generations: [G1, A2] },
+    b: { role: 'primary', generations: [G1, B2] },
+    expected: refuse(1),
+    says: /both primary, and both went on alone: decide whose data is to stay/,
+  },
+  {
     // it was said that they had one number, and to change that
     finding: 'two primaries, each of which founded a group',
     b: { role: 'primary', site: { name: 'b', number: 1 }, groupId: 'other' },

@@ -1526,6 +1526,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a site is said to have what the other never got, and did get',
   },
   {
+    name: 'pair: an old primary says nothing',
+    file: 'volume/pair.ts',
+    find: "parting = mine.role === 'primary' && decision.action === 'refuse' ?",
+    replace: "parting = mine.role === 'primary' && decision.action === 'found' ?",
+    breaks: 'hosts of a site that another one was promoted over go on, and nobody knows',
+  },
+  {
+    name: 'pair: an old primary says it at every link',
+    file: 'volume/pair.ts',
+    find: 'if (text !== null && text !== this.#parted) this.group',
+    replace: 'if (text !== null) this.group',
+    breaks: 'what was told once fills the log',
+  },
+  {
     name: 'pair: an emptied standby begins its stream anew',
     file: 'volume/pair.ts',
     find: 'ownThrough: theirs.streams[decision.target] ?? 0,',

@@ -52,6 +52,7 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     onReject: 'target-retry',
     rejection: null,
     dual: null,
+    parted: null,
     degradedSince: null,
     journal: {
       usedBytes: 2 ** 29,

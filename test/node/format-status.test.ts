@@ -35,6 +35,7 @@ test('what is wrong stands out, and nothing is negative', () => {
       role: 'standby',
       consistency: 'inconsistent',
       degradedSince: 77,
+      parted: 'site b went on without this one',
       link,
       lag: { bytes: -1, records: 3, ageMs: -5 },
     }),
@@ -51,6 +52,7 @@ test('what is wrong stands out, and nothing is negative', () => {
   );
   expect(text).toContain('\x1b[31minconsistent: a first copy is unfinished\x1b[0m');
   expect(text).toContain('alone since sequence 77');
+  expect(text).toContain('  parted     \x1b[31msite b went on without this one\x1b[0m');
   expect(text).toContain('0 B, 3 records, oldest 0 ms');
   expect(text).toContain('no peer configured');
   expect(text).toContain('\x1b[32mnone\x1b[0m');

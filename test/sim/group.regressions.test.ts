@@ -8,6 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { FLAG_POINT } from '../../assembly/layout.js';
+import { Group } from '../../src/volume/group.js';
 import { holdLock, openScope } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -384,6 +385,31 @@ test('a former primary, emptied and copied anew, takes over again', async () => 
     expect(world.counts['target emptied'] ?? 0).toBe(0);
   }
   expect(world.target.journal.own.appended).toBeGreaterThan(0);
+});
+
+test('an old primary that a promoted one refuses says what its hosts read, once', async () => {
+  // It was told that both were primary, and served its hosts the older data without another word.
+  const world = makeWorld();
+  const tell = vi.spyOn(Group.prototype, 'tell');
+  await bothUp(world);
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  world.operator.failOver('serves');
+  await world.until(() => world.target.pair?.parted != null, 20_000, 'it does not learn of it');
+  const { pair } = world.target;
+  const finding =
+    /^site beta went on without this one, under a newer generation\. Hosts here do not see what is written there/;
+  expect(pair!.parted).toMatch(finding);
+  expect(pair!.refusal).toMatch(/beta went on without alpha: start alpha with --role standby/);
+  await world.until(() => pair!.counters.rows.get(1)! > 2, 20_000, 'they do not meet again');
+  expect(tell.mock.calls.filter(([text]) => finding.test(text))).toHaveLength(1);
+  expect(world.source.pair!.parted).toBeNull();
+  tell.mockRestore();
+  world.target.crash(false);
+  world.target.role = 'standby';
+  world.target.open();
+  await world.until(() => world.target.pair?.state === 'streaming', 20_000, 'it does not follow');
+  expect(world.target.pair!.parted).toBeNull();
 });
 
 test('a standby that goes down between its adoption and its first copy holds no image', async () => {
