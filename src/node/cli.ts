@@ -72,6 +72,7 @@ function makeProgram(exit: (code: number) => void): Command {
     .description('A speculative block-volume mirror: writes go to the second site before the lock does.')
     .version(VERSION)
     .exitOverride()
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'forelock: ')) })
     .showSuggestionAfterError()
     .addHelpText(
       'after',
@@ -115,7 +116,7 @@ function addServe(program: Command): void {
     .option('--state <dir>', 'state directory; created if missing')
     .option(
       '--volume <spec>',
-      'NAME[:SIZE][,platter=flat,path=FILE]; repeat for more. SIZE may be left out if it exists',
+      'NAME[:SIZE][,block-size=N][,platter=flat,path=FILE]; repeat for more. SIZE may be left out if it exists; block-size is fixed when it is made (512 to 64K, default 4096)',
       collect,
     )
     .option('--nbd <host:port>', 'where hosts connect (default: 127.0.0.1:10809, unless --nbd-unix is given), or none')
@@ -523,7 +524,8 @@ function isEntry(): boolean {
 if (isEntry()) {
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT_YES); // `forelock log … | head`
-    throw error;
+    process.stderr.write(`forelock: what there is to say cannot be written: ${error.message}\n`);
+    process.exit(EXIT_AWAY); // whatever the answer was, nobody has it
   });
   process.exitCode = await main(process.argv.slice(2));
 }

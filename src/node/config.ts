@@ -44,7 +44,8 @@ export interface VolumeOptions {
   name: string;
   /** Bytes; null for a volume that exists or is adopted. */
   size: number | null;
-  blockSize: number;
+  /** null: as it is, or of a new volume BLOCK_SIZE_DEFAULT. */
+  blockSize: number | null;
   platter: 'journal' | 'flat';
   /** Absolute; of the image: platter flat only. */
   path: string | null;
@@ -98,14 +99,25 @@ const JOURNAL_SIZE_MIN = JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN;
 
 // ---- what one value may be. The same for flags, which are texts, and for YAML, which has numbers and booleans.
 
+function nameOfKind(input: unknown): string {
+  if (input === null || input === undefined) return 'nothing';
+  if (typeof input !== 'object') return 'one value';
+  return Array.isArray(input) ? 'a list' : 'a mapping';
+}
+
+/** What is wrong with a value, in words of the file and not of the library that found it. */
+function wordsOf(issue: z.core.$ZodIssue): string {
+  if (issue.code !== 'invalid_type') return issue.message;
+  const wanted = { array: 'a list', object: 'a mapping' }[issue.expected as string] ?? issue.expected;
+  return `expected ${wanted}, found ${nameOfKind(issue.input)}`;
+}
+
 /** A zod type made of a function that throws an Error with the sentence to show. */
 function value<T>(parse: (text: string) => T) {
   return z.unknown().transform((input, context): T => {
     try {
       if (typeof input !== 'string' && typeof input !== 'number' && typeof input !== 'boolean') {
-        throw new Error(
-          `expected one value, found ${Array.isArray(input) ? 'a list' : input === null ? 'nothing' : 'a mapping'}`,
-        );
+        throw new Error(input === undefined ? 'it is missing' : `expected one value, found ${nameOfKind(input)}`);
       }
       return parse(String(input));
     } catch (error) {
@@ -184,7 +196,7 @@ const volumeObject = z.strictObject(volumeFields).transform((fields, context): V
   if (size !== null && (size === 0 || size > VOLUME_SIZE_MAX || size % blockSize !== 0)) {
     return refuse(`its size must be a multiple of ${blockSize} up to ${formatSize(VOLUME_SIZE_MAX)}, not ${size}`);
   }
-  return { name: fields.name, size, blockSize, platter, path: fields.path ?? null };
+  return { name: fields.name, size, blockSize: fields['block-size'] ?? null, platter, path: fields.path ?? null };
 });
 
 /** `NAME[:SIZE][,platter=flat][,path=FILE][,block-size=N]`; a path may contain anything but a comma. */
@@ -415,7 +427,7 @@ export function checkSocketPath(path: string | null, what: string, fail: (messag
 function parseFlags(flags: Flags): Settings {
   const parsed = oneGroup.safeParse(flags);
   if (!parsed.success) {
-    const lines = parsed.error.issues.map((issue) => `--${flagOf(String(issue.path[0]))}: ${issue.message}`);
+    const lines = parsed.error.issues.map((issue) => `--${flagOf(String(issue.path[0]))}: ${wordsOf(issue)}`);
     throw new ForelockError('USAGE', lines.join('\n'));
   }
   return atBase(parsed.data, process.cwd());
@@ -472,14 +484,14 @@ export function parseConfig(text: string, path: string): Settings {
     throw new ForelockError('CONFIG', `${path}: ${(error as Error).message}`);
   }
   const several = typeof raw === 'object' && raw !== null && 'groups' in raw;
-  const parsed = (several ? manyGroups : oneGroup).safeParse(raw);
+  const parsed = (several ? manyGroups : oneGroup).safeParse(raw, { reportInput: true });
   if (parsed.success) return atBase(parsed.data as Settings, dirname(resolve(path)));
   const problems: string[] = [];
   for (const issue of parsed.error.issues) {
     const where = issue.path.map(String);
     if (issue.code !== 'unrecognized_keys') {
       const key = where.length > 0 ? `${where.join('.')}: ` : '';
-      problems.push(`${at(offsetOf(document.contents, where, false))}: ${key}${issue.message}`);
+      problems.push(`${at(offsetOf(document.contents, where, false))}: ${key}${wordsOf(issue)}`);
       continue;
     }
     for (const key of issue.keys) {

@@ -1,4 +1,5 @@
 /** A gateway's status for people: aligned, one screen a group, colours only where a terminal shows them. */
+import { FREEZE_HOLD_MS } from '../limits.js';
 import { formatSize } from '../units.js';
 import type { GatewayStatus, GroupStatus, LinkStatus } from './control.js';
 
@@ -40,11 +41,11 @@ export function formatStatus(status: GatewayStatus, paint: Paint): string {
   const uptime = formatDuration(status.uptimeSeconds * 1000);
   const lines = [`${paint.bold(`site ${status.site}`)}  ${paint.dim(`forelock ${status.version}, up ${uptime}`)}`];
   for (const uri of status.nbdUris) lines.push(`  ${uri}`);
-  for (const group of status.groups) lines.push('', ...formatGroup(group, paint));
+  for (const group of status.groups) lines.push('', ...formatGroup(group, status.site, paint));
   return `${lines.join('\n')}\n`;
 }
 
-function formatGroup(group: GroupStatus, paint: Paint): string[] {
+function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
   const { link, journal, cursors } = group;
   const role = group.role === 'standby' ? 'standby' : paint.good(group.role);
   const consistency =
@@ -61,16 +62,19 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
     add(
       '',
       paint.dim(
-        `round trip ${link.roundTripMs.toFixed(1)} ms, ${traffic}, ${link.connects} connects, epoch ${link.epoch}.${link.attempt}`,
+        `round trip ${link.roundTripMs.toFixed(1)} ms, ${traffic}, ${counted(link.connects, 'connect')}, epoch ${link.epoch}.${link.attempt}`,
       ),
     );
   }
   if (group.dual !== null) {
     const { state, frozenMs, whenSplit, behind, conflicts } = group.dual;
+    const waits = frozenMs < FREEZE_HOLD_MS || whenSplit === `prefer:${site}`; // the preferred one goes on for them
     const says = {
       serving: paint.good('both sites serve'),
       waiting: paint.warn(`waits for the other site, ${formatDuration(frozenMs)}: hosts are not served yet`),
-      frozen: paint.bad(`frozen, ${formatDuration(frozenMs)}: the other site is not there, hosts wait`),
+      frozen: paint.bad(
+        `frozen, ${formatDuration(frozenMs)}: the other site is not there, hosts ${waits ? 'wait' : 'get errors'}`,
+      ),
       alone: paint.bad('this site serves alone'),
     }[state];
     add('dual', `${says}  ${paint.dim(`when-split ${whenSplit}`)}`);
@@ -173,7 +177,11 @@ function formatJournal({
 }: GroupStatus['journal']): string {
   const share = limitBytes > 0 ? ` (${Math.round((100 * usedBytes) / limitBytes)} %)` : '';
   const replay = formatSize(Math.max(0, position - checkpointPosition));
-  return `${formatSize(usedBytes)} of ${formatSize(limitBytes)}${share}, ${segments} segments, ring ${formatSize(ringSize)}, ${replay} since the checkpoint`;
+  return `${formatSize(usedBytes)} of ${formatSize(limitBytes)}${share}, ${counted(segments, 'segment')}, ring ${formatSize(ringSize)}, ${replay} since the checkpoint`;
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
 /** Left-aligned first column, right-aligned others, two spaces between. */

@@ -2,7 +2,7 @@
  * A gateway: groups with their state directories, front ends and links, in one process. The library's entry, and what
  * `forelock serve` runs.
  */
-import { rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { XXHashAPI } from 'xxhash-wasm';
 import xxhash from 'xxhash-wasm';
@@ -10,7 +10,7 @@ import { ForelockError } from '../errors.js';
 import { formatNbdUri, type NbdAddress } from '../frontend/nbd/address.js';
 import { NbdServer } from '../frontend/nbd/server.js';
 import { DiskStore } from '../journal/disk-store.js';
-import type { Superblock, SuperblockFiles } from '../journal/superblock.js';
+import { SUPERBLOCK_NAMES, type Superblock, type SuperblockFiles } from '../journal/superblock.js';
 import { createKernel } from '../kernel/create.js';
 import type { KernelName } from '../kernel/kernel.js';
 import { PiscinaPool } from '../kernel/pool.js';
@@ -134,7 +134,7 @@ export class Gateway {
       for (const group of options.groups) {
         const directory = join(options.state, group.group);
         await gateway.#openMember(group, directory).catch((error) => {
-          throw refusedBySystem(directory, error);
+          throw refusedBySystem(directory, otherGroups(options, error));
         });
       }
       for (const address of options.nbd) await gateway.nbd.listen(address);
@@ -276,6 +276,7 @@ export class Gateway {
         volumes: group.volumes.map((volume) => ({
           ...volume,
           size: volume.size ?? undefined,
+          blockSize: volume.blockSize ?? undefined,
           path: volume.path ?? undefined,
         })),
         listen: group.listen ?? undefined,
@@ -351,6 +352,7 @@ export class Gateway {
       throw error;
     }
     const { files, superblock } = loaded;
+    this.#warnOfSplit(options, superblock);
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
     const environment: StateEnvironment = {
       store,
@@ -410,6 +412,18 @@ export class Gateway {
       bytesWritten: () => store.bytesWritten,
     };
     this.#members.push(member);
+  }
+
+  /** A policy that does nothing, or names nobody. */
+  #warnOfSplit({ group, role, whenSplit = 'freeze' }: GroupOptions, superblock: Superblock | null): void {
+    if (whenSplit === 'freeze') return;
+    const { prefer } = whenSplit;
+    const is = role ?? superblock?.role;
+    if (is !== undefined && is !== 'dual')
+      this.warnings.push(`group ${group}: --when-split is for --role dual, and does nothing at a ${is}`);
+    const sites = [this.options.site, ...(superblock?.sites ?? []).map(({ name }) => name)];
+    if (sites.length > 2 && !sites.includes(prefer))
+      this.warnings.push(`group ${group}: --when-split prefer:${prefer} names neither of ${sites.slice(1).join(', ')}`);
   }
 
   /** Has a host written to it, or a peer heard of it? */
@@ -542,8 +556,24 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
   EIO: "the disk refuses: look into the system's log, and restore this site from its peer if it is lost",
 };
 
-/** What the system said of a state directory, as an error that says what, where, and what to do; others as they are. */
+/** A group that was to be new could not be: the state directory may hold the one that was meant. */
+function otherGroups({ state, groups }: GatewayOptions, error: Error): Error {
+  if (!(error instanceof ForelockError) || error.code !== 'CONFIG' || !existsSync(state)) return error;
+  const named = groups.map(({ group }) => group);
+  const others = readdirSync(state).filter((name) => !named.includes(name) && holdsState(join(state, name)));
+  if (others.length === 0) return error;
+  const text = `${error.message}. The state directory has group ${others.join(', ')}: is one of them meant, with --group?`;
+  return new ForelockError('CONFIG', text, { cause: error });
+}
+
+function holdsState(folder: string): boolean {
+  return SUPERBLOCK_NAMES.some((name) => existsSync(join(folder, name)));
+}
+
+/** What the system said of a state directory, or damage found there, as an error that says what, where, and what to do. */
 function refusedBySystem(directory: string, error: NodeJS.ErrnoException): Error {
+  if (error instanceof ForelockError && (error.code === 'STATE_CORRUPT' || error.code === 'STATE_NEWER'))
+    return new ForelockError(error.code, `state directory ${directory}: ${error.message}`, { cause: error });
   const next = NEXT_STEPS[error.code ?? ''];
   if (error instanceof ForelockError || next === undefined) return error;
   const code = error.code === 'ENOSPC' || error.code === 'EIO' ? error.code : 'CONFIG';

@@ -576,6 +576,10 @@ function checkConfig(config: GroupConfig, superblock: Superblock): void {
     else {
       if (wanted.size !== undefined && wanted.size !== volume.size)
         mismatch(`volume ${wanted.name} has ${volume.size} bytes, the configuration says ${wanted.size}`);
+      if (wanted.blockSize !== undefined && wanted.blockSize !== volume.blockSize)
+        mismatch(
+          `volume ${wanted.name} has blocks of ${volume.blockSize} bytes, the configuration says ${wanted.blockSize}`,
+        );
       if (wanted.platter !== undefined && wanted.platter !== volume.platter)
         mismatch(`volume ${wanted.name} is on platter ${volume.platter}, the configuration says ${wanted.platter}`);
       if (wanted.path !== undefined && wanted.path !== volume.path)

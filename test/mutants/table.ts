@@ -1437,8 +1437,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'decide: cut at the end counts as excess',
     file: 'mirror/decide.ts',
-    find: 'end(y, author) > (cut[author] ?? 0)',
-    replace: 'end(y, author) >= (cut[author] ?? 0)',
+    find: 'end(y, author) > cutOf(author)',
+    replace: 'end(y, author) >= cutOf(author)',
     breaks: 'a standby that has all is refused',
   },
   {
@@ -2146,6 +2146,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'return this.nowMs() - this.#kept.at < VIEW_STALL_MS;',
     replace: 'return this.nowMs() - this.#kept.at >= 0;',
     breaks: 'the same',
+  },
+  {
+    name: 'state: any block size will do',
+    file: 'volume/group-state.ts',
+    find: 'wanted.blockSize !== undefined && wanted.blockSize !== volume.blockSize',
+    replace: 'wanted.blockSize === 0',
+    breaks: 'a setting that an existing volume contradicts is passed over',
   },
   {
     name: 'verify: waits for ever for a peer that gets no further',

@@ -1,7 +1,7 @@
 /** The command as its users meet it: a child process, its streams and its exit code. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
@@ -90,7 +90,7 @@ test('--version and --help', async () => {
 test.each<[string, string[], number, string]>([
   ['nothing', [], 2, 'Usage: forelock'],
   ['an unknown command', ['sevre'], 2, "unknown command 'sevre'"],
-  ['an unknown option', ['serve', '--colour', 'red'], 2, "unknown option '--colour'"],
+  ['an unknown option', ['serve', '--colour', 'red'], 2, "forelock: unknown option '--colour'"],
   ['serve without a state', ['serve'], 2, '--state DIR'],
   [
     'serve with a bad value',
@@ -222,6 +222,22 @@ test('lock holds for its time, or until interrupted, and tells when it was lost'
   gateway.lose('the lease ended');
   expect(await lost.ended).toBe(1);
   expect(lost.out).toContain('LOST: the lease ended');
+});
+
+// A trace of the stack, and for `log` the exit code that says damaged.
+test('what cannot be written is told in a line, and the answer is unknown', async () => {
+  const full = openSync('/dev/full', 'w');
+  const child = spawn(process.execPath, [built('src/node/cli.js'), 'serve', '--help'], {
+    stdio: ['ignore', full, 'pipe'],
+  });
+  children.push(child);
+  let err = '';
+  child.stderr!.on('data', (data) => {
+    err += data;
+  });
+  expect((await once(child, 'close'))[0]).toBe(3);
+  expect(err).toMatch(/^forelock: what there is to say cannot be written: ENOSPC.*\n$/);
+  closeSync(full);
 });
 
 test('log tells whole from damaged', async () => {

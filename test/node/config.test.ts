@@ -37,7 +37,7 @@ test('flags alone: what is left out has its default', () => {
     groups: [
       {
         name: 'main',
-        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: 4096, platter: 'journal', path: null }],
+        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: null, platter: 'journal', path: null }],
         role: null,
         listen: null,
         peer: null,
@@ -93,9 +93,9 @@ test('every flag has its place', () => {
       {
         name: 'db',
         volumes: [
-          { name: 'data', size: null, blockSize: 4096, platter: 'journal', path: null },
+          { name: 'data', size: null, blockSize: null, platter: 'journal', path: null },
           { name: 'log', size: 512e3, blockSize: 512, platter: 'journal', path: null },
-          { name: 'old', size: 64 * 2 ** 20, blockSize: 4096, platter: 'flat', path: resolve('images/old.img') },
+          { name: 'old', size: 64 * 2 ** 20, blockSize: null, platter: 'flat', path: resolve('images/old.img') },
         ],
         role: 'standby',
         listen: { host: '0.0.0.0', port: 10900 },
@@ -258,7 +258,9 @@ test.each([
     'state: /s\nack: local\ngroups:\n  - name: a\n',
     ':2:1: ack: unknown key: it belongs to an entry of groups',
   ],
-  ['a group without a name', 'state: /s\ngroups:\n  - ack: local\n', ':3:5: groups.0.name: expected one value'],
+  ['a group without a name', 'state: /s\ngroups:\n  - ack: local\n', ':3:5: groups.0.name: it is missing'],
+  ['one value for a list', 'state: /s\nvolumes: disk\n', ':2:10: volumes: expected a list, found one value'],
+  ['a list for a mapping', '- state: /s\n', ':1:1: expected a mapping, found a list'],
   ['no group', 'state: /s\ngroups: []\n', ':2:9: groups: '],
   ['a bad value', 'state: /s\nring: 1M\n', ':2:7: ring: 1M is not between'],
   [

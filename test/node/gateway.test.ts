@@ -116,6 +116,25 @@ test('a start that comes to nothing leaves nothing of a new state, and all of on
   taken.close();
 });
 
+test('what an existing state contradicts, does nothing, or is not there is told', async () => {
+  const where = { state, site: 'a', nbd: [] };
+  await (await Gateway.open({ ...where, groups: [group] })).close();
+  const refused = (groups: GroupOptions[], nbd: { path: string }[] = []) =>
+    expect(Gateway.open({ ...where, nbd, groups })).rejects;
+  const small = { ...group, volumes: [{ name: 'disk', blockSize: 512 }] };
+  await refused([small]).toThrow('volume disk has blocks of 4096 bytes, the configuration says 512');
+  const web = { ...group, group: 'web', volumes: [{ name: 'disk' }] };
+  await refused([web]).toThrow('The state directory has group main: is one of them meant, with --group?');
+  expect(readdirSync(state)).toEqual(['main']);
+  const folder = join(state, 'none');
+  await refused([group], [{ path: join(folder, 'x.sock') }]).toThrow(`there is no folder ${folder}: make it`);
+  const split = await Gateway.open({ ...where, groups: [{ ...group, whenSplit: { prefer: 'a' } }] });
+  expect(split.warnings).toEqual(['group main: --when-split is for --role dual, and does nothing at a primary']);
+  await split.close();
+  for (const name of ['superblock.a', 'superblock.b']) writeFileSync(join(state, 'main', name), 'rubbish');
+  await refused([group]).toThrow(`state directory ${join(state, 'main')}: superblock.a and superblock.b damaged`);
+});
+
 // The status said "ack applied", and a flush was answered when it was on the disk here.
 test('a group without a peer is not told to promise what only a peer can keep', async () => {
   for (const told of [{ ack: 'applied' }, { whenPeerAway: 'fail' }] as const) {

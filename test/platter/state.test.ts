@@ -15,8 +15,10 @@ afterEach(() => fs.rmSync(directory, { recursive: true, force: true }));
 
 const image = (name: string) => join(directory, 'mount', `${name}.img`);
 
-function open(...names: string[]): Promise<Gateway> {
-  const volumes = names.map((name) => ({ name, size: 4 * MIB, platter: 'flat' as const, path: image(name) }));
+const open = (...names: string[]): Promise<Gateway> => openWith({}, names);
+
+function openWith(told: { blockSize?: number }, names: readonly string[]): Promise<Gateway> {
+  const volumes = names.map((name) => ({ name, size: 4 * MIB, platter: 'flat' as const, path: image(name), ...told }));
   const group = {
     group: 'main',
     role: 'primary',
@@ -64,6 +66,14 @@ test('a first start that was killed before it was written down finds the image t
   fs.rmSync(join(directory, 'state'), { recursive: true });
   await (await open('one')).close();
   expect(fs.statSync(image('one')).size).toBe(4 * MIB);
+});
+
+test('blocks of another size than the volume has are refused, and not passed over', async () => {
+  fs.mkdirSync(join(directory, 'mount'));
+  await (await openWith({ blockSize: 512 }, ['one'])).close();
+  await expect(openWith({ blockSize: 4096 }, ['one'])).rejects.toMatchObject({ code: 'STATE_MISMATCH' });
+  await (await openWith({ blockSize: 512 }, ['one'])).close();
+  await (await open('one')).close();
 });
 
 // the image stayed open and locked: a second start in the same process said STATE_LOCKED, not what was wrong

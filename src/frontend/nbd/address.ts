@@ -2,8 +2,9 @@
  * Where an NBD server listens and a client connects: TCP `host:port` or a unix socket's path, and their `nbd://` URIs
  * (doc/uri.md of NetworkBlockDevice/nbd).
  */
-import { lstat, unlink } from 'node:fs/promises';
+import { lstat, stat, unlink } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
+import { dirname } from 'node:path';
 import { ForelockError } from '../../errors.js';
 
 export type NbdAddress =
@@ -57,7 +58,21 @@ export function connectTo(address: NbdAddress): Socket {
  */
 export async function removeStaleSocket(path: string): Promise<void> {
   const found = await lstat(path).catch(() => null);
-  if (found === null) return;
+  if (found === null) {
+    const folder = dirname(path);
+    // the system says EACCES of a folder that is not there
+    if (
+      await stat(folder).then(
+        (is) => is.isDirectory(),
+        (error) => error.code !== 'ENOENT' && error.code !== 'ENOTDIR',
+      )
+    )
+      return;
+    throw new ForelockError(
+      'CONFIG',
+      `cannot listen on ${path}: there is no folder ${folder}: make it, or give another --nbd-unix`,
+    );
+  }
   if (!found.isSocket()) throw new ForelockError('CONFIG', `${path} exists and is not a socket`);
   const answered = await new Promise<boolean>((resolve) => {
     const probe = connect({ path });
