@@ -530,7 +530,7 @@ export class Group {
   }
 
   /**
-   * The peer was waited for long enough: the next request is what makes the group go on alone (pair.ts).
+   * The peer was waited for long enough: the next request is what makes the group go on alone (serving.ts).
    * False: it could not; who waits is refused.
    */
   setReadyAlone(ready: boolean): void {

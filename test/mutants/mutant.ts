@@ -122,6 +122,13 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
     'sim/group.regressions.test.ts',
   ],
+  'volume/serving.ts': [
+    'sim/dual.replaced.test.ts',
+    'sim/dual.regressions.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
+  'volume/lost-tail.ts': ['sim/dual.regressions.test.ts', 'sim/group.pair.test.ts', 'sim/group.regressions.test.ts'],
 };
 
 export function testsOf({ file, tests = [] }: Mutant): string[] {

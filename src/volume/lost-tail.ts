@@ -1,0 +1,221 @@
+/**
+ * A lost tail on its way back: records that the author of a stream lost in a crash, and that its peer still has.
+ *
+ *     TailSender, at the peer     START, and the author's stream behind what it has, as it stands in the journal here
+ *     TailTaker, at the author    into the journal and the maps, as when it was written; once all that was agreed on is
+ *                                 durable, the link is closed, and both begin again
+ *
+ * Records are taken in order, and only while nobody is served; what came stays, whatever becomes of the link.
+ * There is no credit: an author that has no room lets the link wait.
+ */
+import { TYPE_BASE } from '../../assembly/layout.js';
+import { ForelockError } from '../errors.js';
+import { RecordHeader } from '../journal/record.js';
+import { StreamReader } from '../journal/stream-reader.js';
+import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, type Link } from '../link/link.js';
+import type { Decision, SiteState } from '../mirror/decide.js';
+import { KIND_START, type Start, WireEncoder } from '../mirror/wire.js';
+import type { Group } from './group.js';
+import type { Serving } from './serving.js';
+
+/** The link on which a tail comes back, and what ends it. */
+export interface TailLine {
+  readonly link: Link;
+  /** Is it the pair's link still? */
+  isUp(): boolean;
+  /** Runs what may find the peer's records, or this site's, to be wrong: then the link is closed, with the reason. */
+  guard(work: () => void): void;
+  readonly counters: { tailRecordsReturned: number; tailRecordsRecovered: number };
+}
+
+/** Sends back the author's stream behind `decision.from`, through `decision.through`. */
+export class TailSender {
+  readonly #group: Group;
+  readonly #decision: Decision;
+  readonly #line: TailLine;
+  readonly #encoder = new WireEncoder();
+  readonly #reader: StreamReader;
+  /** Where both sites write, what a record had seen of this site's stream goes in front of it: it may be lost with it. */
+  readonly #seen: StreamReader;
+  #seenThrough: number;
+  readonly #header = new RecordHeader();
+  /** What the reader gave last, and how much of it was sent. */
+  #stretch: ReturnType<StreamReader['next']> = null;
+  #offset = 0;
+
+  /** @param author what it said of itself */
+  constructor(group: Group, decision: Decision, author: SiteState, line: TailLine) {
+    const { journal, state, order } = group;
+    this.#group = group;
+    this.#decision = decision;
+    this.#line = line;
+    const [first, second] = state.regions.tail;
+    const pump = (): void => this.#pump();
+    this.#reader = new StreamReader(journal, state.offload, decision.stream, first!, pump);
+    this.#seen = new StreamReader(journal, state.offload, journal.own.site, second!, pump);
+    this.#seenThrough = order === null ? Number.POSITIVE_INFINITY : (author.streams[journal.own.site] ?? 0);
+  }
+
+  /** @throws ForelockError the journal is damaged where the tail begins */
+  begin(): void {
+    const { journal, state } = this.#group;
+    const { link } = this.#line;
+    const { epoch, row, stream, from } = this.#decision;
+    const start: Start = {
+      epoch,
+      row,
+      action: 'replay',
+      stream,
+      from,
+      base: null,
+      onReject: 'target-retry',
+      confirmed: 0,
+      granted: 0,
+      meeting: null,
+      groupId: state.superblock.groupId,
+      generations: state.superblock.generations,
+    };
+    link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
+    if (!this.#reader.seek(from + 1)) {
+      if (this.#reader.damage !== null) throw this.#reader.damage;
+      link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${from + 1} of the lost tail`);
+      return;
+    }
+    if (this.#seenThrough < journal.own.appended) this.#seen.seek(this.#seenThrough + 1);
+    link.onDrain = () => this.#pump();
+    this.#pump();
+  }
+
+  #pump(): void {
+    this.#line.guard(() => this.#send());
+  }
+
+  #send(): void {
+    const { memory } = this.#group.journal;
+    const { through } = this.#decision;
+    const header = this.#header;
+    while (this.#line.isUp() && this.#line.link.bufferedBytes < LINK_BUFFER_MAX) {
+      if (this.#stretch === null) {
+        if (this.#reader.nextSequence > through) return;
+        this.#stretch = this.#reader.next(through, FRAME_SIZE_MAX);
+        this.#offset = 0;
+      }
+      const damage = this.#reader.damage ?? this.#seen.damage;
+      if (damage !== null) throw damage;
+      if (this.#stretch === null) return;
+      const { at, size, release } = this.#stretch;
+      const next = header.read(memory.view, at + this.#offset);
+      if (next.seen > this.#seenThrough) {
+        const before = this.#seen.next(next.seen, FRAME_SIZE_MAX);
+        if (before === null) {
+          if (this.#seen.damage !== null) throw this.#seen.damage;
+          return;
+        }
+        this.#seenThrough = before.first + before.count - 1;
+        this.#say(before.first, before.count, before.at, before.size, before.release);
+        continue;
+      }
+      const from = this.#offset;
+      const first = next.sequence;
+      let count = 0;
+      while (this.#offset < size && header.read(memory.view, at + this.#offset).seen <= this.#seenThrough) {
+        this.#offset += header.size;
+        count += 1;
+      }
+      this.#line.counters.tailRecordsReturned += count;
+      const isLast = this.#offset === size;
+      this.#say(first, count, at + from, this.#offset - from, isLast ? release : null);
+      if (isLast) this.#stretch = null;
+    }
+  }
+
+  #say(first: number, count: number, at: number, size: number, release: (() => void) | null): void {
+    const { journal } = this.#group;
+    const data = {
+      epoch: this.#decision.epoch,
+      attempt: 0,
+      first,
+      count,
+      size,
+      durable: 0,
+      appended: this.#decision.through,
+      clock: journal.stamp,
+      returned: true,
+      baseEnd: false,
+    };
+    this.#line.link.send(this.#encoder.data(data), journal.memory.bytes.subarray(at, at + size), release);
+  }
+}
+
+/** Takes this site's own stream back, through the sequence that was agreed on. */
+export class TailTaker {
+  readonly #group: Group;
+  readonly #through: number;
+  readonly #serving: Serving;
+  readonly #line: TailLine;
+
+  constructor(group: Group, through: number, serving: Serving, line: TailLine) {
+    this.#group = group;
+    this.#through = through;
+    this.#serving = serving;
+    this.#line = line;
+  }
+
+  /**
+   * @param stretch records, lent for this call
+   * @throws ForelockError PEER_PROTOCOL: one of them is not what has to come next
+   */
+  take(stretch: Uint8Array): void {
+    if (this.#append(stretch)) return;
+    const { link } = this.#line;
+    const kept = stretch.slice();
+    link.pauseReceiving();
+    this.#group.beforeHosts(() => {
+      if (!this.#line.isUp()) return true;
+      let taken = true;
+      this.#line.guard(() => {
+        taken = this.#append(kept);
+      });
+      // what comes behind it may be here already, and comes in this call
+      if (taken) link.resumeReceiving();
+      return taken;
+    });
+  }
+
+  /** @returns false: no room now */
+  #append(stretch: Uint8Array): boolean {
+    const group = this.#group;
+    const { journal } = group;
+    const header = new RecordHeader();
+    const bytes = journal.accept(stretch, (at, position) => {
+      header.read(journal.memory.view, at);
+      if (header.type >= TYPE_BASE || journal.misplaced(header) !== null) return false;
+      if (header.clock > journal.stamp) journal.stamp = header.clock;
+      if (header.site !== journal.own.site) return group.receiver?.takeReturned(header, position) ?? false;
+      if (header.sequence !== journal.own.appended + 1) return false;
+      if (journal.order !== null && header.seen > journal.peer.appended) return false;
+      journal.own.appended = header.sequence;
+      if (journal.order !== null) journal.order.own(header, position);
+      else journal.follow(header, position);
+      if (header.blockShift > 0) journal.noteChecksums(at, header, position);
+      group.scopes.seen(header);
+      this.#line.counters.tailRecordsRecovered += 1;
+      return true;
+    });
+    if (bytes < 0) return false;
+    if (bytes < stretch.length)
+      throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
+    this.#serving.tailCame();
+    if (journal.own.appended >= this.#through) this.#endOnceDurable();
+    return true;
+  }
+
+  #endOnceDurable(): void {
+    if (!this.#line.isUp()) return;
+    const { journal } = this.#group;
+    if (journal.own.durable >= this.#through) return this.#line.link.close(CLOSE_NORMAL, 'the lost tail is back');
+    journal.sync();
+    this.#group.whenDurable(() => this.#endOnceDurable());
+  }
+}
