@@ -10,7 +10,9 @@ vi.mock('../../src/limits.js', async (original) => ({
   SCOPES_MAX: 16,
 }));
 
+import { TYPE_ABORT } from '../../assembly/layout.js';
 import type { ForelockError } from '../../src/errors.js';
+import { RING_FULL } from '../../src/journal/journal.js';
 import { JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
@@ -182,6 +184,64 @@ test('a scope that is admitted no more does not wait in front of all hosts', asy
   expect([opened, answers]).toEqual([false, [null]]);
   held[0]!.write(0, world.truth.history.payload(blockSize)).then(() => held[0]!.unlock(), world.fail);
   await world.until(() => opened, 1000, 'the scope is not opened in its turn');
+  await atRest(world);
+});
+
+/** Opens a scope on the first block that loses to a write of the other site. */
+async function loseScope(world: DualWorld): Promise<Scope> {
+  const [first, second] = world.sites;
+  first.skew += 1000; // the later stamp loses
+  const { blockSize: size } = volumeOf(first);
+  write(world, volumeOf(second), 0, size, []);
+  let lost: Scope | null = null;
+  openScope(volumeOf(first), { offset: 0, size }, { onConflict: 'abort' }).then((scope) => {
+    lost = scope;
+  }, world.fail);
+  await world.until(() => lost !== null, 1000, 'the scope is not opened');
+  return lost!;
+}
+
+/** A host that was told of an abort opened the scope again; then the ABORT was lost in a crash, and both were there. */
+test('an abort is told once a crash cannot take it back', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { counters, journal } = first.group!;
+  first.slowSyncMs = 500;
+  const scope = await loseScope(world);
+  let durableWhenTold = -1;
+  scope.confirmed.catch(() => {
+    durableWhenTold = journal.own.durable;
+  });
+  await world.until(() => counters.scopesAborted === 1, 5000, 'the scope is not aborted');
+  const abort = journal.own.appended;
+  expect(journal.own.durable).toBeLessThan(abort);
+  await world.until(() => durableWhenTold >= 0, 5000, 'nobody is told');
+  expect(durableWhenTold).toBeGreaterThanOrEqual(abort);
+  await atRest(world);
+});
+
+/** It would have been based on what the ABORT takes out. */
+test('no scope begins while one that has lost is not taken out', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { counters, journal } = first.group!;
+  const { reserve } = journal;
+  journal.reserve = (type, ...rest) => (type === TYPE_ABORT ? RING_FULL : reserve.call(journal, type, ...rest));
+  const scope = await loseScope(world);
+  await world.until(() => scope.ended !== null, 5000, 'the scope does not lose');
+  const volume = volumeOf(first);
+  const opened: Scope[] = [];
+  openScope(volume, { offset: 8 * volume.blockSize, size: volume.blockSize }).then(
+    (another) => opened.push(another),
+    world.fail,
+  );
+  const looked = world.scheduler.now + 100;
+  await world.until(() => world.scheduler.now >= looked, 200, 'time does not pass');
+  expect([opened.length, counters.scopesAborted]).toEqual([0, 0]);
+  journal.reserve = reserve;
+  await world.until(() => opened.length === 1, 5000, 'no scope is opened any more');
+  expect(counters.scopesAborted).toBe(1);
+  await opened[0]!.unlock();
   await atRest(world);
 });
 
