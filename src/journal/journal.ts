@@ -152,6 +152,8 @@ export class Journal {
   /** Positions; see the inequality above. */
   head = 0;
   sealed = 0;
+  /** What was refused last would have found room but for what is pinned. */
+  isHeldByPin = false;
   /** Highest stamp given or seen. */
   stamp = 0;
   /** Applied cursor of the peer's stream, recorded in MARKs. */
@@ -626,10 +628,12 @@ export class Journal {
     const end = this.head + size + Math.min(size + RECORD_SIZE_MIN, this.#segmentRest()) + 1024;
     const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
     if (end - this.ringSize > Math.min(this.written, oldestPin)) {
+      this.isHeldByPin = end - this.ringSize <= this.written;
       this.#roomWanted = true;
       this.appender.append();
       return this.diskFull ? NO_SPACE : RING_FULL;
     }
+    this.isHeldByPin = false;
     if (end - this.ringSize > this.#ringFrom) this.#ringFrom = end - this.ringSize;
     return 0;
   }

@@ -23,6 +23,8 @@ export interface Stretch {
   /** Sequence of the first record and how many there are. */
   first: number;
   count: number;
+  /** It stands in the ring: hosts cannot append over it before it is given back. */
+  isRing: boolean;
   /** Gives the memory back; the bytes must not be touched afterwards. */
   release: () => void;
 }
@@ -258,7 +260,7 @@ export class StreamReader {
     if (count === 0) return null;
     const first = this.#sequence;
     this.#sequence += count;
-    return { at: at + skipped, size, position, first, count, release: () => {} };
+    return { at: at + skipped, size, position, first, count, isRing: ring, release: () => {} };
   }
 
   #load(): void {

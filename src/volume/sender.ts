@@ -20,7 +20,7 @@ import {
   PEER_ROOM_SHARE,
   SEGMENT_SIZE_MIN,
 } from '../limits.js';
-import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
 import {
@@ -33,6 +33,7 @@ import {
   WireEncoder,
 } from '../mirror/wire.js';
 import type { Group } from './group.js';
+import { Lending } from './lending.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Rejection } from './rejection.js';
 import type { Volume } from './volume.js';
@@ -79,6 +80,7 @@ export class Sender implements MirrorEnd {
   readonly #reader: StreamReader;
   readonly #encoder = new WireEncoder();
   readonly #baseBuffers: Region[];
+  readonly #lending: Lending;
   #link: Link | null = null;
   /** Frames sent and not trimmed, oldest first: where the rollback log begins in the journal. */
   readonly #frames: SentFrame[] = [];
@@ -135,6 +137,7 @@ export class Sender implements MirrorEnd {
       trimmed: Math.min(Math.max(0, confirmed), own.appended),
     });
     this.#baseBuffers = [...group.state.regions.base];
+    this.#lending = new Lending(group.journal, () => group.nowMs());
     this.#reader = new StreamReader(group.journal, group.state.offload, own.site, group.state.regions.readBack, () =>
       this.pump(),
     );
@@ -376,6 +379,8 @@ export class Sender implements MirrorEnd {
     this.#source.step({ kind: 'tick' }, nowMs);
     this.#act();
     this.#lookAtRejection();
+    if (this.#group.roomIsWaitedFor && this.#lending.isStalled(nowMs))
+      this.#link?.close(CLOSE_TIMEOUT, 'hosts wait for the ring, and the peer takes nothing of what was sent');
     this.pump();
   }
 
@@ -511,7 +516,7 @@ export class Sender implements MirrorEnd {
       this.counters.recordsSent += stretch.count;
       this.#source.step({ kind: 'sent', through, bytes: stretch.size }, 0);
       this.#pace(stretch.size);
-      link.send(header, journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size), stretch.release);
+      this.#lending.give(stretch, (bytes, released) => link.send(header, bytes, released));
     }
   }
 

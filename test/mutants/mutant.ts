@@ -95,6 +95,8 @@ const TESTS: Record<string, string[]> = {
     'sim/dual.regressions.test.ts',
     'sim/dual.scopes.test.ts',
   ],
+  'link/ws-link.ts': ['link/ws-link.test.ts'],
+  'volume/lending.ts': ['mirror/lending.test.ts', 'sim/group.lending.test.ts'],
   'volume/views.ts': ['sim/group.verify.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.scopes.test.ts'],
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],

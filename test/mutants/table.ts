@@ -1980,6 +1980,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'both sites write while nothing goes between them',
   },
   {
+    name: 'lending: the whole ring is lent',
+    file: 'volume/lending.ts',
+    find: 'this.#lent + size <= this.#budget && journal.head - stretch.position <= journal.ringSize / 2',
+    replace: 'size > 0',
+    breaks: 'hosts go at the speed of the line, though the journal has room',
+  },
+  {
+    name: 'lending: stalled is not seen',
+    file: 'volume/lending.ts',
+    find: 'nowMs - this.#lentAt[0]! >= STALL_MS',
+    replace: 'nowMs < 0',
+    breaks: 'hosts wait for a peer that takes nothing and keeps its link',
+  },
+  {
+    name: 'ws-link: says goodbye to who takes nothing',
+    file: 'link/ws-link.ts',
+    find: 'if (code === CLOSE_TIMEOUT) this.#ws.terminate();',
+    replace: 'if (code < 0) this.#ws.terminate();',
+    breaks: 'what was lent to the socket is not given back for half a minute',
+  },
+  {
     name: 'scopes: aborted before it is durable',
     file: 'volume/own-scopes.ts',
     find: 'this.#whenOwnDurable(end, () => {',

@@ -1,5 +1,5 @@
 /** A link in memory: a line that delays, slows, flips bits and is cut, with an end at each site. */
-import type { Link } from '../../src/link/link.js';
+import { CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
 import { decode, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Chance, Life } from './group-rig.js';
 
@@ -121,6 +121,10 @@ export class SimLink implements Link {
     if (this.#closing || this.#ended) return;
     this.#closing = true;
     this.closedWith = { code, reason };
+    if (code === CLOSE_TIMEOUT) {
+      this.#world.scheduler.schedule(() => this.cut(), 0.05);
+      return;
+    }
     // behind what was sent: here simply after it, if it gets through at all
     this.#world.scheduler.schedule(() => {
       if (!this.#ended && !this.peer.#ended) this.peer.#arrive({ code, reason });
