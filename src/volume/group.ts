@@ -631,13 +631,10 @@ export class Group {
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
       if (this.#serving && !this.frozen) this.scopes.endDead();
-      await this.#until(() => {
-        if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
-        journal.sync();
-        return false;
-      });
+      await this.#untilDurable(journal.head); // and what waits for room goes in meanwhile
     }
-    this.#endRoomWaits();
+    this.#endRoomWaits(); // or whoever goes on asking for room keeps the stop open
+    if (isWritable) await this.#untilDurable(journal.head);
     this.cleaner.stop();
     await this.writeback.drain();
     // nor may it forget that a tail is missing
@@ -672,6 +669,16 @@ export class Group {
       }
     }
     this.wakeLockWaiters();
+  }
+
+  /** Or the disk does not take it. */
+  #untilDurable(position: number): Promise<void> {
+    const { journal } = this;
+    return this.#until(() => {
+      if (journal.durable >= position || journal.failed !== null || journal.diskFull) return true;
+      journal.sync();
+      return false;
+    });
   }
 
   async #until(done: () => boolean): Promise<void> {

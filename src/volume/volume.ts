@@ -404,9 +404,10 @@ export class Volume {
           }
           copyPieces(pieces, 0, merged.length, merged, 0);
           copyPieces(payload, 0, size, merged, offset - lba * this.blockSize);
+          let done = 0;
           this.group.whenRoom(() => {
-            const left = this.#append(session, TYPE_WRITE, lba, blockCount, 0, [merged], fua, release);
-            if (left >= 0) return false;
+            done = this.#append(session, TYPE_WRITE, lba, blockCount, done, [merged], fua, release);
+            if (done >= 0) return false;
             this.#unlock(request);
             return true;
           });

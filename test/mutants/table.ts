@@ -463,6 +463,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a write that has to wait twice carries the bytes of another',
   },
   {
+    name: 'volume: a write in part begins anew',
+    file: 'volume/volume.ts',
+    find: 'done = this.#append(session, TYPE_WRITE, lba, blockCount, done, [merged], fua, release);',
+    replace: 'done = this.#append(session, TYPE_WRITE, lba, blockCount, 0, [merged], fua, release);',
+    breaks: 'one that does not fit the ring is appended again and again, and everybody waits behind it',
+  },
+  {
     name: 'journal: a sync covers what is not written',
     file: 'journal/appender.ts',
     find: 'const covered = this.written;',
@@ -1713,6 +1720,14 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'appended: last ? readAt : journal.own.appended,',
     replace: 'appended: journal.own.appended,',
     breaks: 'after a crash of the source its standby does not count as whole',
+  },
+  {
+    name: 'group: a stop waits for whoever asks for room',
+    file: 'volume/group.ts',
+    find: 'journal.durable >= position ||',
+    replace: 'journal.durable >= journal.head ||',
+    breaks: 'a stop does not end while somebody appends',
+    tests: ['node/library.test.ts'],
   },
   {
     name: 'group: a stop closes files under a checkpoint',
