@@ -315,6 +315,7 @@ export class Sender implements MirrorEnd {
     this.#lookAtRejection();
     this.pump();
     this.#group.journal.offerRoom();
+    this.#group.admissionsMoved();
     return true;
   }
 

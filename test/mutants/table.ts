@@ -1737,6 +1737,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a stop on a disk that failed ends in an assertion',
   },
   {
+    name: 'conflict: a TRIM begins while its session may lose',
+    file: 'mirror/conflict.ts',
+    find: '?.abortThrough ?? 0) > this.#confirmedThrough;',
+    replace: '?.abortThrough ?? 0) > Number.POSITIVE_INFINITY;',
+    breaks: 'a TRIM or ZERO would have to be taken out, and is not remembered for that',
+  },
+  {
+    name: 'conflict: a TRIM told again may die',
+    file: 'mirror/conflict.ts',
+    find: 'return !isBare(write) && this.scopeMayDie(write.scope);',
+    replace: 'return this.scopeMayDie(write.scope);',
+    breaks: 'a start after large TRIMs keeps a list for each of their blocks',
+  },
+  {
+    name: 'scope: writes that may die are listed without end',
+    file: 'volume/scope.ts',
+    find: 'if (listable !== null) await listable;',
+    replace: 'void listable;',
+    breaks: 'what a scope writes before the other site has decided grows in memory',
+  },
+  {
     name: 'versions: earlier ones mask',
     file: 'journal/versions.ts',
     find: 'if (isLater(write, record)) masks.push(write);',
