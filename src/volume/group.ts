@@ -11,7 +11,7 @@ import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, VIEW_STALL_MS } from '../limits.js';
+import { FREEZE_HOLD_MS, FULL_DISK_RETRY_MS, VIEW_STALL_MS } from '../limits.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
@@ -131,6 +131,8 @@ export class Group {
   #leaving = false;
   #closed = false;
   #degrading = false;
+  /** It could not be written down: not to be tried again before this time. */
+  #degradeAt = 0;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Where what is kept for the peer began when that was last asked, and since when. */
   #kept = { from: 0, at: 0 };
@@ -631,13 +633,10 @@ export class Group {
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
       if (this.#serving && !this.frozen) this.scopes.endDead();
-      await this.#until(() => {
-        if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
-        journal.sync();
-        return false;
-      });
+      await this.#untilDurable(journal.head); // and what waits for room goes in meanwhile
     }
-    this.#endRoomWaits();
+    this.#endRoomWaits(); // or whoever goes on asking for room keeps the stop open
+    if (isWritable) await this.#untilDurable(journal.head);
     this.cleaner.stop();
     await this.writeback.drain();
     // nor may it forget that a tail is missing
@@ -672,6 +671,16 @@ export class Group {
       }
     }
     this.wakeLockWaiters();
+  }
+
+  /** Or the disk does not take it. */
+  #untilDurable(position: number): Promise<void> {
+    const { journal } = this;
+    return this.#until(() => {
+      if (journal.durable >= position || journal.failed !== null || journal.diskFull) return true;
+      journal.sync();
+      return false;
+    });
   }
 
   async #until(done: () => boolean): Promise<void> {
@@ -743,13 +752,17 @@ export class Group {
 
   /** Records durably that answers are lowered from here on, before the first of them. */
   #degrade(): void {
-    if (this.#degrading) return;
+    if (this.#degrading || this.nowMs() < this.#degradeAt) return;
     this.#degrading = true;
-    this.counters.degraded += 1;
     this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
     this.state.save((error) => {
       this.#degrading = false;
-      if (error) this.state.superblock.degradedSince = null;
+      if (error !== null) {
+        this.state.superblock.degradedSince = null;
+        this.#degradeAt = this.nowMs() + FULL_DISK_RETRY_MS; // at the first tick from then on
+        return;
+      }
+      this.counters.degraded += 1;
       this.#queueAdvance();
     });
   }

@@ -318,6 +318,7 @@ export class Sender implements MirrorEnd {
     this.#lookAtRejection();
     this.pump();
     this.#group.journal.offerRoom();
+    this.#group.admissionsMoved();
     return true;
   }
 
