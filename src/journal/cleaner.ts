@@ -113,10 +113,9 @@ export class Cleaner {
     this.#owner = owner;
     journal.canClean = () =>
       this.#victim !== null ||
-      (this.#dead.size > 0 && !owner.checkpointFailed()) ||
       this.#pickVictim() !== null ||
       (this.#pinned.size > 0 && !owner.checkpointFailed()) || // views are dropped for it, but not before the next sync
-      (this.#retains && owner.peerIsComing()) ||
+      (this.#retains && (owner.peerIsComing() || this.#givesUpRetention)) ||
       this.#hasDead();
   }
 
@@ -205,7 +204,13 @@ export class Cleaner {
     return false;
   }
 
-  /** Whether there is one that nobody has looked at since it died, or since its view was dropped. */
+  /** Whether an absent peer's order goes once the limit is reached. Not for a full disk, which may have room again. */
+  get #givesUpRetention(): boolean {
+    const { room } = this.#journal;
+    return room.size === room.limit && !this.#owner.checkpointFailed();
+  }
+
+  /** Whether there is one that is kept for nobody: it waits for a sync or a checkpoint, or to be looked at. */
   #hasDead(): boolean {
     const { segments, segmentSize, written } = this.#journal;
     const retain = Math.min(this.#owner.retainFrom(), this.#freeableTo, segments.numberOf(written) * segmentSize);
@@ -321,8 +326,7 @@ export class Cleaner {
       if (this.#retains && this.#owner.peerIsComing() && this.#owner.peerIsTaking()) return;
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
-    } else if (this.#retains && !this.#owner.peerIsComing() && journal.room.size === journal.room.limit) {
-      // not for a full disk, which may have room again
+    } else if (this.#retains && !this.#owner.peerIsComing() && this.#givesUpRetention) {
       this.counters.retentionGivenUp += 1;
       this.#owner.giveUpRetention();
     }

@@ -924,6 +924,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'views are dropped, and an absent peer’s order is lost, for nothing',
   },
   {
+    name: 'cleaner: what is kept for the peer is room to come',
+    file: 'journal/cleaner.ts',
+    find: 'Math.min(this.#owner.retainFrom(), this.#freeableTo, segments.numberOf(written) * segmentSize)',
+    replace: 'segments.numberOf(written) * segmentSize',
+    breaks: 'on a small disk hosts wait for ever for a peer that is away',
+  },
+  {
+    name: 'cleaner: hosts are refused before the order is given up',
+    file: 'journal/cleaner.ts',
+    find: '(owner.peerIsComing() || this.#givesUpRetention)',
+    replace: 'owner.peerIsComing()',
+    breaks: 'hosts are told that there is no room in the moment in which some is made',
+  },
+  {
     name: 'checkpointer: open scopes are not kept',
     file: 'journal/checkpointer.ts',
     find: 'openScopes: cursors.openScopes,',
