@@ -1043,6 +1043,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a record of a peer that errs is in the journal, and no start gets past it',
   },
   {
+    name: 'receiver: what it refuses stays in the journal',
+    file: 'volume/receiver.ts',
+    find: 'this.#takeBackTo = effect.through;',
+    replace: '',
+    breaks: 'the next start applies what was refused, or does not get past it',
+  },
+  {
+    name: 'journal: a record may be about no blocks',
+    file: 'journal/journal.ts',
+    find: 'if (blockCount < 1) return',
+    replace: 'if (blockCount < 0) return',
+    breaks: 'a peer that errs can have a LOCK of nothing kept',
+  },
+  {
     name: 'journal: what is owed may fill the disk',
     file: 'journal/room.ts',
     find: 'return this.used < this.size - this.#journal.segmentSize;',
