@@ -274,6 +274,7 @@ export class Journal {
     const known = this.volumes.get(volume);
     if (known === undefined) return `record ${sequence} is about volume ${volume}, which does not exist`;
     if (!PLACED.has(type)) return null;
+    if (blockCount < 1) return `record ${sequence} of type ${type} is about no blocks`;
     if (lba + blockCount > known.map.blockCount)
       return `record ${sequence} is about blocks ${lba}+${blockCount} of volume ${volume}, which do not exist`;
     if (blockShift !== 0 && blockShift !== known.blockShift)

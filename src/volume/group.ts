@@ -170,6 +170,7 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
+        checkpointFailed: () => this.checkpointer.hasFailed,
         // who is frozen, or stops, writes nothing: there is nothing to make room for before the peer comes
         peerIsComing: () => this.frozen || this.#leaving || (this.sender?.linked ?? false),
         peerIsTaking: () => {
@@ -578,7 +579,7 @@ export class Group {
     }
     this.scopes.endOld(now);
     this.scopes.pumpAdmissions();
-    this.checkpointer.poke();
+    this.checkpointer.tick(now);
     this.cleaner.poke();
     this.writeback.poke();
     this.#queueAdvance();

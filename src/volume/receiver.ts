@@ -51,6 +51,8 @@ export class Receiver implements MirrorEnd {
   #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
+  /** The last sequence before one that can never be applied and still stands in the journal; null: there is none. */
+  #takeBackTo: number | null = null;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
@@ -457,7 +459,7 @@ export class Receiver implements MirrorEnd {
     this.#queueConfirm();
   }
 
-  /** What a rejection may still take back: little enough, and there is room to say so. */
+  /** Whether the commit log may still be taken back: it is little enough, and there is room to say so. */
   get #mayDrop(): boolean {
     const { journal } = this.#group;
     // a turn of segment may come before the TRUNCATED
@@ -470,6 +472,21 @@ export class Receiver implements MirrorEnd {
     journal.truncatePeer(through);
     this.#applyAt = journal.head;
     this.#closedAt = journal.head;
+  }
+
+  /**
+   * A record that can never be applied goes out of the journal, or no start would get past it. That cannot be while the ring
+   * is full, nor with more behind it than recovery leaves unapplied. Where both sites write, a start applies nothing that
+   * was not.
+   */
+  #takeBack(): void {
+    const { journal, order } = this.#group;
+    const through = this.#takeBackTo;
+    if (through === null || order !== null || !this.#mayDrop) return;
+    this.#takeBackTo = null;
+    this.counters.recordsDropped += journal.peer.appended - through;
+    this.#drop(through);
+    this.#target.step({ kind: 'takenBack' });
   }
 
   /**
@@ -531,6 +548,7 @@ export class Receiver implements MirrorEnd {
     if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
+    this.#takeBack();
     this.#tellRoom();
     this.#queueConfirm();
   }
@@ -614,6 +632,10 @@ export class Receiver implements MirrorEnd {
         break;
       case 'consistent':
         this.#noteConsistent();
+        break;
+      case 'refused':
+        this.#takeBackTo = effect.through;
+        this.#takeBack();
         break;
       case 'broken':
         this.counters.protocolErrors += 1;

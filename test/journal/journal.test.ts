@@ -246,6 +246,7 @@ test('a record that names blocks which the journal’s volumes do not have is to
     expect(wrong({ type, lba: BLOCKS - 4, blockCount: 4 })).toBeNull();
     expect(wrong({ type, lba: BLOCKS - 4, blockCount: 5 })).toMatch(/record 5 is about blocks .* do not exist/);
     expect(wrong({ type, blockShift: 9 })).toBe('record 5 has blocks of 512 bytes, volume 1 of 4096');
+    expect(wrong({ type, blockCount: 0 })).toMatch(/is about no blocks/);
   }
   for (const type of [TYPE_LOCK, TYPE_TRIM, TYPE_ZERO, TYPE_BASE_ZERO]) {
     expect(wrong({ type, blockShift: 0 })).toBeNull();

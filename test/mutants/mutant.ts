@@ -62,7 +62,7 @@ const TESTS: Record<string, string[]> = {
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts', 'journal/segments.test.ts'],
   'journal/quick-sync.ts': [],
   'journal/checksums.ts': ['journal/map-log.test.ts', 'journal/checkpointer.group.test.ts'],
-  'journal/cleaner.ts': [],
+  'journal/cleaner.ts': ['journal/cleaner.group.test.ts', 'journal/checkpointer.group.test.ts'],
   'journal/staged.ts': ['sim/group.transactions.test.ts'],
   'journal/checkpointer.ts': [
     'journal/checkpointer.group.test.ts',
