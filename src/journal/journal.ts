@@ -19,6 +19,7 @@ import {
   AT_SIZE,
   AT_TYPE,
   FLAG_STAGED,
+  RECORD_SIZE_MAX,
   RECORD_SIZE_MIN,
   TYPE_ABORT,
   TYPE_BASE,
@@ -552,6 +553,16 @@ export class Journal {
   /** 0 when records of hosts of `size` bytes in all would be admitted now, else RING_FULL or NO_SPACE. */
   roomFor(size: number): number {
     return this.#admitHost(size, true);
+  }
+
+  /** No room for a host's record, and none can be made: it is refused until others have gone, or the limit is another. */
+  get isFullForHosts(): boolean {
+    return this.room.used + RECORD_SIZE_MAX > this.room.forHosts && !this.canClean();
+  }
+
+  /** The same of what the peer sends. */
+  get isFullForPeer(): boolean {
+    return this.room.forPeer === 0 && !this.canClean();
   }
 
   /** Asks that everything appended so far becomes durable soon. */

@@ -121,6 +121,12 @@ export interface GroupStatus {
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {
+    /** Why the disk takes nothing more until the next start; null while it does. */
+    failed: string | null;
+    /** The disk has no room, or had none a moment ago: what needs some fails with ENOSPC, or (standby) is not taken. */
+    diskFull: boolean;
+    /** The same of the journal's own limit. */
+    full: boolean;
     usedBytes: number;
     limitBytes: number;
     segments: number;

@@ -90,6 +90,12 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
       paint.warn(`${state}: sequence ${sequence} needs a lock at the target, ${means}, ${formatDuration(ageMs)}`),
     );
   }
+  if (journal.failed !== null) add('failed', paint.bad(journal.failed));
+  else if (journal.diskFull || journal.full) {
+    const then = group.role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
+    const ends = journal.diskFull ? '' : ' until blocks are trimmed, or with a larger --journal';
+    add(journal.diskFull ? 'disk full' : 'full', paint.bad(`${then}${ends}`));
+  }
   add('lag', formatLag(group, paint));
   add('journal', formatJournal(journal));
   lines.push('');

@@ -118,7 +118,7 @@ export class Gateway {
   readonly #groupOfVolume = new Map<string, string>();
   readonly #hash: XXHashAPI;
   #timer: NodeJS.Timeout | null = null;
-  #closing: Promise<void> | null = null;
+  #closing: Promise<ForelockError[]> | null = null;
 
   /**
    * Opens (or creates) the state, recovers, listens and connects.
@@ -273,13 +273,17 @@ export class Gateway {
     });
   }
 
-  /** A clean stop: refuses new requests, finishes what runs, makes all of it durable. */
-  close(): Promise<void> {
+  /**
+   * A clean stop: refuses new requests, finishes what runs, makes all of it durable.
+   * @returns of each group whose disk did not take all of it, what is missing there and where it is
+   */
+  close(): Promise<ForelockError[]> {
     this.#closing ??= this.#close();
     return this.#closing;
   }
 
-  async #close(): Promise<void> {
+  async #close(): Promise<ForelockError[]> {
+    const undurable: ForelockError[] = [];
     await this.nbd.close();
     for (const { pair, endpoint } of this.#members) {
       pair.close();
@@ -287,9 +291,13 @@ export class Gateway {
     }
     for (const { group, environment } of this.#members) {
       if (group === null) environment.closed();
-      else await group.close();
+      else {
+        const error = await group.close();
+        if (error !== null) undurable.push(error);
+      }
     }
     if (this.#timer !== null) clearInterval(this.#timer);
+    return undurable;
   }
 
   #tick(): void {

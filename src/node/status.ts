@@ -41,7 +41,17 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       rejection: null,
       dual: null,
       degradedSince: null,
-      journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
+      journal: {
+        failed: null,
+        diskFull: false,
+        full: false,
+        usedBytes: 0,
+        limitBytes: 0,
+        segments: 0,
+        ringSize: 0,
+        checkpointPosition: 0,
+        position: 0,
+      },
       counters: {},
     };
   }
@@ -107,6 +117,9 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     dual,
     degradedSince: superblock.degradedSince,
     journal: {
+      failed: journal.failed?.message ?? null,
+      diskFull: group.health.full === 'disk',
+      full: group.health.full === 'journal',
       usedBytes: journal.segments.used,
       limitBytes: journal.room.limit,
       segments: journal.segments.count,

@@ -53,6 +53,9 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     dual: null,
     degradedSince: null,
     journal: {
+      failed: null,
+      diskFull: false,
+      full: false,
       usedBytes: 2 ** 29,
       limitBytes: 2 ** 31,
       segments: 8,

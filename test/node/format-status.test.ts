@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import type { GroupStatus } from '../../src/node/control.js';
 import { COLOURS, formatDuration, formatStatus, PLAIN } from '../../src/node/format-status.js';
 import { FakeGateway, groupStatus } from './fake-gateway.js';
 
@@ -69,6 +70,20 @@ test('what waits for a lock at the target is told, with what that means for the 
   expect(told('rewound')).toBe(
     '  rejected   rewound: sequence 881 needs a lock at the target, then it is sent again, 5.2 s',
   );
+});
+
+test('a disk that failed or is full stands out', () => {
+  const told = (change: object, role: GroupStatus['role'] = 'primary'): string => {
+    const status = new FakeGateway().status();
+    status.groups = [groupStatus({ role, journal: { ...groupStatus().journal, ...change } })];
+    return formatStatus(status, COLOURS);
+  };
+  expect(told({ failed: 'the journal can no longer be written' })).toContain(
+    '  failed     \x1b[31mthe journal can no longer be written\x1b[0m\n',
+  );
+  expect(told({ diskFull: true })).toContain('  disk full  \x1b[31mwhat needs room fails with ENOSPC\x1b[0m\n');
+  expect(told({ diskFull: true }, 'standby')).toContain('no more of the stream is taken');
+  expect(told({ full: true })).toMatch(/full {7}.*ENOSPC until blocks are trimmed, or with a larger --journal/);
 });
 
 test('durations', () => {
