@@ -299,6 +299,11 @@ export class Journal {
     return this.belongsAt(this.#header.read(this.memory.view, at), position) ? at : -1;
   }
 
+  /** How long ago a stamp was given, ms, by the clock that gives them; 0 for one that is ahead of it. */
+  ageOf(stamp: number): number {
+    return Math.max(0, (this.#options.clock() - stamp) / 1000);
+  }
+
   /** Recovery has left valid bytes [from, head) in the ring and the files; everything is durable. */
   restore(from: number, head: number): void {
     this.#ringFrom = Math.max(from, head - this.ringSize, 0);

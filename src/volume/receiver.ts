@@ -60,8 +60,8 @@ export class Receiver implements MirrorEnd {
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
-  /** When the image last showed everything that the source had announced, ms. */
-  appliedAllAt = 0;
+  /** When the image last showed everything that the source had, as far as it had told, ms; null: not since the start. */
+  appliedAllAt: number | null = null;
   /** End of this site's own stream when it took the newest of the peer's records, or last granted it a read lock. */
   #horizon: number;
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
@@ -159,6 +159,14 @@ export class Receiver implements MirrorEnd {
   get copy(): TargetBase | null {
     const { base } = this.#target;
     return base?.start === this.#group.state.superblock.inconsistent?.startSequence ? base : null;
+  }
+  /** Up to where the first copy has come here. To be asked while it is not whole. */
+  get copied(): BasePosition {
+    return this.copy?.next ?? this.#group.state.superblock.inconsistent?.base ?? { volume: 0, lba: 0 };
+  }
+  /** Records of the source, as far as it has told of them, that the image does not show. */
+  get recordsBehind(): number {
+    return Math.max(0, Math.max(this.announced.appended, this.#owed) - this.#target.applied);
   }
   /** `imageConsistent`, once that stands on the disk. */
   get toldConsistent(): boolean {
@@ -528,7 +536,7 @@ export class Receiver implements MirrorEnd {
   }
 
   tick(nowMs: number): void {
-    if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
+    if (this.#link !== null && this.#target.consistent && this.recordsBehind === 0) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
     this.#tellRoom();

@@ -41,6 +41,29 @@ async function atRest(world: GroupWorld): Promise<void> {
   await world.compareAll();
 }
 
+test('how far it has come is told at both ends', async () => {
+  // Both said that nothing was missing at the standby.
+  const world = await fullSource();
+  world.open(world.target);
+  let between = 0;
+  let last = '';
+  const look = (): boolean => {
+    const { sender } = world.source.group!;
+    const receiver = world.target.group?.receiver;
+    if (receiver && !receiver.imageConsistent && sender!.linked) {
+      const [here, there] = [sender!.copied?.lba ?? 64, receiver.copied.lba];
+      expect(here).toBeLessThanOrEqual(there);
+      if (here > 0 && here < 64) between += 1;
+      world.target.journal.sync(); // what the source is told is on the disk
+      last = `${here} ${there}`;
+    }
+    return world.settled();
+  };
+  await world.until(look, 20_000, 'the copy does not come to its end');
+  expect(between).toBeGreaterThan(0);
+  expect(last).toMatch(/ 64$/);
+});
+
 test('it is taken up where the last checkpoint of its target had it', async () => {
   // Were the checkpoint further than the copy, a target that crashed behind it would leave blocks out, and count as
   // whole without them.
