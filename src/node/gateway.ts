@@ -37,7 +37,8 @@ import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
-import { gatewayStatus } from './status.js';
+import { LinkReport } from './link-report.js';
+import { gatewayStatus, linkStatus } from './status.js';
 
 /**
  * Batches of at least this many bytes are sealed by the pool: a thread that has just copied them seals them in sixty
@@ -93,6 +94,8 @@ export interface Member {
   config: GroupConfig;
   pair: Pair;
   endpoint: LinkEndpoint | null;
+  /** What the operator was told of the link. */
+  report: LinkReport | null;
   environment: StateEnvironment;
   group: Group | null;
   /** Bytes passed to write calls on state files, by kind of file. */
@@ -301,10 +304,17 @@ export class Gateway {
   }
 
   #tick(): void {
-    for (const { group, pair } of this.#members) {
-      group?.tick();
-      pair.tick(performance.now());
+    for (const member of this.#members) {
+      member.group?.tick();
+      member.pair.tick(performance.now());
+      this.#reportLink(member);
     }
+  }
+
+  #reportLink(member: Member): void {
+    if (this.#closing !== null || member.report === null) return;
+    const line = member.report.look(linkStatus(member), performance.now());
+    if (line !== null) this.options.onEvent?.(`group ${member.options.group}: ${line}`);
   }
 
   /** What hosts have asked of volumes of this gateway so far, and what came for them from peers. */
@@ -381,6 +391,7 @@ export class Gateway {
       config,
       environment,
       endpoint: null,
+      report: null,
       group,
       pair,
       bytesWritten: () => store.bytesWritten,
@@ -453,7 +464,10 @@ export class Gateway {
       shape: shaped ? { roundTripMs: options.linkRttMs ?? 0, bytesPerSecond: options.linkRate ?? 0 } : null,
       hello: () => pair.hello(),
       onLink: (link, peer) => pair.onLink(link, peer.hello),
+      // once the pair knows, too
+      onState: () => setImmediate(() => this.#reportLink(member)),
     });
+    member.report = new LinkReport(linkStatus(member), performance.now());
   }
 
   /** What the peer may ask. */

@@ -1,5 +1,6 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
 
+import type { EndpointState } from '../link/endpoint.js';
 import type { BasePosition } from '../mirror/base.js';
 import { VERSION } from '../paths.js';
 import type { Group } from '../volume/group.js';
@@ -202,10 +203,16 @@ function rejectionOf({ sender, receiver }: Group): GroupStatus['rejection'] {
   return null;
 }
 
-function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
+/** Before the pair has the link, and once it has gone, the endpoint knows more. */
+function linkState(ofPair: LinkState, ofEndpoint: EndpointState): LinkState {
+  if (ofPair !== 'away' || ofEndpoint === 'away') return ofPair;
+  return ofEndpoint === 'refused' ? 'refused' : 'handshaking';
+}
+
+export function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
   const status = endpoint?.status() ?? null;
   const mirror = group?.mirror ?? null;
-  const state: LinkState = pair.state === 'away' && status?.state === 'refused' ? 'refused' : pair.state;
+  const state = linkState(pair.state, status?.state ?? 'away');
   const machine = group?.sender?.source ?? group?.receiver?.target ?? null;
   return {
     state,

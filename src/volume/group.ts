@@ -1088,10 +1088,12 @@ export class Group {
     if (this.#degrading) return;
     this.#degrading = true;
     this.counters.degraded += 1;
-    this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
+    const since = this.mirror.peerDurable + 1;
+    this.state.superblock.degradedSince = since;
     this.state.save((error) => {
       this.#degrading = false;
       if (error) this.state.superblock.degradedSince = null;
+      else this.tell(`degraded: the peer is away, and answers are given by this site alone from sequence ${since} on`);
       this.#queueAdvance();
     });
   }

@@ -51,6 +51,8 @@ export class Receiver implements MirrorEnd {
   #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
+  /** A first copy was told to be under way. */
+  #copying = false;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
@@ -233,6 +235,7 @@ export class Receiver implements MirrorEnd {
       this.#group.journal.peerStaged.truncate(0);
     }
     this.#act();
+    this.#tellCopy();
   }
 
   detach(): void {
@@ -685,9 +688,18 @@ export class Receiver implements MirrorEnd {
         return;
       }
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      this.#tellCopy();
       this.#target.confirmAgain();
       this.#queueConfirm();
     });
+  }
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole on the disk. */
+  #tellCopy(): void {
+    const isUnderWay = !this.toldConsistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy from the peer is under way' : 'the first copy is whole');
   }
 
   /** At most one confirm per turn. */

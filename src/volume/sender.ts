@@ -94,6 +94,8 @@ export class Sender implements MirrorEnd {
   #lacked: { sequence: number; stamp: number | null } = { sequence: 0, stamp: null };
   #basePreparing = false;
   #baseFailed: string | null = null;
+  /** A first copy was told to be under way. */
+  #copying = false;
   #loweredThrough = 0;
   /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
   #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
@@ -302,6 +304,7 @@ export class Sender implements MirrorEnd {
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
     this.#isAhead ||= !this.#source.consistent;
+    this.#tellCopy();
     this.#keepProved();
     this.#said(ready.horizon);
     link.onDrain = () => this.pump();
@@ -437,6 +440,8 @@ export class Sender implements MirrorEnd {
   }
 
   giveUpRetention(): void {
+    if (this.#retainFrom !== Number.POSITIVE_INFINITY)
+      this.#group.tell('the journal is full: what the peer still needs was given up, it needs a full copy');
     this.#retainFrom = Number.POSITIVE_INFINITY;
     this.#link?.close(
       CLOSE_PROTOCOL,
@@ -600,8 +605,11 @@ export class Sender implements MirrorEnd {
           this.#link?.close(CLOSE_PROTOCOL, effect.reason);
           break;
         case 'granted':
+          progressed = true;
+          break;
         case 'consistent':
           progressed = true;
+          this.#tellCopy();
           break;
       }
     }
@@ -640,10 +648,19 @@ export class Sender implements MirrorEnd {
     if (this.#source.peerDurable < Math.min(lowered, this.#source.appended)) return;
     superblock.degradedSince = null;
     this.#loweredThrough = 0;
+    this.#group.tell('the peer has all that was answered without it: promises are kept by both sites again');
     this.#group.state.save(() => {});
   }
 
   // ---- the first copy
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole. */
+  #tellCopy(): void {
+    const isUnderWay = !this.#source.consistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy to the peer is under way' : 'the first copy at the peer is whole');
+  }
 
   /** Builds one frame of BASE records from (volume, lba) on, and sends it. */
   #prepareBase(volumeNumber: number, lba: number): void {

@@ -2252,4 +2252,33 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a standby that has not heard of its source for hours says that it lacks nothing',
     tests: ['sim/group.lag.test.ts'],
   },
+  {
+    name: 'sender: what was given up is not told',
+    file: 'volume/sender.ts',
+    find: 'if (this.#retainFrom !== Number.POSITIVE_INFINITY)\n      this.#group.tell',
+    replace: 'if (this.#retainFrom < 0)\n      this.#group.tell',
+    breaks: 'the operator hears of it from the peer that is refused, days later',
+    tests: ['sim/group.lag.test.ts'],
+  },
+  {
+    name: 'sender: a first copy is told at each link',
+    file: 'volume/sender.ts',
+    find: 'if (isUnderWay === this.#copying) return;',
+    replace: 'if (!isUnderWay && !this.#copying) return;',
+    breaks: 'a line for each time that a link is tried',
+  },
+  {
+    name: 'receiver: a first copy is told at each link',
+    file: 'volume/receiver.ts',
+    find: 'if (isUnderWay === this.#copying) return;',
+    replace: 'if (!isUnderWay && !this.#copying) return;',
+    breaks: 'a line for each time that a link is tried',
+  },
+  {
+    name: 'group: that answers are lowered is not told',
+    file: 'volume/group.ts',
+    find: 'else this.tell(`degraded:',
+    replace: 'else if (since < 0) this.tell(`degraded:',
+    breaks: 'promises are not kept by both sites, and nobody hears of it',
+  },
 ];

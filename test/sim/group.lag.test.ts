@@ -100,7 +100,10 @@ test('what was given up has no bytes that are kept, and needs a full copy', asyn
   await world.settle(world.flush());
   expect(backlog(world).bytes).toBeGreaterThan(0);
   expect(sender.needsFullCopy).toBe(false);
+  const tell = vi.spyOn(world.source.group!, 'tell');
   sender.giveUpRetention();
+  sender.giveUpRetention();
+  expect(tell.mock.calls).toEqual([[expect.stringContaining('what the peer still needs was given up')]]);
   expect(backlog(world)).toEqual({ bytes: null, ageMs: null });
   expect(sender.needsFullCopy).toBe(true);
 });
