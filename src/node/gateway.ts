@@ -411,7 +411,7 @@ export class Gateway {
       for (const { name } of superblock.volumes) this.#groupOfVolume.delete(name);
       throw error;
     });
-    if (state.warning !== null) this.warnings.push(state.warning);
+    for (const warning of state.warnings) this.#warn(warning);
     const group = new Group(
       state,
       {
@@ -429,6 +429,12 @@ export class Gateway {
     );
     this.#groups.push(group);
     return group;
+  }
+
+  /** Whoever opens the gateway looks at `warnings`; a group that is adopted later comes too late for that. */
+  #warn(text: string): void {
+    if (this.#timer === null) this.warnings.push(text);
+    else this.options.onEvent?.(`warning: ${text}`);
   }
 
   /** Hosts ask for a volume by its name alone: two of one name, and which of them they get would be left to chance. */

@@ -38,8 +38,7 @@ export class JournalHealth {
 
   describe(full: JournalFull): string {
     const { role } = this.#group;
-    const then =
-      role === 'standby' ? 'no more of the stream is taken' : 'writes and flushes that need room fail with ENOSPC';
+    const then = role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
     return full === 'disk'
       ? `the disk of the state directory is full: ${then} until it has room`
       : `the journal is full of what cannot be freed: ${then} until blocks are trimmed, or it is started with a larger --journal`;

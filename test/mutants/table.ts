@@ -2281,4 +2281,19 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'else if (since < 0) this.tell(`degraded:',
     breaks: 'promises are not kept by both sites, and nobody hears of it',
   },
+  {
+    name: 'group state: a journal that is too small is not told',
+    file: 'volume/group-state.ts',
+    find: 'if (needed <= forHostsAsConfigured) return null;',
+    replace: 'if (needed > 0) return null;',
+    breaks: 'writes fail for ever, and nobody was warned',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'health: a full journal is a full disk',
+    file: 'volume/journal-health.ts',
+    find: 'journal.room.size < journal.room.limit',
+    replace: 'journal.room.size <= journal.room.limit',
+    breaks: 'the operator looks for room on a disk that has some',
+  },
 ];

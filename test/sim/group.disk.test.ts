@@ -111,3 +111,19 @@ test('a standby whose disk is full says that, too', async () => {
   await world.until(() => group!.health.full === 'disk', 5000, 'it does not notice');
   expect(tell.mock.calls).toEqual([[expect.stringContaining('no more of the stream is taken')]]);
 });
+
+test('a journal that cannot hold its volumes is told when it is opened, and when writes are refused for it', async () => {
+  const volume = { blocks: 512, blockSize: 4096, platter: 'journal' } as const;
+  const { world: enough } = await sourceUp({ volumes: [volume], journalSegments: 20 });
+  expect(enough.source.group!.state.warnings).toEqual([]);
+  const { world, tell } = await sourceUp({ volumes: [volume], journalSegments: 8 });
+  const { group } = world.source;
+  expect(group!.state.warnings).toEqual([expect.stringContaining('--journal 1 MiB can hold 753 KiB of the 2 MiB of')]);
+  const fill = async (): Promise<void> => {
+    for (let unit = 0; unit < 4096; unit += 8) await world.settle(world.write(unit, 8));
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'ENOSPC' });
+  await world.pass(2000);
+  expect(group!.health.full).toBe('journal');
+  expect(tell.mock.calls).toEqual([[expect.stringContaining('the journal is full of what cannot be freed')]]);
+});
