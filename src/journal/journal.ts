@@ -19,6 +19,7 @@ import {
   AT_SIZE,
   AT_TYPE,
   FLAG_STAGED,
+  RECORD_SIZE_MAX,
   RECORD_SIZE_MIN,
   TYPE_ABORT,
   TYPE_BASE,
@@ -302,6 +303,11 @@ export class Journal {
     return this.belongsAt(this.#header.read(this.memory.view, at), position) ? at : -1;
   }
 
+  /** How long ago a stamp was given, ms, by the clock that gives them; 0 for one that is ahead of it. */
+  ageOf(stamp: number): number {
+    return Math.max(0, (this.#options.clock() - stamp) / 1000);
+  }
+
   /** Recovery has left valid bytes [from, head) in the ring and the files; everything is durable. */
   restore(from: number, head: number): void {
     this.#ringFrom = Math.max(from, head - this.ringSize, 0);
@@ -570,6 +576,16 @@ export class Journal {
       at += size;
     }
     return this.roomFor(end - this.head);
+  }
+
+  /** No room for a host's record, and none can be made: it is refused until others have gone, or the limit is another. */
+  get isFullForHosts(): boolean {
+    return this.room.used + RECORD_SIZE_MAX > this.room.forHosts && !this.canClean();
+  }
+
+  /** The same of what the peer sends. */
+  get isFullForPeer(): boolean {
+    return this.room.forPeer === 0 && !this.canClean();
   }
 
   /** Asks that everything appended so far becomes durable soon. */

@@ -37,7 +37,8 @@ import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
-import { gatewayStatus } from './status.js';
+import { LinkReport } from './link-report.js';
+import { gatewayStatus, linkStatus } from './status.js';
 
 /**
  * Batches of at least this many bytes are sealed by the pool: a thread that has just copied them seals them in sixty
@@ -93,6 +94,8 @@ export interface Member {
   config: GroupConfig;
   pair: Pair;
   endpoint: LinkEndpoint | null;
+  /** What the operator was told of the link. */
+  report: LinkReport | null;
   environment: StateEnvironment;
   group: Group | null;
   /** Bytes passed to write calls on state files, by kind of file. */
@@ -118,7 +121,7 @@ export class Gateway {
   readonly #groupOfVolume = new Map<string, string>();
   readonly #hash: XXHashAPI;
   #timer: NodeJS.Timeout | null = null;
-  #closing: Promise<void> | null = null;
+  #closing: Promise<ForelockError[]> | null = null;
 
   /**
    * Opens (or creates) the state, recovers, listens and connects.
@@ -273,13 +276,17 @@ export class Gateway {
     });
   }
 
-  /** A clean stop: refuses new requests, finishes what runs, makes all of it durable. */
-  close(): Promise<void> {
+  /**
+   * A clean stop: refuses new requests, finishes what runs, makes all of it durable.
+   * @returns of each group whose disk did not take all of it, what is missing there and where it is
+   */
+  close(): Promise<ForelockError[]> {
     this.#closing ??= this.#close();
     return this.#closing;
   }
 
-  async #close(): Promise<void> {
+  async #close(): Promise<ForelockError[]> {
+    const undurable: ForelockError[] = [];
     await this.nbd.close();
     for (const { pair, endpoint } of this.#members) {
       pair.close();
@@ -287,16 +294,27 @@ export class Gateway {
     }
     for (const { group, environment } of this.#members) {
       if (group === null) environment.closed();
-      else await group.close();
+      else {
+        const error = await group.close();
+        if (error !== null) undurable.push(error);
+      }
     }
     if (this.#timer !== null) clearInterval(this.#timer);
+    return undurable;
   }
 
   #tick(): void {
-    for (const { group, pair } of this.#members) {
-      group?.tick();
-      pair.tick(performance.now());
+    for (const member of this.#members) {
+      member.group?.tick();
+      member.pair.tick(performance.now());
+      this.#reportLink(member);
     }
+  }
+
+  #reportLink(member: Member): void {
+    if (this.#closing !== null || member.report === null) return;
+    const line = member.report.look(linkStatus(member), performance.now());
+    if (line !== null) this.options.onEvent?.(`group ${member.options.group}: ${line}`);
   }
 
   /** What hosts have asked of volumes of this gateway so far, and what came for them from peers. */
@@ -373,6 +391,7 @@ export class Gateway {
       config,
       environment,
       endpoint: null,
+      report: null,
       group,
       pair,
       bytesWritten: () => store.bytesWritten,
@@ -392,7 +411,7 @@ export class Gateway {
       for (const { name } of superblock.volumes) this.#groupOfVolume.delete(name);
       throw error;
     });
-    if (state.warning !== null) this.warnings.push(state.warning);
+    for (const warning of state.warnings) this.#warn(warning);
     const group = new Group(
       state,
       {
@@ -410,6 +429,12 @@ export class Gateway {
     );
     this.#groups.push(group);
     return group;
+  }
+
+  /** Whoever opens the gateway looks at `warnings`; a group that is adopted later comes too late for that. */
+  #warn(text: string): void {
+    if (this.#timer === null) this.warnings.push(text);
+    else this.options.onEvent?.(`warning: ${text}`);
   }
 
   /** Hosts ask for a volume by its name alone: two of one name, and which of them they get would be left to chance. */
@@ -445,7 +470,10 @@ export class Gateway {
       shape: shaped ? { roundTripMs: options.linkRttMs ?? 0, bytesPerSecond: options.linkRate ?? 0 } : null,
       hello: () => pair.hello(),
       onLink: (link, peer) => pair.onLink(link, peer.hello),
+      // once the pair knows, too
+      onState: () => setImmediate(() => this.#reportLink(member)),
     });
+    member.report = new LinkReport(linkStatus(member), performance.now());
   }
 
   /** What the peer may ask. */

@@ -14,11 +14,13 @@ import { BlockReader, type ImageSource } from '../journal/reader.js';
 import { FREEZE_HOLD_MS, FULL_DISK_RETRY_MS, VIEW_STALL_MS } from '../limits.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
+import { formatSize } from '../units.js';
 import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
 import type { DualOrder } from './dual-order.js';
 import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import { mintGeneration, type OpenedState } from './group-state.js';
+import { JournalHealth } from './journal-health.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { OwnScopes } from './own-scopes.js';
@@ -70,6 +72,7 @@ export class Group {
   readonly cleaner: Cleaner;
   readonly checkpointer: Checkpointer;
   readonly writeback: Writeback;
+  readonly health: JournalHealth;
   /** This end of the site's own stream, where it serves hosts; null at a standby. */
   readonly sender: Sender | null;
   /** This end of the peer's stream, where there is one to follow; null at a primary. */
@@ -190,6 +193,7 @@ export class Group {
       defer,
     );
     this.writeback = new Writeback(this, state);
+    this.health = new JournalHealth(this);
     const { sender } = this;
     if (this.order !== null && sender !== null) this.journal.peerTakes = () => sender.hostRoom;
     this.journal.listen({
@@ -206,6 +210,7 @@ export class Group {
         this.#pumpRoom();
       },
       failed: (error) => {
+        this.tell(error.message);
         this.#noteSuspect();
         this.#gate.failAll(error as ForelockError);
         this.#pumpRoom();
@@ -564,6 +569,7 @@ export class Group {
   tick(): void {
     const now = this.#platform.nowMs();
     this.journal.tick(now);
+    this.health.look(now);
     this.#noteSuspect();
     for (const volume of this.volumes.values()) {
       if (volume.locks.nextDeadline() <= now) {
@@ -617,9 +623,11 @@ export class Group {
   /**
    * A clean stop: refuses new requests, makes everything durable, checkpoints, marks the state clean.
    * What hosts still wait for is settled first (or failed, if the disk cannot take it).
+   *
+   * @returns what of this site's stream could not be made durable here, and where it is; null: all of it is
    */
-  async close(): Promise<void> {
-    if (this.#stopping) return;
+  async close(): Promise<ForelockError | null> {
+    if (this.#stopping) return null;
     this.#stopping = true;
     this.#leaving = true;
     this.#askAgain();
@@ -638,6 +646,7 @@ export class Group {
     }
     this.#endRoomWaits(); // or whoever goes on asking for room keeps the stop open
     if (isWritable) await this.#untilDurable(journal.head);
+    const undurable = this.#findUndurable();
     this.cleaner.stop();
     await this.writeback.drain();
     // nor may it forget that a tail is missing
@@ -652,6 +661,27 @@ export class Group {
     await this.state.offload.close();
     journal.close();
     await this.state.close();
+    return undurable;
+  }
+
+  /** What the process takes with it when it ends. */
+  #findUndurable(): ForelockError | null {
+    const { own, head, durable, failed } = this.journal;
+    const records = own.appended - own.durable;
+    if (records === 0) return null;
+    const { peerDurable } = this.mirror;
+    const atPeer = Math.min(own.appended, peerDurable) - own.durable;
+    const lost = 'writes among them that were answered may be lost, but none that a flush covered which was answered';
+    const where =
+      atPeer >= records
+        ? 'the peer has all of them on its disk, and returns them at the next start: nothing is lost'
+        : atPeer > 0
+          ? `the peer has the first ${atPeer} of them on its disk, and returns those at the next start; of the others ${lost}`
+          : lost;
+    return new ForelockError(
+      failed === null ? 'ENOSPC' : 'EIO',
+      `group ${this.name}: the stop could not make ${records} records durable (sequence ${own.durable + 1} to ${own.appended}, ${formatSize(head - durable)} of journal): ${where}`,
+    );
   }
 
   /** Nothing is appended any more: what still waits for room is refused. */
@@ -755,7 +785,8 @@ export class Group {
   #degrade(): void {
     if (this.#degrading || this.nowMs() < this.#degradeAt) return;
     this.#degrading = true;
-    this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
+    const since = this.mirror.peerDurable + 1;
+    this.state.superblock.degradedSince = since;
     this.state.save((error) => {
       this.#degrading = false;
       if (error !== null) {
@@ -764,6 +795,7 @@ export class Group {
         return;
       }
       this.counters.degraded += 1;
+      this.tell(`degraded: the peer is away, and answers are given by this site alone from sequence ${since} on`);
       this.#queueAdvance();
     });
   }

@@ -53,6 +53,8 @@ export class Receiver implements MirrorEnd {
   #notingBaseEnd = false;
   /** The last sequence before one that can never be applied and still stands in the journal; null: there is none. */
   #takeBackTo: number | null = null;
+  /** A first copy was told to be under way. */
+  #copying = false;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
@@ -62,8 +64,8 @@ export class Receiver implements MirrorEnd {
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
-  /** When the image last showed everything that the source had announced, ms. */
-  appliedAllAt = 0;
+  /** When the image last showed everything that the source had, as far as it had told, ms; null: not since the start. */
+  appliedAllAt: number | null = null;
   /** End of this site's own stream when it took the newest of the peer's records, or last granted it a read lock. */
   #horizon: number;
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
@@ -162,6 +164,14 @@ export class Receiver implements MirrorEnd {
     const { base } = this.#target;
     return base?.start === this.#group.state.superblock.inconsistent?.startSequence ? base : null;
   }
+  /** Up to where the first copy has come here. To be asked while it is not whole. */
+  get copied(): BasePosition {
+    return this.copy?.next ?? this.#group.state.superblock.inconsistent?.base ?? { volume: 0, lba: 0 };
+  }
+  /** Records of the source, as far as it has told of them, that the image does not show. */
+  get recordsBehind(): number {
+    return Math.max(0, Math.max(this.announced.appended, this.#owed) - this.#target.applied);
+  }
   /** `imageConsistent`, once that stands on the disk. */
   get toldConsistent(): boolean {
     return this.#target.consistent && !this.#notingBaseEnd;
@@ -227,6 +237,7 @@ export class Receiver implements MirrorEnd {
       this.#group.journal.peerStaged.truncate(0);
     }
     this.#act();
+    this.#tellCopy();
   }
 
   detach(): void {
@@ -545,7 +556,7 @@ export class Receiver implements MirrorEnd {
   }
 
   tick(nowMs: number): void {
-    if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
+    if (this.#link !== null && this.#target.consistent && this.recordsBehind === 0) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
     this.#takeBack();
@@ -699,9 +710,18 @@ export class Receiver implements MirrorEnd {
         return;
       }
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      this.#tellCopy();
       this.#target.confirmAgain();
       this.#queueConfirm();
     });
+  }
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole on the disk. */
+  #tellCopy(): void {
+    const isUnderWay = !this.toldConsistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy from the peer is under way' : 'the first copy is whole');
   }
 
   /** At most one confirm per turn. */

@@ -54,8 +54,6 @@ interface SentFrame {
   through: number;
   /** Journal position behind its last record. */
   end: number;
-  bytes: number;
-  at: number;
 }
 
 /** Cursors of the peer that count once this site has the peer's stream to `horizon`. */
@@ -94,8 +92,12 @@ export class Sender implements MirrorEnd {
   /** Then hosts may append up to here, in bytes of the stream. */
   #pacedTo = 0;
   #retainFrom: number;
+  /** The first record that the target lacks, as last looked up, and its stamp. */
+  #lacked: { sequence: number; stamp: number | null } = { sequence: 0, stamp: null };
   #basePreparing = false;
   #baseFailed: string | null = null;
+  /** A first copy was told to be under way. */
+  #copying = false;
   #loweredThrough = 0;
   /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
   #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
@@ -225,19 +227,36 @@ export class Sender implements MirrorEnd {
   }
 
   /**
-   * How far the target's image is behind: bytes of journal after the last applied record, and when the oldest frame
-   * with such a record was sent (ms; null when none was sent yet). For status: walks the frames in flight.
+   * How far the target's image is behind: bytes of journal behind the last applied record, and how long ago the first
+   * that it lacks was written, ms; null: not known, for it is not kept any more, or too far from where one looks. For
+   * status: walks the frames in flight, and the records of one of them.
    */
-  get backlog(): { bytes: number; oldestAt: number | null } {
+  get backlog(): { bytes: number | null; ageMs: number | null } {
     const { applied, appended } = this.#source;
-    if (applied === appended) return { bytes: 0, oldestAt: null };
+    if (applied === appended) return { bytes: 0, ageMs: 0 };
+    if (this.#retainFrom === Number.POSITIVE_INFINITY) return { bytes: null, ageMs: null };
+    const { journal } = this.#group;
     let from = this.#retainFrom;
     for (let index = this.#frameHead; index < this.#frames.length; index += 1) {
       const frame = this.#frames[index]!;
-      if (frame.through > applied) return { bytes: Math.max(0, this.#group.journal.head - from), oldestAt: frame.at };
+      if (frame.through > applied) break;
       from = frame.end;
     }
-    return { bytes: Number.isFinite(from) ? Math.max(0, this.#group.journal.head - from) : 0, oldestAt: null };
+    const bytes = Math.max(0, journal.head - from);
+    if (this.#lacked.sequence !== applied + 1)
+      this.#lacked = { sequence: applied + 1, stamp: this.#reader.stampOf(applied + 1, from) };
+    const { stamp } = this.#lacked;
+    return { bytes, ageMs: stamp === null ? null : journal.ageOf(stamp) };
+  }
+
+  /** Up to where the target has the first copy on its disk; null: all of it. To be asked while that is not whole. */
+  get copied(): BasePosition | null {
+    return this.#source.baseDurable;
+  }
+
+  /** What the peer lacks was given up, or it never had anything: it needs a first copy, and none is under way. */
+  get needsFullCopy(): boolean {
+    return this.#link === null && this.#retainFrom === Number.POSITIVE_INFINITY;
   }
 
   describe(): string {
@@ -288,6 +307,7 @@ export class Sender implements MirrorEnd {
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
     this.#isAhead ||= !this.#source.consistent;
+    this.#tellCopy();
     this.#keepProved();
     this.#said(ready.horizon);
     link.onDrain = () => this.pump();
@@ -426,6 +446,8 @@ export class Sender implements MirrorEnd {
   }
 
   giveUpRetention(): void {
+    if (this.#retainFrom !== Number.POSITIVE_INFINITY)
+      this.#group.tell('the journal is full: what the peer still needs was given up, it needs a full copy');
     this.#retainFrom = Number.POSITIVE_INFINITY;
     this.#link?.close(
       CLOSE_PROTOCOL,
@@ -511,7 +533,7 @@ export class Sender implements MirrorEnd {
       });
       this.#sentTo = stretch.position + stretch.size;
       this.#sentAtMs = this.#group.nowMs();
-      this.#frames.push({ through, end: this.#sentTo, bytes: stretch.size, at: this.#sentAtMs });
+      this.#frames.push({ through, end: this.#sentTo });
       this.counters.framesSent += 1;
       this.counters.bytesSent += stretch.size;
       this.counters.recordsSent += stretch.count;
@@ -589,8 +611,11 @@ export class Sender implements MirrorEnd {
           this.#link?.close(CLOSE_PROTOCOL, effect.reason);
           break;
         case 'granted':
+          progressed = true;
+          break;
         case 'consistent':
           progressed = true;
+          this.#tellCopy();
           break;
       }
     }
@@ -629,10 +654,19 @@ export class Sender implements MirrorEnd {
     if (this.#source.peerDurable < Math.min(lowered, this.#source.appended)) return;
     superblock.degradedSince = null;
     this.#loweredThrough = 0;
+    this.#group.tell('the peer has all that was answered without it: promises are kept by both sites again');
     this.#group.state.save(() => {});
   }
 
   // ---- the first copy
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole. */
+  #tellCopy(): void {
+    const isUnderWay = !this.#source.consistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy to the peer is under way' : 'the first copy at the peer is whole');
+  }
 
   /** Builds one frame of BASE records from (volume, lba) on, and sends it. */
   #prepareBase(volumeNumber: number, lba: number): void {

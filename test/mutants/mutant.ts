@@ -78,6 +78,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],
   'platter/writeback.ts': ['platter/writeback.group.test.ts'],
+  'volume/journal-health.ts': ['sim/group.disk.test.ts'],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/volume.ts': ['sim/group.waits.test.ts'],
   'volume/gate.ts': ['mirror/gate.test.ts'],

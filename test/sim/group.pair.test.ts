@@ -397,6 +397,21 @@ test('that answers are lowered is on the disk before the first of them', async (
   expect(source.group!.state.superblock.degradedSince).not.toBeNull();
 });
 
+test('that answers are lowered, and are not any more, is told once each', async () => {
+  const world = await bothUp({ ack: 'received' });
+  const { source } = world;
+  const tell = vi.spyOn(source.group!, 'tell');
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => source.pair!.link === null, 1000, 'the source does not notice');
+  for (let unit = 0; unit < 32; unit += 8) await world.settle(world.write(unit, 8));
+  const { degradedSince } = source.group!.state.superblock;
+  expect(tell.mock.calls).toEqual([[expect.stringMatching(`^degraded: .* from sequence ${degradedSince} on$`)]]);
+  world.lineDownUntil = 0;
+  await atRest(world);
+  expect(tell.mock.calls.slice(1)).toEqual([[expect.stringContaining('the peer has all that was answered')]]);
+});
+
 test('what the peer has only received stays in the rollback log', async () => {
   // The journal was freed up to what the peer had received. The peer lost power, and the records were nowhere.
   const world = await bothUp();
