@@ -41,6 +41,17 @@ export class ForelockError extends Error {
   }
 }
 
+/** Why an address cannot be had to listen on, as the system says, and what to do. @param option that names it */
+export function whyNotHeard(error: NodeJS.ErrnoException, option: string): string {
+  const next: Record<string, string> = {
+    EADDRINUSE: `another program listens there: stop it, or give another ${option}`,
+    EADDRNOTAVAIL: `this machine has no such address: correct ${option}`,
+    EACCES: `the user whom it runs as may not: ports below 1024 are for root, so give another ${option}`,
+  };
+  const step = next[error.code ?? ''];
+  return step === undefined ? error.message : `${error.message}: ${step}`;
+}
+
 /** A lock was not had, or not confirmed, within its wait; nested scopes that deadlock end so. Nothing is held. */
 export class LockTimeoutError extends ForelockError {
   constructor(message: string) {

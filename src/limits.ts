@@ -112,6 +112,8 @@ export const FREEZE_HOLD_MS = 30_000;
 
 /** With a full journal that is kept for the peer, views are dropped once it has taken nothing for so long. */
 export const VIEW_STALL_MS = 2000;
+/** A verify ends when the other site has got no further for so long: it could not tell. A lock there may take less. */
+export const VERIFY_STALL_MS = 1.5 * LOCK_WAIT_MS_MAX;
 /** How long the preferred site of a split waits before it goes on alone: the other has to have stopped by then. */
 export const SPLIT_WAIT_MS = 2 * PEER_SILENT_MS_MAX;
 /**
@@ -153,6 +155,7 @@ assert(
   2 * RECORD_SIZE_MAX <= (JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN) / PEER_ROOM_SHARE,
   'the smallest journal promises room for the largest record',
 );
+assert(VERIFY_STALL_MS > LOCK_WAIT_MS_MAX, 'a verify waits as long as the mirror may wait for a lock');
 assert(SPLIT_LEASE_MS <= 0.75 * SPLIT_WAIT_MS, 'who is not preferred has stopped before the other goes on alone');
 assert(PINGS_MAX * HEARTBEAT_MS > SPLIT_LEASE_MS, 'an answer counts as long as it could prolong a lease');
 assert(TRANSACTION_LOCKS_MAX <= SCOPES_MAX, 'a transaction may have its locks');

@@ -91,7 +91,7 @@ async function readStandby({ target }) {
   await sleep(REST_MS);
   await until(settled, REST_MS_MAX);
   const { nbdUris } = await target.status();
-  const client = await NbdClient.connect(`${nbdUris[0]}@applied`);
+  const client = await NbdClient.connect(nbdUris[0]);
   const parts = [];
   for (let at = 0; at < SIZE; at += READ_SIZE) parts.push(await client.read(at, READ_SIZE));
   await client.close();

@@ -17,7 +17,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { ForelockError } from '../errors.js';
 import { QuickSync } from './quick-sync.js';
 import type { Store, StoreFile } from './store.js';
@@ -54,6 +54,8 @@ export class DiskStore implements Store {
   readonly directory: string;
   readonly bytesWritten: DiskCounters = { segment: 0, map: 0, superblock: 0, other: 0 };
   #lock: DirectoryLock | null;
+  /** The outermost directory that was made for this one; undefined: it was there. */
+  readonly #made: string | undefined;
   readonly #files = new Set<DiskFile>();
   /** Of the one file that is written synced at present: a second descriptor, whose writes are (open(2), O_DSYNC). */
   #synced: { file: DiskFile; fd: number } | null = null;
@@ -68,7 +70,7 @@ export class DiskStore implements Store {
   constructor(directory: string, surroundings: DiskSurroundings = UNKNOWN) {
     this.directory = directory;
     this.#surroundings = surroundings;
-    fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.#made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     this.#lock = new DirectoryLock(directory);
   }
 
@@ -177,6 +179,18 @@ export class DiskStore implements Store {
     for (const file of [...this.#files]) file.close();
     this.#lock?.release();
     this.#lock = null;
+  }
+
+  /** Closes it and removes what is in it: of a state that this process made, and nobody has used. */
+  discard(): void {
+    for (const name of this.list()) if (kindOf(name) !== 'other') this.remove(name);
+    this.close();
+    if (this.#made === undefined) return;
+    try {
+      for (let made = this.directory; made.startsWith(this.#made); made = dirname(made)) fs.rmdirSync(made);
+    } catch (error) {
+      if (codeOf(error) !== 'ENOTEMPTY') throw error; // somebody else put something there
+    }
   }
 }
 

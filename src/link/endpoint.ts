@@ -20,7 +20,7 @@ import { createServer, type Server } from 'node:http';
 import { type AddressInfo, connect, type NetConnectOpts, type Socket } from 'node:net';
 import { type ClientOptions, type ServerOptions, WebSocket, WebSocketServer } from 'ws';
 import xxhash from 'xxhash-wasm';
-import { ForelockError } from '../errors.js';
+import { ForelockError, whyNotHeard } from '../errors.js';
 import {
   LINK_HANDSHAKE_MS_MAX,
   LINKS_PENDING_MAX,
@@ -149,6 +149,12 @@ export class LinkEndpoint {
     this.#random = options.random ?? Math.random;
     this.#xxh64 = xxh64;
     this.#url = 'connect' in options.where ? checkUrl(options.where.connect) : '';
+    if (this.#url !== '' && options.key === null && !isLoopback(new URL(this.#url).hostname)) {
+      throw new ForelockError(
+        'CONFIG',
+        `without a shared key the link stays on loopback, and does not go to ${this.#url}: give both ends --key FILE`,
+      );
+    }
   }
 
   status(): EndpointStatus {
@@ -237,7 +243,8 @@ export class LinkEndpoint {
     });
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error) => {
-        reject(new ForelockError('CONFIG', `the link cannot listen on ${host}:${port}: ${error.message}`));
+        const why = whyNotHeard(error, '--listen');
+        reject(new ForelockError('CONFIG', `the link cannot listen on ${host}:${port}: ${why}`));
       });
       server.listen(port, host.replace(/^\[|\]$/g, ''), resolve);
     });

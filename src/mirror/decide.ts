@@ -28,15 +28,16 @@
  *     11   only X minted, Y's excess is only X's own lost tail  refuse
  *     12   only X minted, Y has records of its own X lacks      refuse
  *     13   order gone, base cut known                           refuse
- *     14   otherwise                                            an unfinished base copy whose stream is gone, or a
- *                                                               standby adopted but never begun: begin it anew; else
+ *     14   otherwise (a target that holds a third site's stream an unfinished base copy whose stream is gone, or a
+ *          too: its journal has room for one beside its own)    standby adopted but never begun: begin it anew; else
  *                                                               refuse
  *
  * Where both sites write (dual) there is a stream each way, and a decision is about both: "primary" below is then the
  * site that a first copy comes from, or the first by name. Rows 7 and 9 hold for each author alike.
  *
- * A dual site that was emptied goes on with its stream behind what the other one has of it, under a generation that the
- * other mints for that: what was lost with its disk had the same sequences, and was of the generation before.
+ * A site that was emptied, dual or a standby, goes on with its stream behind what the other one has of it. Where both
+ * write, the other mints a generation for that, and a standby mints one when it is promoted: what was lost with its disk
+ * had the same sequences, and was of a generation before.
  *
  * Refusals name both sites and say what a person can do. Rows 4, 11, 12 and 13 refuse where a pinned base image, named
  * points and change rings are needed.
@@ -115,7 +116,10 @@ export interface SiteState {
   met: Record<string, Met>;
   /** The sites of the group, as far as they are known here. */
   sites: { name: string; number: number }[];
-  /** Dual: numbers of the sites that may have state of the group as it is since the newest generation. */
+  /**
+   * Dual: numbers of the sites that may have state of the group as it is since the newest generation. And at any site its
+   * own: it knows that an emptied standby gets back the number that it had. The first to speak this format did not.
+   */
   peers: number[];
   volumes: VolumeState[];
   generations: Generation[];
@@ -296,9 +300,11 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
         p,
         s,
         14,
-        `${a} has the stream of site ${foreign} to ${end(p, foreign)}, ${b} to ${end(s, foreign)}: empty the state directory of ${b}, and start it again`,
+        `${a} has the stream of ${authorName(p, s, foreign)} to ${end(p, foreign)}, ${b} to ${end(s, foreign)}: empty the state directory of ${b}, and start it again`,
       );
     }
+    const third = holdsThird(p, s);
+    if (third !== null) return third;
     if (writing.some((author) => end(p, author) !== end(s, author))) return logGone(p, s) ?? replay(p, s, 9, 0);
     // 6: nothing is missing anywhere
     return replay(p, s, 6, 0);
@@ -308,7 +314,11 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
   const [x, y] = pMinted !== null ? [p, s] : [s, p];
   const cut = (pMinted ?? sMinted)!.ends;
   const [xName, yName] = [x.site.name, y.site.name];
-  const excess = authors(p, s).filter((author) => end(y, author) > (cut[author] ?? 0));
+  // X's cut is of the two streams that it has. What the common generation began with of any other, it has in its image;
+  // but not of these two: it may have lost some in a crash since, or not have got it yet
+  const isThird = (author: number): boolean => author !== pn && author !== sn;
+  const cutOf = (author: number): number => Math.max(cut[author] ?? 0, isThird(author) ? (begun[author] ?? 0) : 0);
+  const excess = authors(p, s).filter((author) => end(y, author) > cutOf(author));
   if (excess.length === 0) {
     if (x !== p && !dual) {
       return refuse(
@@ -324,7 +334,7 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
       return refuse(p, s, 8, `${lostTail(x, y)}, but has served hosts since: ${KEEP_AND_REPORT}`);
     }
     if (held(x, yn) > held(y, yn)) return returnTail(x, y, 10, p, s);
-    return logGone(p, s) ?? replay(p, s, 10, yn);
+    return holdsThird(p, s) ?? logGone(p, s) ?? replay(p, s, 10, yn);
   }
   if (excess.every((author) => author === x.site.number)) {
     return refuse(
@@ -339,14 +349,19 @@ export function decide(mine: SiteState, theirs: SiteState): Decision {
     p,
     s,
     12,
-    `${yName} holds records ${(cut[author] ?? 0) + 1} to ${end(y, author)} of its own, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it ${dual ? 'again' : 'as standby'}; to stay with ${yName}'s, do so with ${xName}`,
+    `${yName} holds records ${cutOf(author) + 1} to ${end(y, author)} ${author === y.site.number ? 'of its own' : `that ${authorName(p, s, author)} wrote`}, which ${xName} never got before it went on alone: to stay with ${xName}'s data, empty the state directory of ${yName} and start it ${dual ? 'again' : 'as standby'}; to stay with ${yName}'s, do so with ${xName}`,
   );
 }
 
-/** A dual site that is empty does not know any more what number it had; the other one remembers it by its name. */
+/**
+ * A site that is empty does not know any more what number it had; the other one remembers it by its name. Under another
+ * number a standby would begin a stream that the other's journal, which goes on from the old one, could never take.
+ */
 export function recognise(site: SiteState, by: SiteState): SiteState {
   const known = by.sites.find(({ name }) => name === site.site.name);
-  return known === undefined || site.role !== 'dual' || site.generations.length > 0 ? site : { ...site, site: known };
+  if (known === undefined || site.role === 'primary' || site.generations.length > 0) return site;
+  const bothDo = [site, by].every(({ peers, site }) => peers.includes(site.number));
+  return site.role === 'dual' || bothDo ? { ...site, site: known } : site;
 }
 
 /** Row 1: why the two cannot be a pair, or null. */
@@ -358,7 +373,6 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   if (p.group !== s.group)
     return `${a} calls the group ${p.group}, ${b} calls it ${s.group}: correct one configuration`;
   if (a === b) return `both sites are called ${a}: give one another name`;
-  if (p.site.number === s.site.number) return `${a} and ${b} both have site number ${p.site.number}: change one`;
   if (p.role !== s.role && (p.role === 'dual' || s.role === 'dual')) {
     return `${p.role === 'dual' ? a : b} is dual, ${p.role === 'dual' ? b : a} is not: start both with --role dual, or one as primary and one as standby`;
   }
@@ -374,6 +388,12 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
   }
   if (p.groupId !== null && s.groupId !== null && p.groupId !== s.groupId) {
     return `group ${p.group} is another one at ${a} (${p.groupId}) than at ${b} (${s.groupId}): empty the state directory of the one whose data is to go`;
+  }
+  if (p.site.number === s.site.number) {
+    // who joins a group has a number from its name, of which there are 254
+    const empty = [p, s].find(({ generations }) => generations.length === 0);
+    const next = `start ${empty?.site.name ?? 'one of them, with an empty state directory,'} with another --site`;
+    return `${a} and ${b} both have site number ${p.site.number}, which comes from their names: ${next}`;
   }
   const volumes = findVolumeMisfit(p, s);
   if (volumes !== null) return volumes;
@@ -418,6 +438,28 @@ function findVolumeMisfit(p: SiteState, s: SiteState): string | null {
     if (other.size !== volume.size || other.blockSize !== volume.blockSize) {
       return `volume ${volume.name} has ${volume.size} bytes in blocks of ${volume.blockSize} at ${a}, ${other.size} in blocks of ${other.blockSize} at ${b}: make them equal`;
     }
+  }
+  return null;
+}
+
+/** Row 14: who is to take a stream holds a third site's; null if none does. */
+function holdsThird(p: SiteState, s: SiteState): Decision | null {
+  for (const [reader, author] of p.role === 'dual'
+    ? [
+        [s, p],
+        [p, s],
+      ]
+    : [[s, p]]) {
+    const third = Object.keys(reader.streams)
+      .map(Number)
+      .find((number) => number !== p.site.number && number !== s.site.number && end(reader, number) > 0);
+    if (third === undefined) continue;
+    return refuse(
+      p,
+      s,
+      14,
+      `the journal of ${reader.site.name} holds the stream of ${authorName(p, s, third)} and cannot go on with that of ${author.site.name}: empty the state directory of ${reader.site.name}, and start it again for a full copy`,
+    );
   }
   return null;
 }
@@ -546,6 +588,11 @@ function end(site: SiteState, author: number): number {
 
 function journalFrom(site: SiteState, author: number): number {
   return site.journalFrom[author] ?? end(site, author) + 1;
+}
+
+function authorName(p: SiteState, s: SiteState, author: number): string {
+  const known = [p.site, s.site, ...p.sites, ...s.sites].find(({ number }) => number === author);
+  return known === undefined ? `site ${author}` : `site ${known.name}`;
 }
 
 function authors(p: SiteState, s: SiteState): number[] {

@@ -15,13 +15,13 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX } from '../limits.js';
+import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
 import { readKey } from '../link/key.js';
 import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 import { type Flags, resolveOptions } from './config.js';
-import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyReport } from './control.js';
+import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress, type VerifyReport } from './control.js';
 import { formatStatus, paintFor } from './format-status.js';
 import { FromFilter, findJournals, formatLogEvent, JournalWalk } from './log.js';
 
@@ -193,6 +193,8 @@ Between machines, with a key in a file at both ends (openssl rand -hex 32 > key 
 An existing image, mirrored in place:
   forelock serve --state a --volume disk:20G,platter=flat,path=disk.img --peer ws://127.0.0.1:10900
 
+SIGTERM, SIGINT and SIGHUP stop it: what was written is made durable first. A second one (but SIGHUP) stops it at once.
+
 From a file, with two groups:
   state: /srv/a
   groups:
@@ -225,15 +227,17 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   const tell = (text: string): void => void process.stderr.write(`forelock: ${text}\n`);
   const gateway = await Gateway.fromConfig(options, tell);
   const stopping = stopSignal();
-  let control: ControlServer | null = null;
+  const control = await ControlServer.open({
+    control: gateway,
+    socket: join(options.state, ADMIN_SOCKET),
+    admin: options.admin,
+    onError: (error) => warn(`control API: ${error.stack}`),
+  }).catch(async (error) => {
+    await gateway.abandon();
+    throw error;
+  });
   try {
     for (const warning of gateway.warnings) warn(warning);
-    control = await ControlServer.open({
-      control: gateway,
-      socket: join(options.state, ADMIN_SOCKET),
-      admin: options.admin,
-      onError: (error) => warn(`control API: ${error.stack}`),
-    });
     say(`forelock ${VERSION}: site ${options.site}, state ${options.state}`);
     for (const { name, role, link } of gateway.status().groups) {
       say(`group ${name}: ${role}${link.url === null ? '' : `, link ${link.url}`}`);
@@ -242,11 +246,14 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     const isReady = await Promise.race([gateway.ready().then(() => true), stopping.then(() => false)]);
     if (isReady) {
       for (const uri of gateway.nbdUris()) say(uri);
-      say('ready');
+      const copied = gateway.groups.filter(({ mirror }) => !mirror.imageConsistent).map(({ name }) => name);
+      say(
+        copied.length === 0 ? 'ready' : `ready, but for the first copy of ${copied.join(', ')}, which is not whole yet`,
+      );
     }
     await stopping;
   } finally {
-    await control?.close();
+    await control.close();
     await gateway.close();
   }
   const [undurable, ...others] = await gateway.close();
@@ -255,16 +262,21 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   say('stopped');
 }
 
-/** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. */
+/**
+ * Resolves at the first SIGTERM, SIGINT or SIGHUP; a second one ends the process at once. But not a second SIGHUP: of a
+ * terminal that closes, the shell and the system may each send one.
+ */
 function stopSignal(): Promise<void> {
   return new Promise((done) => {
     let asked = false;
     for (const [signal, number] of [
       ['SIGTERM', 15],
       ['SIGINT', 2],
+      ['SIGHUP', 1],
     ] as const) {
       process.on(signal, () => {
-        if (asked) process.exit(128 + number);
+        if (asked && signal !== 'SIGHUP') process.exit(128 + number);
+        if (asked) return;
         asked = true;
         process.stderr.write('forelock: stopping, everything is being made durable; once more to stop at once\n');
         done();
@@ -349,7 +361,8 @@ function addVerify(program: Command, exit: (code: number) => void): void {
     .addHelpText(
       'after',
       `
-Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell.
+Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell, as the
+peer is away, or has applied nothing for ${VERIFY_STALL_MS / 1000} s. On a terminal it says how far it is.
 
 Examples:
   forelock verify disk --state /srv/a
@@ -357,18 +370,29 @@ Examples:
     )
     .action(async (name: string, options: Where & { maps?: boolean; json?: boolean }) => {
       const volume = parseName(name, 'volume');
+      const { isTTY } = process.stderr;
+      const onProgress = (progress: VerifyProgress): void =>
+        void process.stderr.write(`\r${formatProgress(volume, progress)}\x1b[K`);
       const report = await clientOf(options)
-        .verify(volume, { maps: options.maps ?? false })
+        .verify(volume, { maps: options.maps ?? false, onProgress: isTTY ? onProgress : undefined })
         .catch((error) => {
           // 1 would be an answer: that they differ
           if (!(error instanceof ForelockError) || error.code in EXIT_CODES) throw error;
           throw new ForelockError('AWAY', error.message, { cause: error });
+        })
+        .finally(() => {
+          if (isTTY) process.stderr.write('\r\x1b[K');
         });
       process.stdout.write(
         options.json === true ? `${JSON.stringify({ schema: 1, ...report }, null, 2)}\n` : formatVerify(report),
       );
       exit(report.equal ? EXIT_YES : EXIT_NO);
     });
+}
+
+export function formatProgress(volume: string, { doing, done, total }: VerifyProgress): string {
+  if (doing === 'waiting') return `${volume}: the other site has applied sequence ${done} of ${total}`;
+  return `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
 }
 
 function formatVerify(report: VerifyReport): string {

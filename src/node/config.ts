@@ -377,6 +377,9 @@ function checkGroups(groups: readonly GroupOptions[], fail: (message: string) =>
         fail(`listening on ${host} needs a shared key: give both ends --key FILE (without one, only loopback)`);
       }
     }
+    if (group.peer !== null && group.key === null && !isLoopback(new URL(group.peer).hostname)) {
+      fail(`the link to ${group.peer} needs a shared key: give both ends --key FILE (without one, only loopback)`);
+    }
     if (group.role === 'dual') checkDual(group, fail);
     if (group.peer === null && group.listen === null) {
       const promise = findVoidPromise(group.name, group.ack, group.whenPeerAway);

@@ -4,7 +4,9 @@
  *
  *     GET    /livez           200 "ok": the process answers
  *     GET    /v1/status       200 GatewayStatus
- *     POST   /v1/verify       { volume, maps?, group? }                                -> 200 VerifyReport
+ *     POST   /v1/verify       { volume, maps?, group? }                                -> 200 VerifyReport; to who accepts
+ *                             application/x-ndjson a line { progress: VerifyProgress } now and then, and at the end
+ *                             { report: VerifyReport } or { error: … } if there was any
  *     POST   /v1/lock         { volume, offset, size, mode, holdSeconds?, waitSeconds? } -> 200, a line of JSON when
  *                             the lock is had: { id }, and another when it is gone: { released: reason, lost }.
  *                             It is held for holdSeconds, or until the request is closed, whichever is first
@@ -20,7 +22,7 @@ import { createServer, type IncomingMessage, request, type Server, type ServerRe
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
+import { ERROR_CODES, type ErrorCode, ForelockError, whyNotHeard } from '../errors.js';
 import {
   CONTROL_ANSWER_MAX,
   CONTROL_BODY_MAX,
@@ -30,10 +32,13 @@ import {
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
 import type { RejectPolicy } from '../mirror/wire.js';
-import type { VerifyReport } from '../volume/verify.js';
+import type { VerifyProgress, VerifyReport } from '../volume/verify.js';
 import { checkSocketPath, type HostPort } from './config.js';
 
-export type { VerifyReport };
+export type { VerifyProgress, VerifyReport };
+
+/** At most so often a verify tells how far it is. */
+const PROGRESS_MS = 200;
 
 export const STATUS_SCHEMA = 1;
 export const ADMIN_SOCKET = 'admin.sock';
@@ -183,11 +188,17 @@ export interface LockHold {
   onLost: ((reason: string) => void) | null;
 }
 
+export interface VerifyOptions {
+  maps: boolean;
+  group?: string | undefined;
+  onProgress?: ((progress: VerifyProgress) => void) | undefined;
+}
+
 /** What the shell asks of a running gateway. */
 export interface GatewayControl {
   status(): GatewayStatus;
-  /** @throws ForelockError EINVAL no such volume; AWAY the peer is */
-  verify(volume: string, options: { maps: boolean; group?: string | undefined }): Promise<VerifyReport>;
+  /** @throws ForelockError EINVAL no such volume; AWAY the peer is; PEER_TIMEOUT it does not get on */
+  verify(volume: string, options: VerifyOptions): Promise<VerifyReport>;
   /** @throws ForelockError EINVAL; ETIMEDOUT not had in time */
   lock(request: LockRequest): Promise<LockHold>;
   /** Drains, flushes, and marks the state as cleanly stopped. */
@@ -195,6 +206,7 @@ export interface GatewayControl {
 }
 
 const NAME_MAX = 64;
+const NDJSON = 'application/x-ndjson';
 const verifyBody = z.strictObject({
   volume: z.string().min(1).max(NAME_MAX),
   maps: z.boolean().default(false),
@@ -308,7 +320,8 @@ export class ControlServer {
     server.maxConnections = CONTROL_LOCKS_MAX + 64;
     return new Promise((resolve, reject) => {
       server.once('error', (error) => {
-        reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${error.message}`));
+        const why = 'path' in where ? error.message : whyNotHeard(error, '--admin');
+        reject(new ForelockError('CONFIG', `the control API cannot listen on ${shown}: ${why}`));
       });
       server.listen(where, () => {
         this.#servers.push(server);
@@ -331,8 +344,8 @@ export class ControlServer {
     } else if (path === '/v1/status' && method === 'GET') {
       sendJson(response, 200, control.status());
     } else if (path === '/v1/verify' && method === 'POST') {
-      const { volume, maps, group } = await readBody(incoming, verifyBody);
-      sendJson(response, 200, await control.verify(volume, { maps, group }));
+      const lines = /\bapplication\/x-ndjson\b/.test(incoming.headers.accept ?? '');
+      await this.#verify(await readBody(incoming, verifyBody), response, lines);
     } else if (path === '/v1/lock' && method === 'POST') {
       await this.#lock(await readBody(incoming, lockBody), response);
     } else if (path.startsWith('/v1/lock/') && method === 'DELETE') {
@@ -349,6 +362,28 @@ export class ControlServer {
         `there is no ${method} ${path}; see GET /v1/status, POST /v1/verify, POST /v1/lock`,
       );
     }
+  }
+
+  async #verify({ volume, maps, group }: z.infer<typeof verifyBody>, response: ServerResponse, lines: boolean) {
+    const { control } = this.#options;
+    if (!lines) return sendJson(response, 200, await control.verify(volume, { maps, group }));
+    const say = (line: object): void => {
+      if (!response.headersSent) response.writeHead(200, { 'content-type': NDJSON });
+      response.write(`${JSON.stringify(line)}\n`);
+    };
+    let toldAt = Number.NEGATIVE_INFINITY;
+    const onProgress = (progress: VerifyProgress): void => {
+      if (performance.now() - toldAt < PROGRESS_MS) return;
+      toldAt = performance.now();
+      say({ progress });
+    };
+    try {
+      say({ report: await control.verify(volume, { maps, group, onProgress }) });
+    } catch (error) {
+      if (!response.headersSent || !(error instanceof ForelockError)) throw error;
+      say({ error: { code: error.code, message: error.message } });
+    }
+    response.end();
   }
 
   async #lock(body: z.infer<typeof lockBody>, response: ServerResponse): Promise<void> {
@@ -384,7 +419,7 @@ export class ControlServer {
     this.#locks.set(id, end);
     hold.onLost = (reason) => end(reason, true);
     response.on('close', () => end('the request was closed', false));
-    response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+    response.writeHead(200, { 'content-type': NDJSON });
     response.write(`${JSON.stringify({ id })}\n`);
   }
 
@@ -525,8 +560,22 @@ export class ControlClient {
     return status;
   }
 
-  async verify(volume: string, options: { maps: boolean; group?: string | undefined }): Promise<VerifyReport> {
-    return (await this.#json('POST', '/v1/verify', { volume, ...options })) as VerifyReport;
+  async verify(volume: string, { onProgress, ...options }: VerifyOptions): Promise<VerifyReport> {
+    const body = { volume, ...options };
+    if (onProgress === undefined) return (await this.#json('POST', '/v1/verify', body)) as VerifyReport;
+    const response = await this.#request('POST', '/v1/verify', body, NDJSON);
+    if (response.headers['content-type'] !== NDJSON) return JSON.parse(await textOf(response)) as VerifyReport;
+    for await (const text of linesOf(response)) {
+      const line = JSON.parse(text) as {
+        progress?: VerifyProgress;
+        report?: VerifyReport;
+        error?: { code: ErrorCode; message: string };
+      };
+      if (line.error !== undefined) throw new ForelockError(line.error.code, line.error.message);
+      if (line.report !== undefined) return line.report;
+      if (line.progress !== undefined) onProgress(line.progress);
+    }
+    throw this.#away('the connection ended');
   }
 
   /** Resolves when the lock is had. */
@@ -552,10 +601,11 @@ export class ControlClient {
     return JSON.parse(await textOf(await this.#request(method, path, body)));
   }
 
-  async #request(method: string, path: string, body?: unknown): Promise<IncomingMessage> {
+  async #request(method: string, path: string, body?: unknown, accept?: string): Promise<IncomingMessage> {
     const text = body === undefined ? '' : JSON.stringify(body);
     const headers: Record<string, string | number> = { 'content-length': Buffer.byteLength(text) };
     if (text !== '') headers['content-type'] = 'application/json';
+    if (accept !== undefined) headers.accept = accept;
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
       const outgoing = request({ ...this.#where, method, path, headers, agent: false }, resolve);
       outgoing.on('error', (error: NodeJS.ErrnoException) => reject(this.#away(error.code ?? error.message)));

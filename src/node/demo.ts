@@ -372,7 +372,7 @@ class Demo {
 
   async #uri(site: SiteProcess): Promise<string> {
     const status = await this.#unlessStopped(site.status());
-    const uri = status.nbdUris.find((each) => each.endsWith(`/${VOLUME}`));
+    const uri = status.nbdUris.find((each) => each.split('/').at(-1)!.split('@')[0] === VOLUME);
     if (uri === undefined) throw new ForelockError('AWAY', `gateway ${site.name} serves no volume ${VOLUME}`);
     return uri;
   }
@@ -455,8 +455,7 @@ class Demo {
       '',
       '  Both gateways go on running:',
       `    west   ${uri}`,
-      `    east   ${standby}  (standby: size only)`,
-      `           ${standby}@applied  (its content, read-only, as of when you connect)`,
+      `    east   ${standby}  (the standby's content, read-only, as of when you connect)`,
       `  state    ${this.#directory}`,
       `  look     npx forelock status --state ${join(this.#directory, 'west')}`,
       `  stop     kill ${west.pid} ${east.pid} && rm -r ${this.#directory}`,

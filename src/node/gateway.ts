@@ -2,6 +2,7 @@
  * A gateway: groups with their state directories, front ends and links, in one process. The library's entry, and what
  * `forelock serve` runs.
  */
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { XXHashAPI } from 'xxhash-wasm';
 import xxhash from 'xxhash-wasm';
@@ -33,7 +34,7 @@ import {
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
-import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume/verify.js';
+import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
 import type { GatewayOptions as Config } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
@@ -121,11 +122,14 @@ export class Gateway {
   readonly #groupOfVolume = new Map<string, string>();
   readonly #hash: XXHashAPI;
   #timer: NodeJS.Timeout | null = null;
+  /** It does not go on: what this start made, and nobody has used, is not to bind the next one. */
+  #leavesNothing = true;
   #closing: Promise<ForelockError[]> | null = null;
 
   /**
    * Opens (or creates) the state, recovers, listens and connects.
-   * @throws ForelockError CONFIG, STATE_*, as documented in errors.ts; nothing is left open then
+   * @throws ForelockError CONFIG, STATE_*, as documented in errors.ts; nothing is left open then, nor on the disk of a
+   *         state that was to be new
    */
   static async open(options: GatewayOptions): Promise<Gateway> {
     const gateway = new Gateway(options, await xxhash());
@@ -142,6 +146,7 @@ export class Gateway {
       await gateway.close();
       throw error;
     }
+    gateway.#leavesNothing = false;
     gateway.#timer = setInterval(() => gateway.#tick(), TICK_MS);
     return gateway;
   }
@@ -162,9 +167,14 @@ export class Gateway {
     return this.#members;
   }
 
-  /** Ready-to-use addresses of all volumes, as `nbd://` and `nbd+unix://` URIs. */
+  /**
+   * Addresses of all volumes, as `nbd://` and `nbd+unix://` URIs. Of a standby's they are those of its views
+   * (NAME@applied), which open once its first copy is whole; on platter flat, which has none, the volume's, which opens
+   * and refuses content.
+   */
   nbdUris(): string[] {
-    return this.nbd.addresses().flatMap((address) => this.catalog.names().map((name) => formatNbdUri(address, name)));
+    const names = this.catalog.readable();
+    return this.nbd.addresses().flatMap((address) => names.map((name) => formatNbdUri(address, name)));
   }
 
   /** @throws ForelockError EINVAL */
@@ -225,14 +235,25 @@ export class Gateway {
   }
 
   /** Compares a volume at both sites. At a standby the primary is asked to; where both write, it stops the volume's hosts for a round trip. */
-  async verify(name: string, options: { maps?: boolean; group?: string | undefined } = {}): Promise<VerifyReport> {
+  async verify(
+    name: string,
+    options: {
+      maps?: boolean;
+      group?: string | undefined;
+      onProgress?: ((progress: VerifyProgress) => void) | undefined;
+    } = {},
+  ): Promise<VerifyReport> {
     const volume = options.group === undefined ? this.volume(name) : volumeOf(this.#groupNamed(options.group), name);
     const member = this.#members.find((each) => each.group === volume.group)!;
-    if (volume.group.role !== 'standby') return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash);
+    if (volume.group.role !== 'standby')
+      return verifyVolume(member.pair, volume, options.maps ?? false, this.#hash, options.onProgress);
     return (await member.pair.ask('verify', { volume: name, maps: options.maps ?? false })) as VerifyReport;
   }
 
-  /** Resolves when every group is ready to serve (a primary; a dual site, with its peer) or has been adopted (a standby). */
+  /**
+   * Resolves when every group is ready to serve (a primary; a dual site, with its peer) or has been adopted (a standby,
+   * whose first copy need not be whole then).
+   */
   async ready(): Promise<void> {
     while (
       this.#closing === null &&
@@ -283,6 +304,12 @@ export class Gateway {
   close(): Promise<ForelockError[]> {
     this.#closing ??= this.#close();
     return this.#closing;
+  }
+
+  /** The start came to nothing after all: closes, and removes what it made if nobody has used it. */
+  async abandon(): Promise<void> {
+    this.#leavesNothing = true;
+    await this.close();
   }
 
   async #close(): Promise<ForelockError[]> {
@@ -353,7 +380,12 @@ export class Gateway {
       defer: PLATFORM.defer,
       // who receives seals on its own thread: what it takes must stand behind what is sealed
       poolSealBytes: role === 'primary' ? POOL_SEAL_BYTES : Number.POSITIVE_INFINITY,
-      closed: () => store.close(),
+      closed: () => {
+        if (!this.#leavesNothing || superblock !== null || this.#isUsed(options.group)) return store.close();
+        const made = this.#groups.find(({ name }) => name === options.group);
+        for (const { created, path } of made?.state.images.values() ?? []) if (created) rmSync(path);
+        store.discard();
+      },
     };
     const config: GroupConfig = {
       group: options.group,
@@ -397,6 +429,15 @@ export class Gateway {
       bytesWritten: () => store.bytesWritten,
     };
     this.#members.push(member);
+  }
+
+  /** Has a host written to it, or a peer heard of it? */
+  #isUsed(name: string): boolean {
+    const group = this.#groups.find((each) => each.name === name);
+    if (group === undefined) return false;
+    const { journal, state } = group;
+    const { peers, met } = state.superblock;
+    return journal.own.appended > 0 || Object.keys({ ...peers, ...met }).length > 0;
   }
 
   async #openGroup(

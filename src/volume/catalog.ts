@@ -23,6 +23,22 @@ export class Catalog implements DeviceCatalog {
     return this.#groups.flatMap((group) => [...group.volumes.values()].map((volume) => volume.name));
   }
 
+  views(): string[] {
+    return this.#groups
+      .filter(({ role, mirror }) => role === 'standby' && mirror.imageConsistent)
+      .flatMap(({ volumes }) => [...volumes.values()])
+      .filter(({ platter }) => platter !== 'flat')
+      .map(({ name }) => name + VIEW_SUFFIX);
+  }
+
+  /** What a host can read of each volume: at a standby its view, once there is an image to show, where it can be pinned. */
+  readable(): string[] {
+    return this.names().map((name) => {
+      const { group, platter } = this.find(name);
+      return group.role === 'standby' && platter !== 'flat' ? name + VIEW_SUFFIX : name;
+    });
+  }
+
   /** @throws ForelockError EINVAL for a name that is none, EPERM or ENOTSUP for one that is refused */
   find(name: string): Volume {
     for (const group of this.#groups) {

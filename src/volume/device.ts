@@ -60,8 +60,10 @@ export interface BlockDevice {
 
 /** Where a front end gets its devices. */
 export interface DeviceCatalog {
-  /** Names to list (views are not listed). */
+  /** The volumes. */
   names(): string[];
+  /** Names of views that can be pinned now; listed beside the volumes. */
+  views(): string[];
   /**
    * Opens an export by name for one connection; NAME@applied pins a view.
    * @throws ForelockError EINVAL unknown name; EPERM or ENOTSUP with the reason when it is refused

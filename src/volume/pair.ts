@@ -151,7 +151,7 @@ export class Pair implements Peering {
         whenSplit,
         met: {},
         sites: [],
-        peers: [],
+        peers: [siteNumberOf(config.site)],
         volumes: config.volumes.map((volume, index) => ({
           number: index + 1,
           name: volume.name,
@@ -180,7 +180,7 @@ export class Pair implements Peering {
       whenSplit,
       met: superblock.met,
       sites: superblock.sites,
-      peers: Object.keys(superblock.peers).map(Number),
+      peers: [superblock.site.number, ...Object.keys(superblock.peers).map(Number)],
       volumes: superblock.volumes.map(({ number, name, size, blockSize }) => ({ number, name, size, blockSize })),
       generations: superblock.generations,
       streams: { [own.site]: own.appended, ...(peer.site === 0 ? {} : { [peer.site]: peer.appended }) },
@@ -488,7 +488,7 @@ export class Pair implements Peering {
       const theirs = this.#peer!;
       const adoption = {
         number: decision.target,
-        ownThrough: decision.back ?? 0,
+        ownThrough: theirs.streams[decision.target] ?? 0,
         groupId: start.groupId,
         generations: start.generations,
         peer: theirs.site,

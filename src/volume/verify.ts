@@ -10,7 +10,7 @@ import { AT_CHECKSUMS, FLAG_POINT, HEADER_SIZE } from '../../assembly/layout.js'
 import { ForelockError } from '../errors.js';
 import { NO_SPACE, RING_FULL } from '../journal/journal.js';
 import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
-import { MIB } from '../limits.js';
+import { MIB, VERIFY_STALL_MS } from '../limits.js';
 import type { Group } from './group.js';
 import type { Pair } from './pair.js';
 import { openScope } from './scope.js';
@@ -25,6 +25,15 @@ const QUESTIONS_MAX = 8;
 /** The digest of an extent that is all zeroes, however it is stored. */
 const ZERO_DIGEST = '0';
 const DIFFERENCES_MAX = 100;
+/** So often it is looked whether the other site gets on, and told how far it is. */
+const LOOK_MS = 1000;
+
+/** How far a verify is: sequences while it waits for the other site to have applied them, then blocks. */
+export interface VerifyProgress {
+  doing: 'waiting' | 'comparing';
+  done: number;
+  total: number;
+}
 
 export interface VerifyReport {
   volume: string;
@@ -42,13 +51,16 @@ export interface VerifyReport {
   unreadable: { site: string; offset: number; size: number; reason: string }[];
 }
 
-/** Compares a volume at both sites. Only where its hosts are served. */
+/**
+ * Compares a volume at both sites. Only where its hosts are served. What it takes grows with what the other site is
+ * behind and with the data; but it ends, with PEER_TIMEOUT, once the other has got no further for VERIFY_STALL_MS.
+ */
 export async function verifyVolume(
   pair: Pair,
   volume: Volume,
   maps: boolean,
   hash: XXHashAPI,
-  onProgress?: (done: number, total: number) => void,
+  onProgress?: (progress: VerifyProgress) => void,
 ): Promise<VerifyReport> {
   const { group } = volume;
   const source = group.sender;
@@ -59,13 +71,13 @@ export async function verifyVolume(
   // nobody writes between the two moments at which the images are pinned
   const whole = { offset: 0, size: volume.size };
   const lock = group.order === null ? null : await openScope(volume, whole, { mode: 'read' });
-  const sequence = await appendPoint(group).catch(async (error) => {
+  const sequence = await appendPoint(group, source).catch(async (error) => {
     await lock?.unlock();
     throw error;
   });
   try {
     await lock?.unlock(); // rejects if the lock had ended before: the two images need not be of one moment
-    await untilApplied(group, source, sequence);
+    await untilApplied(group, source, sequence, onProgress);
     const point = { site, sequence };
     const view = pinnedView(volume, point);
     const report: VerifyReport = {
@@ -95,7 +107,7 @@ export async function verifyVolume(
         ]);
         ordered[index] = mine.digest;
         await compare(lba, blockCount, mine, theirs);
-        onProgress?.(lba + blockCount, report.blocks);
+        onProgress?.({ doing: 'comparing', done: lba + blockCount, total: report.blocks });
       }
     };
     const compare = async (lba: number, blockCount: number, mine: Digest, theirs: Digest): Promise<void> => {
@@ -267,9 +279,12 @@ function chunksOf(view: MapView, volume: Volume): { lba: number; blockCount: num
   return chunks;
 }
 
-async function appendPoint(group: Group): Promise<number> {
-  return new Promise((resolve, reject) => {
+async function appendPoint(group: Group, source: Sender): Promise<number> {
+  let isOver = false;
+  const stall = stallOf(group, source, () => {});
+  const appended = new Promise<number>((resolve, reject) => {
     group.whenRoom(() => {
+      if (isOver) return true;
       const sequence = group.appendFlush(FLAG_POINT);
       if (sequence === RING_FULL) return false;
       if (sequence === NO_SPACE)
@@ -278,12 +293,57 @@ async function appendPoint(group: Group): Promise<number> {
       return true;
     });
   });
+  return Promise.race([appended, stall.over]).finally(() => {
+    isOver = true;
+    stall.end();
+  });
 }
 
 /** The standby pins its view when it applies the point. */
-async function untilApplied(group: Group, source: Sender, sequence: number): Promise<void> {
-  while (source.source.applied < sequence) {
-    if (!source.connected) throw new ForelockError('AWAY', 'the peer went away before it had applied everything');
-    await new Promise<void>((resolve) => group.whenPeerMoved(resolve));
-  }
+async function untilApplied(
+  group: Group,
+  source: Sender,
+  sequence: number,
+  onProgress?: (progress: VerifyProgress) => void,
+): Promise<void> {
+  const stall = stallOf(group, source, () => {
+    onProgress?.({ doing: 'waiting', done: source.source.applied, total: sequence });
+  });
+  const applied = async (): Promise<void> => {
+    while (source.source.applied < sequence) {
+      if (!source.connected) throw new ForelockError('AWAY', 'the peer went away before it had applied everything');
+      await new Promise<void>((resolve) => group.whenPeerMoved(resolve));
+    }
+  };
+  await Promise.race([applied(), stall.over]).finally(stall.end);
+}
+
+/** `over` rejects once the peer has got no further for VERIFY_STALL_MS. Looks once in LOOK_MS, until it is ended. */
+function stallOf(group: Group, { source }: Sender, look: () => void): { over: Promise<never>; end(): void } {
+  let isOver = false;
+  const over = new Promise<never>((_, reject) => {
+    let at = '';
+    let since = 0;
+    const again = (): void => {
+      if (isOver) return;
+      look();
+      const { received, granted, applied, peerDurable } = source;
+      const now = [received, granted, applied, peerDurable].join();
+      if (now !== at) {
+        at = now;
+        since = group.nowMs();
+      }
+      if (group.nowMs() - since < VERIFY_STALL_MS) return group.after(LOOK_MS, again);
+      const seconds = VERIFY_STALL_MS / 1000;
+      const text = `the other site has taken and applied nothing for ${seconds} s: it stands at sequence ${applied} of ${source.appended} (received ${received}); see forelock status there, its disk or its journal may be full`;
+      reject(new ForelockError('PEER_TIMEOUT', text));
+    };
+    again();
+  });
+  return {
+    over,
+    end: () => {
+      isOver = true;
+    },
+  };
 }

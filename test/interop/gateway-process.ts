@@ -274,9 +274,9 @@ export class GatewayProcess {
     const [volume] = exportName.split('@');
     const found = await until(`an NBD address for ${exportName}`, async () => {
       const { nbdUris } = await this.control.status();
-      return nbdUris.find((uri) => uri.endsWith(`/${volume}`)) ?? null;
+      return nbdUris.find((uri) => /\/([^/@]+)(@applied)?$/.exec(uri)?.[1] === volume) ?? null;
     });
-    return `${found.slice(0, -volume!.length)}${exportName}`;
+    return `${found.slice(0, found.lastIndexOf('/') + 1)}${exportName}`;
   }
 
   /** Of its one group. */

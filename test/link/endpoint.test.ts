@@ -140,6 +140,14 @@ test('without a key a listener stays on loopback, and says what to do', async ()
   expect(withKey.endpoint.address!.port).toBeGreaterThan(0);
 });
 
+test('without a key it connects to loopback only, and says what to do', async () => {
+  const elsewhere = TestEnd.open({ site: 'a', where: { connect: 'ws://192.0.2.1:1' } });
+  await expect(elsewhere).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining('--key FILE') });
+  for (const host of ['localhost', '127.9.9.9', '[::1]'])
+    await open({ site: 'a', where: { connect: `ws://${host}:1` } });
+  await open({ site: 'a', where: { connect: 'ws://192.0.2.1:1' }, key: KEY });
+});
+
 test('an address in use and a URL that is none are configuration errors', async () => {
   const b = await open({ site: 'b', where: LISTEN });
   const { port } = b.endpoint.address!;

@@ -41,6 +41,9 @@ const EMPTY: Partial<SiteState> = { groupId: null, generations: [], streams: {},
 
 const A2 = next(G1, 'a2', 1, { 1: 100 });
 const B2 = next(G1, 'b2', 2, { 1: 100, 2: 0 });
+/** Minted by b when site c, whose stream it followed, was gone. */
+const AFTER_C = next(G1, 'b2', 2, { 2: 0, 3: 60 });
+const KNOWS_C = [{ name: 'c', number: 3 }];
 const BASE = { source: 1, generation: 'g1', start: 40, next: { volume: 0, lba: 7 }, end: null };
 
 interface Case {
@@ -159,6 +162,13 @@ const DUAL_CASES: Case[] = [
     expected: { row: 10, action: 'replay', stream: 1, from: 100, through: 100, back: 10, adopter: 1 },
   },
   {
+    finding: 'dual, one holds the stream of a site that is gone',
+    a: { ...DUAL, generations: [G1, AFTER_C], streams: { 1: 5, 2: 30 } },
+    b: { ...DUAL, generations: [G1, AFTER_C], streams: { 2: 30, 3: 60 }, sites: KNOWS_C },
+    expected: refuse(14),
+    says: /journal of b holds the stream of site c and cannot go on with that of a: empty the state directory of b/,
+  },
+  {
     finding: 'dual, both went on alone',
     a: { ...DUAL, generations: [G1, A2] },
     b: { ...DUAL, generations: [G1, B2] },
@@ -171,7 +181,31 @@ const CASES: Case[] = [
   { finding: 'formats differ', b: { format: 2 }, expected: refuse(1), says: /format 1, b format 2/ },
   { finding: 'groups are called differently', b: { group: 'h' }, expected: refuse(1), says: /calls the group g/ },
   { finding: 'one name', b: { site: { name: 'a', number: 2 } }, expected: refuse(1), says: /both sites are called a/ },
-  { finding: 'one number', b: { site: { name: 'b', number: 1 } }, expected: refuse(1), says: /site number 1/ },
+  {
+    finding: 'one number',
+    b: { site: { name: 'b', number: 1 } },
+    expected: refuse(1),
+    says: /both have site number 1, which comes from their names: start one of them, with an empty state .*--site/,
+  },
+  {
+    finding: 'one number, and one is empty',
+    b: { ...EMPTY, site: { name: 'b', number: 1 } },
+    expected: refuse(1),
+    says: /site number 1.*: start b with another --site/,
+  },
+  {
+    // it was said that they had one number, and to change that
+    finding: 'two primaries, each of which founded a group',
+    b: { role: 'primary', site: { name: 'b', number: 1 }, groupId: 'other' },
+    expected: refuse(1),
+    says: /both primary.*--role standby/,
+  },
+  {
+    finding: 'a standby that founded a group once',
+    b: { site: { name: 'b', number: 1 }, groupId: 'other' },
+    expected: refuse(1),
+    says: /another one at a \(id\) than at b \(other\): empty the state directory/,
+  },
   { finding: 'two primaries', b: { role: 'primary' }, expected: refuse(1), says: /both primary.*--role standby/ },
   { finding: 'two standbys', a: { role: 'standby' }, expected: refuse(1), says: /both standby.*--role primary/ },
   { finding: 'a dual site', b: { role: 'dual' }, expected: refuse(1), says: /b is dual/ },
@@ -444,6 +478,36 @@ const CASES: Case[] = [
     expected: refuse(12),
     says: /a holds records 101 to 130 of its own, which b never got.*empty the state directory of a/,
   },
+  {
+    // it was said to be b's own, and that a had never got it
+    finding: 'a copy of a promoted site is promoted in turn, and that site holds the stream of the one before',
+    a: { generations: [G1, AFTER_C, next(AFTER_C, 'a3', 1, { 2: 30 })], streams: { 1: 5, 2: 30 } },
+    b: { generations: [G1, AFTER_C], streams: { 2: 30, 3: 60 }, sites: KNOWS_C },
+    expected: refuse(14),
+    says: /journal of b holds the stream of site c and cannot go on with that of a: empty the state directory of b/,
+  },
+  {
+    finding: 'the same, and it has more of that stream than the copy can have',
+    a: { generations: [G1, AFTER_C, next(AFTER_C, 'a3', 1, { 2: 30 })], streams: { 1: 5, 2: 30 } },
+    b: { generations: [G1, AFTER_C], streams: { 2: 30, 3: 62 }, sites: KNOWS_C },
+    expected: refuse(12),
+    says: /b holds records 61 to 62 that site c wrote, which a never got/,
+  },
+  {
+    // a follower takes over a generation before it has all that this began with
+    finding: 'the promoted site had not got yet what the common generation began with',
+    a: { generations: [G1, B2, next(B2, 'a3', 1, { 1: 100, 2: 5 })], streams: { 1: 100, 2: 5 } },
+    b: { generations: [G1, { ...B2, ends: { 1: 100, 2: 10 } }], streams: { 1: 100, 2: 10 } },
+    expected: refuse(12),
+    says: /b holds records 6 to 10 of its own/,
+  },
+  {
+    finding: 'the site that minted had lost some of its stream from before the common generation',
+    a: { generations: [G1, B2, next(B2, 'a3', 1, { 1: 90 })], streams: { 1: 95 } },
+    b: { generations: [G1, B2], streams: { 1: 100 } },
+    expected: refuse(11),
+    says: /a lost the tail of its stream behind 90/,
+  },
   ...DUAL_CASES,
 ];
 
@@ -464,7 +528,17 @@ test('a dual site that was emptied is who the other one knows by its name', () =
   expect(recognise(empty, other).site.number).toBe(1);
   expect(recognise(other, empty)).toBe(other);
   expect(recognise(empty, site('b', DUAL)).site.number).toBe(77);
-  expect(recognise(site('a', { ...EMPTY, site: { name: 'a', number: 77 } }), other).site.number).toBe(77);
+});
+
+test('an emptied standby gets back its number, where both sites know of that', () => {
+  const named = { name: 'a', number: 77 };
+  const empty = site('a', { ...EMPTY, role: 'standby', site: named, peers: [77] });
+  const other = site('b', { role: 'primary', sites: [{ name: 'a', number: 1 }], peers: [2] });
+  expect(recognise(empty, other).site.number).toBe(1);
+  expect(recognise(empty, { ...other, peers: [] }).site.number).toBe(77);
+  expect(recognise({ ...empty, peers: [] }, other).site.number).toBe(77);
+  expect(recognise({ ...empty, generations: [G1] }, other).site.number).toBe(77);
+  expect(recognise({ ...empty, role: 'primary' }, other).site.number).toBe(77);
 });
 
 test('every row of the table is reached', () => {

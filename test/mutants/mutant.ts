@@ -98,6 +98,7 @@ const TESTS: Record<string, string[]> = {
   ],
   'link/ws-link.ts': ['link/ws-link.test.ts'],
   'volume/lending.ts': ['mirror/lending.test.ts', 'sim/group.lending.test.ts'],
+  'volume/catalog.ts': ['nbd/catalog.test.ts'],
   'volume/views.ts': ['sim/group.verify.test.ts', 'sim/group.regressions.test.ts', 'sim/dual.scopes.test.ts'],
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],

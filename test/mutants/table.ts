@@ -1493,8 +1493,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'decide: cut at the end counts as excess',
     file: 'mirror/decide.ts',
-    find: 'end(y, author) > (cut[author] ?? 0)',
-    replace: 'end(y, author) >= (cut[author] ?? 0)',
+    find: 'end(y, author) > cutOf(author)',
+    replace: 'end(y, author) >= cutOf(author)',
     breaks: 'a standby that has all is refused',
   },
   {
@@ -1552,6 +1552,41 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (!dual && held(s, sn) > held(p, sn)) {',
     replace: 'if (!dual && held(s, sn) > held(p, sn) && s.served) {',
     breaks: 'records of a former primary are overwritten',
+  },
+  {
+    name: 'decide: what two founders have in common is their number',
+    file: 'mirror/decide.ts',
+    find: "if (p.role === s.role && p.role !== 'dual') {",
+    replace: "if (p.role === s.role && p.role !== 'dual' && p.site.number !== s.site.number) {",
+    breaks: 'whoever starts two primaries is told to change what no setting changes',
+  },
+  {
+    name: 'decide: an emptied standby is a new site',
+    file: 'mirror/decide.ts',
+    find: "return site.role === 'dual' || bothDo ?",
+    replace: "return site.role === 'dual' ?",
+    breaks: 'after a fail-over and a new disk there is no way back but to empty the other site',
+  },
+  {
+    name: 'decide: what a generation began with is had of every stream',
+    file: 'mirror/decide.ts',
+    find: 'isThird(author) ? (begun[author] ?? 0) : 0',
+    replace: 'begun[author] ?? 0',
+    breaks: 'who was promoted before it had all of the other stream lets the other keep what it lacks',
+  },
+  {
+    name: 'decide: a third stream is an excess',
+    file: 'mirror/decide.ts',
+    find: 'isThird(author) ? (begun[author] ?? 0) : 0',
+    replace: '0',
+    breaks: 'a site is said to have what the other never got, and did get',
+  },
+  {
+    name: 'pair: an emptied standby begins its stream anew',
+    file: 'volume/pair.ts',
+    find: 'ownThrough: theirs.streams[decision.target] ?? 0,',
+    replace: 'ownThrough: decision.back ?? 0,',
+    breaks: 'its next records have sequences that the other site has already',
   },
   {
     name: 'decide: a copy comes from who has nothing',
@@ -2220,6 +2255,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'the same',
   },
   {
+    name: 'verify: waits for ever for a peer that gets no further',
+    file: 'volume/verify.ts',
+    find: 'await Promise.race([applied(), stall.over]).finally(stall.end);',
+    replace: 'await applied().finally(stall.end);',
+    breaks: 'a standby whose disk is full keeps a verify for as long as it is',
+  },
+  {
+    name: 'verify: waits for ever for room',
+    file: 'volume/verify.ts',
+    find: 'return Promise.race([appended, stall.over]).finally(',
+    replace: 'return appended.finally(',
+    breaks: 'the same, once the journal is full of what the standby does not take',
+  },
+  {
     name: 'verify: takes what it read for its view',
     file: 'volume/verify.ts',
     find: '    pinnedView(volume, point); // while',
@@ -2255,6 +2304,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a read of no bytes ends in an assertion of the block reader',
   },
   {
+    name: 'catalog: offers views of what is no image yet',
+    file: 'volume/catalog.ts',
+    find: "role === 'standby' && mirror.imageConsistent)",
+    replace: "role === 'standby' && mirror !== null)",
+    breaks: 'a client that lists and connects is refused',
+  },
+  {
     name: 'nbd: a payload counts when it is announced',
     file: 'frontend/nbd/transmission.ts',
     find: 'this.missing = request.size;',
@@ -2274,6 +2330,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'this.addPending(this.missing - request.size);',
     replace: 'this.addPending(-request.size);',
     breaks: 'with each connection lost amid a payload the server holds more than it may',
+  },
+  {
+    name: 'endpoint: connects anywhere without a key',
+    file: 'link/endpoint.ts',
+    find: "if (this.#url !== '' && options.key === null && !isLoopback(",
+    replace: "if (this.#url === '' && options.key === null && !isLoopback(",
+    breaks: 'whoever is there is given all that the volumes hold',
   },
   {
     name: 'endpoint: waits for a stranger to close',

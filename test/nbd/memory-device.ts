@@ -250,6 +250,7 @@ export class FaultyDevice implements BlockDevice {
 export class MemoryCatalog implements DeviceCatalog {
   readonly devices = new Map<string, BlockDevice>();
   readonly refused = new Map<string, ForelockError>();
+  pinned: string[] = [];
   openCount = 0;
   private listeners: ((reason: string) => void)[] = [];
 
@@ -258,6 +259,9 @@ export class MemoryCatalog implements DeviceCatalog {
   }
   names(): string[] {
     return [...this.devices.keys()];
+  }
+  views(): string[] {
+    return this.pinned;
   }
   open(name: string): BlockDevice {
     const refusal = this.refused.get(name);

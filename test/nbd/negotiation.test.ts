@@ -186,3 +186,11 @@ test.each(Object.entries(TRANSCRIPTS))(
   },
   120_000,
 );
+
+test('views are listed behind the volumes, and the empty name stays that of the only volume', () => {
+  const catalog = new MemoryCatalog(new MemoryDevice({ name: 'one' }));
+  catalog.pinned = ['one@applied'];
+  const said = transcript([FLAGS, list(), go('')], catalog);
+  expect(said).toMatch(/one.*\n.*one@applied/);
+  expect(said).toContain('= ready: one ');
+});

@@ -396,7 +396,7 @@ describe('addresses', () => {
   test('URIs name TCP and unix servers both ways', () => {
     const rows: [NbdAddress, string, string][] = [
       [{ host: 'a.example', port: 10809 }, 'vm1', 'nbd://a.example:10809/vm1'],
-      [{ host: '::1', port: 9 }, 'vm@applied', 'nbd://[::1]:9/vm%40applied'],
+      [{ host: '::1', port: 9 }, 'vm@applied', 'nbd://[::1]:9/vm@applied'],
       [{ path: '/run/a b.sock' }, 'vm1', 'nbd+unix:///vm1?socket=/run/a%20b.sock'],
     ];
     for (const [address, name, uri] of rows) {

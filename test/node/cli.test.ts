@@ -307,6 +307,19 @@ test('serve says that its disk is gone, shows it, and does not call its end a cl
   expect(run.out).not.toContain('stopped');
 });
 
+// The process was gone, its socket was not, and the next start had to recover.
+test('a terminal that closes stops it cleanly, however often it says so', async () => {
+  const state = join(folder, 'hung-up');
+  const run = start('serve', '--state', state, '--volume', 'disk:64M', '--nbd', 'none');
+  await until(() => run.out.includes('ready\n') || run.child.exitCode !== null);
+  run.child.kill('SIGHUP');
+  await until(() => run.err.includes('stopping') || run.child.exitCode !== null);
+  run.child.kill('SIGHUP');
+  expect(await run.ended).toBe(0);
+  expect(run.out).toMatch(/stopped\n$/);
+  expect(existsSync(join(state, ADMIN_SOCKET))).toBe(false);
+});
+
 // It ended at its first word to a pipe that nobody read, with exit code 0 and an unclean state.
 test('serve goes on when nobody reads what it says, and stops cleanly', async () => {
   const state = join(folder, 'unheard');

@@ -152,6 +152,9 @@ test.each<[string, Flags, string]>([
   ['peer and listen', { state: '/s', peer: 'ws://b:1', listen: '127.0.0.1:1' }, 'of a pair one end has --peer'],
   ['a peer that is no URL', { state: '/s', peer: 'b:10900' }, '--peer: "b:10900" is not a URL such as ws://HOST:PORT'],
   ['a public listener without a key', { state: '/s', listen: '0.0.0.0:1' }, 'give both ends --key FILE'],
+  // it sent the volumes to whoever was there
+  ['a peer elsewhere without a key', { state: '/s', peer: 'ws://10.0.0.1:1' }, 'to ws://10.0.0.1:1 needs a shared key'],
+  ['a peer of a loopback-like name', { state: '/s', peer: 'wss://127.0.0.1.example:1' }, 'give both ends --key FILE'],
   ['a public control API', { state: '/s', admin: '0.0.0.0:1' }, 'loopback only'],
   ['a bad address', { state: '/s', nbd: '10809' }, '--nbd: "10809" is not HOST:PORT'],
   ['a bad port', { state: '/s', nbd: '127.0.0.1:70000' }, 'is not HOST:PORT'],
@@ -186,7 +189,7 @@ speculation: off
 link-rtt: 50
 ring: 8M
 `);
-  const options = resolveOptions({ ring: '16M', peer: 'ws://other:1' }, path);
+  const options = resolveOptions({ ring: '16M', peer: 'ws://other:1', key: 'key' }, path);
   expect(options.state).toBe(join(folder, 'state'));
   expect(options.site).toBe('state');
   expect(options.groups).toMatchObject([
@@ -215,6 +218,7 @@ groups:
   - name: web
     volumes: ["www:2G"]
     peer: ws://b:10901
+    key: key
     ack: received
 `);
   const options = resolveOptions({ site: 'x' }, path);
@@ -271,7 +275,7 @@ test.each([
   ['both ends of a link', 'state: /s\npeer: ws://b:1\nlisten: 127.0.0.1:1\n', ': group main has both peer and listen'],
   [
     'a promise of a group without a peer',
-    'state: /s\ngroups: [{name: a, peer: "ws://b:1", ack: received}, {name: b, ack: received}]\n',
+    'state: /s\ngroups: [{name: a, peer: "ws://localhost:1", ack: received}, {name: b, ack: received}]\n',
     ': group b: ack received needs a peer',
   ],
   ['two groups of a name', 'state: /s\ngroups: [{name: a}, {name: a}]\n', ': two groups are named "a"'],

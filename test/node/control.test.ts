@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { ForelockError } from '../../src/errors.js';
-import { ADMIN_SOCKET, ControlClient, ControlServer } from '../../src/node/control.js';
+import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress } from '../../src/node/control.js';
 import { FakeGateway } from './fake-gateway.js';
 
 let folder: string;
@@ -86,6 +86,28 @@ test('verify brings its report, and the errors of the gateway keep their codes',
     message: 'unexpected: a bug',
   });
   expect(gateway.errors.map((error) => error.message)).toEqual(['a bug']);
+});
+
+test('verify tells how far it is to who asks for that, and then how it ended', async () => {
+  const { gateway, url } = await open();
+  const client = new ControlClient({ admin: url });
+  const report = await gateway.verify('disk', { maps: false });
+  const told: VerifyProgress[] = [];
+  const onProgress = (progress: VerifyProgress): void => void told.push(progress);
+  let failWith: Error | null = null;
+  gateway.verify = async (_, options) => {
+    for (const done of [1, 2]) options.onProgress?.({ doing: 'comparing', done, total: 9 });
+    if (failWith !== null) throw failWith;
+    return report;
+  };
+  expect(await client.verify('disk', { maps: false, onProgress })).toEqual(report);
+  expect(told[0]).toEqual({ doing: 'comparing', done: 1, total: 9 });
+  expect(await client.verify('disk', { maps: false })).toEqual(report);
+  failWith = new ForelockError('PEER_TIMEOUT', 'it does not get on');
+  await expect(client.verify('disk', { maps: false, onProgress })).rejects.toMatchObject({
+    code: 'PEER_TIMEOUT',
+    message: 'it does not get on',
+  });
 });
 
 const LOCK = { volume: 'disk', offset: 0, size: 4096, mode: 'write' as const, holdSeconds: null, waitSeconds: null };

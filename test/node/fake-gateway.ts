@@ -6,6 +6,7 @@ import type {
   GroupStatus,
   LockHold,
   LockRequest,
+  VerifyOptions,
   VerifyReport,
 } from '../../src/node/control.js';
 
@@ -88,7 +89,7 @@ export class FakeGateway implements GatewayControl {
     };
   }
 
-  async verify(volume: string, options: { maps: boolean }): Promise<VerifyReport> {
+  async verify(volume: string, options: VerifyOptions): Promise<VerifyReport> {
     if (this.failWith !== null) throw this.failWith;
     return {
       volume,

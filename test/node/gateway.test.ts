@@ -1,5 +1,7 @@
 /** The gateway through its own front door: the library entry, and NBD in the same process. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -81,6 +83,37 @@ test('a state directory that the system refuses: what, where, and what to do', a
   const where = `state directory ${join(file, group.group)}: `;
   await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(where) });
   await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
+});
+
+// The address was taken. The volume was there by then, and the next start was refused for the size that it corrected.
+test('a start that comes to nothing leaves nothing of a new state, and all of one that was there or is used', async () => {
+  const taken = createServer().listen(0, '127.0.0.1');
+  await once(taken, 'listening');
+  const address = { host: '127.0.0.1', port: (taken.address() as AddressInfo).port };
+  const place = join(state, 'new', 'a');
+  const image = join(state, 'image');
+  const flat = { ...group, volumes: [{ name: 'disk', size: 64 * MIB, platter: 'flat' as const, path: image }] };
+  const where = { state: place, site: 'a', nbd: [], groups: [group] };
+  const next = /another program listens there: stop it, or give another --(nbd|listen)$/;
+  await expect(Gateway.open({ ...where, nbd: [address] })).rejects.toThrow(next);
+  await expect(Gateway.open({ ...where, groups: [{ ...flat, listen: address }] })).rejects.toThrow(next);
+  const empty = { ...group, role: 'standby', volumes: [], listen: address } as const;
+  await expect(Gateway.open({ ...where, groups: [empty] })).rejects.toThrow(next);
+  await expect(Gateway.open({ ...where, groups: [{ ...group, journal: MIB }] })).rejects.toThrow('--journal');
+  expect(readdirSync(state)).toEqual([]);
+
+  mkdirSync(join(place, 'main'), { recursive: true });
+  writeFileSync(join(place, 'main', 'mine'), '');
+  await expect(Gateway.open({ ...where, nbd: [address] })).rejects.toThrow(next);
+  expect(readdirSync(join(place, 'main'))).toEqual(['mine']);
+
+  const used = await Gateway.open(where);
+  await used.ready();
+  await new LibraryVolume(used.volume('disk')).write(0, Buffer.alloc(4096, 1));
+  await used.abandon();
+  await expect(Gateway.open({ ...where, nbd: [address] })).rejects.toThrow(next);
+  expect(readdirSync(join(place, 'main'))).toContain('superblock.a');
+  taken.close();
 });
 
 // The status said "ack applied", and a flush was answered when it was on the disk here.
@@ -215,6 +248,34 @@ test('an operator hears what becomes of the link, once', async () => {
     expect(standby.said[length - 1]).toBe(`group main: linked with site a (${peer})`); // its own stop is no news
   } finally {
     await Promise.all(open.map((gateway) => gateway.close()));
+  }
+});
+
+// What it printed refused every read.
+test('a standby gives the addresses of what can be read there', async () => {
+  const listen = { host: '127.0.0.1', port: 0 };
+  const standby = await Gateway.open({
+    ...{ state: join(state, 's'), site: 's', nbd: [listen] },
+    groups: [{ ...group, role: 'standby', listen, volumes: [] }],
+  });
+  const peer = `ws://127.0.0.1:${standby.members[0]!.endpoint!.address!.port}`;
+  const primary = await Gateway.open({
+    ...{ state: join(state, 'p'), site: 'p', nbd: [listen] },
+    groups: [{ ...group, peer }],
+  });
+  try {
+    await new LibraryVolume(primary.volume('disk')).write(0, Buffer.alloc(4096, 7));
+    await standby.ready();
+    await vi.waitFor(async () => expect(await primary.verify('disk')).toMatchObject({ equal: true }), 10_000);
+    expect(primary.nbdUris()[0]).toMatch(/\/disk$/);
+    expect(primary.catalog.views()).toEqual([]);
+    expect(standby.nbdUris()[0]).toMatch(/\/disk@applied$/);
+    expect(standby.catalog.views()).toEqual(['disk@applied']);
+    const client = await NbdClient.connect(standby.nbdUris()[0]!);
+    expect(await client.read(0, 1)).toEqual(Buffer.from([7]));
+    await client.close();
+  } finally {
+    await Promise.all([primary.close(), standby.close()]);
   }
 });
 

@@ -361,6 +361,31 @@ test('the machine of a former primary, emptied and copied anew, is not given its
   expect(world.source.pair!.refusal).toBeNull();
 });
 
+test('a former primary, emptied and copied anew, takes over again', async () => {
+  // The standby took over; the former primary's machine came back empty and got a first copy. It had another number now.
+  // When the sites changed places again, the other one was refused: it held the old stream, "which the peer never got".
+  const world = makeWorld();
+  await bothUp(world);
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  for (const [old, name] of [
+    ['gone', 'beta'],
+    ['comes back', 'alpha'],
+    ['comes back', 'beta'],
+  ] as const) {
+    world.operator.failOver(old);
+    const follows = (): boolean => {
+      world.operator.look();
+      return world.source.name === name && world.settled();
+    };
+    await world.until(follows, 5000, 'the standby does not take over');
+    await world.settle(world.write(8, 8));
+    await atRest(world);
+    expect(world.counts['target emptied'] ?? 0).toBe(0);
+  }
+  expect(world.target.journal.own.appended).toBeGreaterThan(0);
+});
+
 test('a standby that goes down between its adoption and its first copy holds no image', async () => {
   // The adoption was on disk, that a first copy had to come was not: the standby said that its image was whole. Its
   // NAME@applied showed an empty volume, and with --role primary it would have served one.

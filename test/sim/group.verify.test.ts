@@ -8,6 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { FLAG_POINT } from '../../assembly/layout.js';
+import { VERIFY_STALL_MS } from '../../src/limits.js';
 import type { Pair } from '../../src/volume/pair.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { digestOf, verifyVolume } from '../../src/volume/verify.js';
@@ -141,6 +142,30 @@ test('a verify that another one supersedes does not take its view', async () => 
     world.source.group!.appendFlush(FLAG_POINT);
   });
   await expect(world.settle(verified)).rejects.toThrow('another verify began: site alpha pins one view at a time');
+});
+
+test.each([
+  ['it waits for what was written', 0, ['waiting']],
+  ['the own journal is full of that', 2048, []],
+])('a peer that gets no further does not keep it for ever: %s', async (_, units, says) => {
+  // The standby's disk was full: it took nothing more, the link stayed, and `forelock verify` never ended.
+  const world = await filled();
+  const { store, group } = world.target;
+  store.capacity = store.used;
+  while (!group!.journal.diskFull) await world.settle(world.write(0, 64));
+  for (let unit = 0; unit < units; unit += 64) world.write(unit, 64).catch(() => {});
+  const told = new Set<string>();
+  const pair = { ask: () => Promise.resolve(null), peerSite: 'beta' } as unknown as Pair;
+  let ended: unknown = null;
+  verifyVolume(pair, volumeOf(world.source), false, hash, ({ doing }) => told.add(doing)).catch((error) => {
+    ended = error;
+  });
+  await world.until(() => ended !== null, 2 * VERIFY_STALL_MS, 'it does not end');
+  expect(ended).toMatchObject({ code: 'PEER_TIMEOUT', message: expect.stringMatching(/applied nothing for 45 s/) });
+  expect([...told]).toEqual(says);
+  store.capacity = Number.POSITIVE_INFINITY;
+  await world.until(() => world.settled(), 20_000, 'the writes do not arrive');
+  expect(await world.settle(verify(world, () => Promise.resolve()))).toMatchObject({ equal: true });
 });
 
 test('left alone, it finds the sites equal', async () => {

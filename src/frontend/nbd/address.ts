@@ -20,7 +20,7 @@ export function formatAddress(address: NbdAddress): string {
 
 /** A URI that every NBD tool takes as it is. */
 export function formatNbdUri(address: NbdAddress, exportName: string): string {
-  const name = encodeURIComponent(exportName);
+  const name = encodeURIComponent(exportName).replaceAll('%40', '@'); // a path may have it as it is (RFC 3986, 3.3)
   if ('path' in address) return `nbd+unix:///${name}?socket=${encodeURI(address.path).replaceAll('+', '%2B')}`;
   return `nbd://${formatAddress(address)}/${name}`;
 }

@@ -194,7 +194,8 @@ export class Negotiation {
 
   private list(data: Buffer): void {
     if (data.length !== 0) throw new OptionError(REPLY.ERR_INVALID, 'LIST has no data');
-    for (const name of this.catalog.names()) this.reply(OPTION.LIST, REPLY.SERVER, encodeString(name));
+    for (const name of [...this.catalog.names(), ...this.catalog.views()])
+      this.reply(OPTION.LIST, REPLY.SERVER, encodeString(name));
   }
 
   private info(option: number, data: Buffer): NegotiationOutcome {

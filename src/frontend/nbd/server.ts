@@ -8,7 +8,7 @@
  */
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { availableParallelism } from 'node:os';
-import { ForelockError } from '../../errors.js';
+import { ForelockError, whyNotHeard } from '../../errors.js';
 import { NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_MS_MAX, NBD_REQUESTS_MAX } from '../../limits.js';
 import type { DeviceCatalog } from '../../volume/device.js';
 import { formatAddress, type NbdAddress, removeStaleSocket } from './address.js';
@@ -93,7 +93,13 @@ export class NbdServer {
     const listener = createServer(options, (socket) => this.accept(socket));
     await new Promise<void>((resolve, reject) => {
       listener.once('error', (cause) =>
-        reject(new ForelockError('CONFIG', `cannot listen on ${formatAddress(address)}: ${cause.message}`, { cause })),
+        reject(
+          new ForelockError(
+            'CONFIG',
+            `cannot listen on ${formatAddress(address)}: ${whyNotHeard(cause, 'path' in address ? '--nbd-unix' : '--nbd')}`,
+            { cause },
+          ),
+        ),
       );
       listener.listen('path' in address ? { path: address.path } : { host: address.host, port: address.port }, resolve);
     });
