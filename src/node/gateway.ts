@@ -35,7 +35,7 @@ import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
-import type { GatewayOptions as Config } from './config.js';
+import { type GatewayOptions as Config, findDualMisfit } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { gatewayStatus } from './status.js';
 
@@ -311,7 +311,8 @@ export class Gateway {
   }
 
   async #openMember(options: GroupOptions, directory: string): Promise<void> {
-    if (options.peer === undefined && options.listen === undefined) {
+    const paired = options.peer !== undefined || options.listen !== undefined;
+    if (!paired) {
       const promise = findVoidPromise(options.group, options.ack, options.whenPeerAway);
       if (promise !== null) throw new ForelockError('CONFIG', promise);
     }
@@ -325,6 +326,18 @@ export class Gateway {
     }
     const { files, superblock } = loaded;
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const misfit =
+      role !== 'dual'
+        ? null
+        : findDualMisfit(options.group, {
+            paired,
+            speculation: options.speculation === 'on',
+            onReject: options.onReject ?? 'target-retry',
+          });
+    if (misfit !== null) {
+      store.close();
+      throw new ForelockError('CONFIG', misfit);
+    }
     const environment: StateEnvironment = {
       store,
       hash: this.#hash,
@@ -350,7 +363,7 @@ export class Gateway {
       if (superblock !== null || role === 'primary') {
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
-      } else if (options.peer === undefined && options.listen === undefined) {
+      } else if (!paired) {
         throw new ForelockError(
           'CONFIG',
           `group ${options.group}: a new ${role} site needs its peer: give --peer or --listen`,

@@ -521,6 +521,9 @@ export class Pair implements Peering {
     const { superblock } = group.state;
     const { receiver } = group;
     if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that takes no stream');
+    // what both have decided on can be neither held back nor dropped
+    if (group.order !== null && start.onReject !== 'target-retry')
+      throw new ForelockError('PEER_PROTOCOL', `START with on-reject ${start.onReject}, where both sites write`);
     if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
       throw new ForelockError(
         'PEER_REFUSED',

@@ -114,7 +114,10 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
   ],
+  'node/config.ts': ['node/dual.test.ts'],
+  'node/gateway.ts': ['node/dual.test.ts'],
   'volume/pair.ts': [
+    'sim/dual.hostile.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',

@@ -1221,6 +1221,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'who lost a tail puts UNLOCKs in its place; the old disk of the other has the tail, and nothing tells',
   },
   {
+    name: 'pair: a stream that drops, where both write',
+    file: 'volume/pair.ts',
+    find: "if (group.order !== null && start.onReject !== 'target-retry')",
+    replace: "if (group.order !== null && start.onReject === 'halt')",
+    breaks: 'a lock and a write in its way destroy a site for good',
+  },
+  {
+    name: 'config: dual with any --on-reject',
+    file: 'node/config.ts',
+    find: "if (onReject !== 'target-retry')\n",
+    replace: "if (onReject === 'halt')\n",
+    breaks: 'the same',
+  },
+  {
+    name: 'gateway: a remembered dual takes any option',
+    file: 'node/gateway.ts',
+    find: "role !== 'dual'\n        ? null",
+    replace: "options.role !== 'dual'\n        ? null",
+    breaks: 'the same, for who starts it without --role',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',

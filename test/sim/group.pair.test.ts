@@ -9,11 +9,12 @@ vi.mock('../../src/limits.js', async (original) => ({
 
 import { AT_SIZE } from '../../assembly/layout.js';
 import { LOST_TAIL_WAIT_MS } from '../../src/limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
-import { decode, KIND_DATA, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
+import { decode, KIND_DATA, KIND_START, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
+import { HandLink, meetByHand, startOf } from './hand-link.js';
 import { seededRandom } from './memory-store.js';
 
 const hash = await xxhash();
@@ -26,37 +27,10 @@ async function bothUp(options: Partial<GroupWorldOptions> = {}): Promise<GroupWo
   return world;
 }
 
-/** One end of a link whose other end is the test. */
-class HandLink implements Link {
-  onMessage: Link['onMessage'] = null;
-  onDrain: Link['onDrain'] = null;
-  onClose: Link['onClose'] = null;
-  readonly bufferedBytes = 0;
-  readonly roundTripMs = 0;
-  readonly unprovenMs = 0;
-  readonly bytesSent = 0;
-  readonly bytesReceived = 0;
-  readonly sent: { header: Uint8Array; stretch: Uint8Array | null }[] = [];
-  closed: { code: number; reason: string } | null = null;
-
-  send(header: Uint8Array, stretch: Uint8Array | null, released: (() => void) | null): void {
-    this.sent.push({ header: header.slice(), stretch: stretch?.slice() ?? null });
-    released?.();
-  }
-  pauseReceiving(): void {}
-  resumeReceiving(): void {}
-  close(code: number, reason: string): void {
-    this.closed ??= { code, reason };
-  }
-}
-
 /** The line is cut for good, and each site is told of the other over a link of the test's. */
 async function byHand(world: GroupWorld): Promise<{ source: HandLink; target: HandLink }> {
-  const hellos = [world.source, world.target].map((site) => structuredClone(site.pair!.hello()));
-  const links = { source: new HandLink(), target: new HandLink() };
-  world.source.pair!.onLink(links.source, hellos[1]);
-  world.target.pair!.onLink(links.target, hellos[0]);
-  return links;
+  const [source, target] = meetByHand(world.source, world.target);
+  return { source, target };
 }
 
 /** The source lost a tail that its peer has; the line is down, and both are up. */
@@ -73,12 +47,6 @@ async function lostTail(): Promise<{ world: GroupWorld; through: number }> {
   await world.until(() => world.target.pair!.link === null, 20_000, 'the target does not notice');
   expect(world.source.journal.own.appended).toBeLessThan(through - 1);
   return { world, through };
-}
-
-function startOf(link: HandLink): Start {
-  const message = decode(link.sent[0]!.header);
-  if (message.kind !== KIND_START) throw new Error(`a message of kind ${message.kind} in the place of START`);
-  return message.start;
 }
 
 async function atRest(world: GroupWorld): Promise<void> {
