@@ -154,6 +154,8 @@ export class TailTaker {
   readonly #through: number;
   readonly #serving: Serving;
   readonly #line: TailLine;
+  /** What found no room, and all that came behind it. */
+  readonly #kept: Uint8Array[] = [];
 
   constructor(group: Group, through: number, serving: Serving, line: TailLine) {
     this.#group = group;
@@ -167,20 +169,33 @@ export class TailTaker {
    * @throws ForelockError PEER_PROTOCOL: one of them is not what has to come next
    */
   take(stretch: Uint8Array): void {
-    if (this.#append(stretch)) return;
-    const { link } = this.#line;
-    const kept = stretch.slice();
-    link.pauseReceiving();
-    this.#group.beforeHosts(() => {
-      if (!this.#line.isUp()) return true;
-      let taken = true;
+    const waits = this.#kept.length > 0;
+    if (!waits && this.#append(stretch)) return;
+    this.#kept.push(stretch.slice());
+    if (waits) return;
+    this.#line.link.pauseReceiving(); // what was read already still comes
+    this.#group.beforeHosts(() => this.#takeKept());
+  }
+
+  /** The link is gone, and what was not taken comes again on the next one. */
+  close(): void {
+    this.#kept.length = 0;
+  }
+
+  /** @returns false: no room yet */
+  #takeKept(): boolean {
+    while (this.#kept.length > 0) {
+      let taken: boolean | null = null;
       this.#line.guard(() => {
-        taken = this.#append(kept);
+        taken = this.#append(this.#kept[0]!);
       });
-      // what comes behind it may be here already, and comes in this call
-      if (taken) link.resumeReceiving();
-      return taken;
-    });
+      if (taken === false) return false;
+      if (taken === null) this.close();
+      else this.#kept.shift();
+    }
+    // what comes behind it may be here already, and comes in this call
+    if (this.#line.isUp()) this.#line.link.resumeReceiving();
+    return true;
   }
 
   /** @returns false: no room now */

@@ -618,6 +618,7 @@ export class Pair implements Peering {
   #closed(link: Link, reason: string): void {
     if (this.#link !== link) return;
     this.#link = null;
+    this.#tail?.close();
     this.#tail = null;
     this.#serving?.linkLost(this.#running);
     this.#running = false;

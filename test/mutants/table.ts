@@ -1305,6 +1305,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'the returned tail may have gaps',
   },
   {
+    name: 'lost tail: a piece overtakes one that waits for room',
+    file: 'volume/lost-tail.ts',
+    find: 'if (!waits && this.#append(stretch)) return;',
+    replace: 'if (this.#append(stretch)) return;',
+    breaks: 'a whole tail is called damaged, and only a person can let go of it',
+  },
+  {
     name: 'lost tail: a returned tail is not synced',
     file: 'volume/lost-tail.ts',
     find: 'if (journal.own.durable >= this.#through) return',

@@ -8,9 +8,10 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { AT_SIZE } from '../../assembly/layout.js';
+import { RING_FULL } from '../../src/journal/journal.js';
 import { LOST_TAIL_WAIT_MS } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
-import { decode, KIND_DATA, KIND_START, WireEncoder } from '../../src/mirror/wire.js';
+import { decode, KIND_DATA, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
@@ -119,6 +120,32 @@ test('a returned tail with a gap is not taken', async () => {
   });
   expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /damaged/ });
   expect(world.source.journal.own.appended).toBe(appended);
+});
+
+test('a piece of a lost tail that finds no room keeps what comes behind it waiting', async () => {
+  // The link was paused, and brought what it had read already. Each piece was tried by itself: a small one found room, in
+  // front of a large one that had not, and was called damaged. Links came and went, while hosts that waited were served
+  // without the rest of the tail: only a person can let go of that.
+  const { world, through } = await lostTail();
+  const { journal } = world.source;
+  const { accept } = journal;
+  const links = await byHand(world);
+  let isFull = true;
+  journal.accept = (stretch, onRecord) => (isFull ? RING_FULL : accept.call(journal, stretch, onRecord));
+  await giveBack(world, links, (header, stretch) => {
+    const { data } = decode(header) as Extract<Message, { kind: typeof KIND_DATA }>;
+    const size = new DataView(stretch.buffer).getUint32(AT_SIZE, true);
+    const head = new WireEncoder().data({ ...data, count: 1, size });
+    links.source.onMessage!(head, stretch.slice(0, size));
+    expect(links.source.paused).toBe(true);
+    isFull = false;
+    const rest = { ...data, first: data.first + 1, count: data.count - 1, size: stretch.length - size };
+    return { header: new WireEncoder().data(rest), stretch: stretch.slice(size) };
+  });
+  expect(links.source.closed).toBeNull();
+  await world.until(() => links.source.closed !== null, 5000, 'it is never back');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
+  expect([journal.own.appended, links.source.paused]).toEqual([through, false]);
 });
 
 test('a lost tail is back when it is on the disk', async () => {
