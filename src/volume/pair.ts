@@ -86,6 +86,8 @@ export class Pair implements Peering {
   #serving: Serving | null = null;
   /** Its own lost tail is coming back to this site. */
   #tail: TailTaker | null = null;
+  /** Gives the peer's back, once that was needed. */
+  #tailSender: TailSender | null = null;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
   readonly counters = {
@@ -308,7 +310,8 @@ export class Pair implements Peering {
     const { superblock } = group.state;
     if (decision.action === 'returnTail') {
       this.#running = true;
-      return new TailSender(group, decision, theirs, this.#lineOf(link)).begin();
+      this.#tailSender ??= new TailSender(group);
+      return this.#tailSender.begin(decision, theirs, this.#lineOf(link));
     }
     const taken = superblock.sites.find((site) => site.number === theirs.site.number);
     if (taken !== undefined && taken.name !== theirs.site.name) {
@@ -620,6 +623,7 @@ export class Pair implements Peering {
     this.#link = null;
     this.#tail?.close();
     this.#tail = null;
+    this.#tailSender?.close();
     this.#serving?.linkLost(this.#running);
     this.#running = false;
     this.#sending = false;

@@ -114,10 +114,10 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
   ],
-  'node/config.ts': ['node/dual.test.ts'],
-  'node/gateway.ts': ['node/dual.test.ts'],
+  'node/config.ts': [],
   'volume/pair.ts': [
     'sim/dual.hostile.test.ts',
+    'sim/dual.lost-tail.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
@@ -131,7 +131,12 @@ const TESTS: Record<string, string[]> = {
     'sim/group.pair.test.ts',
     'sim/group.regressions.test.ts',
   ],
-  'volume/lost-tail.ts': ['sim/dual.regressions.test.ts', 'sim/group.pair.test.ts', 'sim/group.regressions.test.ts'],
+  'volume/lost-tail.ts': [
+    'sim/dual.lost-tail.test.ts',
+    'sim/dual.regressions.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
 };
 
 export function testsOf({ file, tests = [] }: Mutant): string[] {

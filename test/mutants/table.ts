@@ -1235,13 +1235,6 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'the same',
   },
   {
-    name: 'gateway: a remembered dual takes any option',
-    file: 'node/gateway.ts',
-    find: "role !== 'dual'\n        ? null",
-    replace: "options.role !== 'dual'\n        ? null",
-    breaks: 'the same, for who starts it without --role',
-  },
-  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',
@@ -1310,6 +1303,27 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (!waits && this.#append(stretch)) return;',
     replace: 'if (this.#append(stretch)) return;',
     breaks: 'a whole tail is called damaged, and only a person can let go of it',
+  },
+  {
+    name: 'lost tail: what is half sent stays pinned',
+    file: 'volume/lost-tail.ts',
+    find: 'if (this.#stretch !== null) this.#left(this.#stretch);',
+    replace: '',
+    breaks: 'a link that breaks in a tail keeps a place in the ring for good, and hosts hang',
+  },
+  {
+    name: 'lost tail: a stretch is given back while pieces of it are on their way',
+    file: 'volume/lost-tail.ts',
+    find: 'stretch.users += 1;',
+    replace: '',
+    breaks: 'what leaves is written over before it has',
+  },
+  {
+    name: 'pair: each link reads a tail anew',
+    file: 'volume/pair.ts',
+    find: 'this.#tailSender ??= new TailSender(group);',
+    replace: 'this.#tailSender = new TailSender(group);',
+    breaks: 'what an earlier link reads from a file lands in what this one sends',
   },
   {
     name: 'lost tail: a returned tail is not synced',
