@@ -225,12 +225,12 @@ export class Pair implements Peering {
       this.#peer = theirs;
       const decision = decide(mine, theirs);
       this.#decision = decision;
-      this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       const damage = this.group?.receiver?.damage ?? null;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       this.#refusal = null;
+      this.#epoch = decision.epoch;
       if (decision.action === 'found') {
         if (decision.source === mine.site.number) this.#found(link);
       } else if (decision.action === 'renew') {

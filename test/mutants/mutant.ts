@@ -74,6 +74,7 @@ const TESTS: Record<string, string[]> = {
   'link/endpoint.ts': [],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
+  'mirror/wire.ts': [],
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],

@@ -7,11 +7,12 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
-import { CLOSE_PROTOCOL } from '../../src/link/link.js';
+import { EPOCH_MAX } from '../../src/limits.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
 import { KIND_START, type Start } from '../../src/mirror/wire.js';
 import { DUAL_QUIET } from './dual-draw.js';
 import { DualWorld } from './dual-world.js';
-import { type HandLink, meetByHand, startOf } from './hand-link.js';
+import { HandLink, meetByHand, startOf } from './hand-link.js';
 import { seededRandom } from './memory-store.js';
 
 const hash = await xxhash();
@@ -51,5 +52,22 @@ test.each(['halt', 'retransmit'] as const)('a stream that may %s is not begun', 
   const { link, start } = await meet(world);
   link.hear({ kind: KIND_START, start: { ...start, onReject } });
   expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: new RegExp(`START with on-reject ${onReject}`) });
+  await backTogether(world);
+});
+
+/**
+ * Its epoch was remembered before anything else of it was looked at. The next one was above what a HELLO can say, so that
+ * nobody else was met any more.
+ */
+test.each([
+  ['whose epoch is the last', { epoch: 0xffffffff }, CLOSE_PROTOCOL],
+  ['that is refused', { epoch: EPOCH_MAX, group: 'other' }, CLOSE_REFUSED],
+])('of a HELLO %s no epoch stays', async (_, change, code) => {
+  const world = await apart();
+  const [first, second] = world.sites;
+  const { epoch } = first.pair!;
+  const link = new HandLink();
+  first.pair!.onLink(link, { ...structuredClone(second.pair!.hello()), ...change });
+  expect([link.closed?.code, first.pair!.epoch]).toEqual([code, epoch]);
   await backTogether(world);
 });
