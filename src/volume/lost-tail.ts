@@ -224,7 +224,8 @@ export class TailTaker {
         taken = this.#append(this.#kept[0]!);
       });
       if (taken === false) return false;
-      if (taken === null) this.close();
+      if (taken === null)
+        this.close(); // the link is closed, for what it brought
       else this.#kept.shift();
     }
     // what comes behind it may be here already, and comes in this call
@@ -252,7 +253,7 @@ export class TailTaker {
       this.#line.counters.tailRecordsRecovered += 1;
       return true;
     });
-    if (bytes < 0) return false;
+    if (bytes < 0) return journal.failed !== null && this.#cannotKeep(journal.failed);
     if (bytes < stretch.length)
       throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
     this.#serving.tailCame();
@@ -264,7 +265,15 @@ export class TailTaker {
     if (!this.#line.isUp()) return;
     const { journal } = this.#group;
     if (journal.own.durable >= this.#through) return this.#line.link.close(CLOSE_NORMAL, 'the lost tail is back');
+    if (journal.failed !== null) return void this.#cannotKeep(journal.failed);
     journal.sync();
     this.#group.whenDurable(() => this.#endOnceDurable());
+  }
+
+  /** The disk has failed, and never has the tail: the peer is told, instead of left waiting. @returns that no more is to come */
+  #cannotKeep(failed: ForelockError): true {
+    this.close();
+    this.#line.link.close(CLOSE_PROTOCOL, `the lost tail cannot be kept: ${failed.message}`);
+    return true;
   }
 }

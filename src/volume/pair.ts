@@ -347,6 +347,8 @@ export class Pair implements Peering {
     const { journal } = this.group!;
     if (this.#link !== link) return;
     if (journal.own.durable >= sequence) return then();
+    if (journal.failed !== null)
+      return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${journal.failed.message}`);
     journal.sync();
     this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
   }

@@ -1377,6 +1377,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what an earlier link reads from a file lands in what this one sends',
   },
   {
+    name: 'lost tail: waits for a disk that has failed',
+    file: 'volume/lost-tail.ts',
+    find: 'if (journal.failed !== null) return void this.#cannotKeep(journal.failed);',
+    replace: '',
+    breaks: 'neither site says a word until somebody looks',
+  },
+  {
+    name: 'lost tail: waits for room on a disk that has failed',
+    file: 'volume/lost-tail.ts',
+    find: 'return journal.failed !== null && this.#cannotKeep(journal.failed);',
+    replace: 'return false;',
+    breaks: 'the same',
+  },
+  {
+    name: 'pair: a first copy waits for a disk that has failed',
+    file: 'volume/pair.ts',
+    find: 'if (journal.failed !== null)\n      return link.close(',
+    replace: 'if (journal.failed !== null && sequence < 0)\n      return link.close(',
+    breaks: 'the same, where it would begin',
+  },
+  {
     name: 'lost tail: a returned tail is not synced',
     file: 'volume/lost-tail.ts',
     find: 'if (journal.own.durable >= this.#through) return',

@@ -148,6 +148,44 @@ test('a piece of a lost tail that finds no room keeps what comes behind it waiti
   expect([journal.own.appended, links.source.paused]).toEqual([through, false]);
 });
 
+test('a disk that fails while a lost tail comes back is told to the peer', async () => {
+  // It was waited for until the tail was durable, which it never was: the link stood, and neither site said a word.
+  const { world } = await lostTail();
+  const links = await byHand(world);
+  world.source.store.fail('sync', 'EIO', 100);
+  await giveBack(world, links);
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /the lost tail cannot be kept: .*EIO/ });
+});
+
+test('and so is one that fails while a piece of it waits for room', async () => {
+  const { world } = await lostTail();
+  const { journal } = world.source;
+  const links = await byHand(world);
+  journal.accept = () => RING_FULL;
+  await giveBack(world, links);
+  expect(links.source).toMatchObject({ paused: true, closed: null });
+  world.source.store.fail('sync', 'EIO', 100);
+  journal.mark();
+  journal.sync();
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /the lost tail cannot be kept: .*EIO/ });
+});
+
+test('a disk that fails before a first copy can begin is told to the peer', async () => {
+  // The same: nobody had gone, and nothing began.
+  const world = new GroupWorld(QUIET, seededRandom(1), hash);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  for (const site of [world.source, world.target]) world.open(site);
+  await world.until(() => world.source.group?.serving === true && world.target.pair !== null, 20_000, 'not up');
+  world.source.group!.state.superblock.imported = true; // no stream makes its image
+  world.source.store.fail('sync', 'EIO', 100);
+  await world.settle(world.write(0, 8));
+  const links = await byHand(world);
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its state: .*EIO/ });
+});
+
 test('a lost tail is back when it is on the disk', async () => {
   // It would be said to be there in the next HELLO, and a generation could begin above it.
   const { world, through } = await lostTail();
