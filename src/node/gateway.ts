@@ -95,6 +95,8 @@ export interface Member {
   endpoint: LinkEndpoint | null;
   environment: StateEnvironment;
   group: Group | null;
+  /** The group is being made here, for the first time: adopted, or founded. It is open once this is resolved. */
+  making: Promise<Group> | null;
   /** Bytes passed to write calls on state files, by kind of file. */
   bytesWritten(): object;
 }
@@ -281,9 +283,10 @@ export class Gateway {
 
   async #close(): Promise<void> {
     await this.nbd.close();
-    for (const { pair, endpoint } of this.#members) {
-      pair.close();
-      await endpoint?.close();
+    for (const member of this.#members) {
+      member.pair.close();
+      await member.endpoint?.close();
+      await member.making?.catch(() => {}); // or it would be opened behind this, and never closed
     }
     for (const { group, environment } of this.#members) {
       if (group === null) environment.closed();
@@ -387,6 +390,7 @@ export class Gateway {
       environment,
       endpoint: null,
       group,
+      making: null,
       pair,
       bytesWritten: () => store.bytesWritten,
     };
@@ -441,10 +445,15 @@ export class Gateway {
   }
 
   /** An empty site takes over the group it meets, or founds one (dual). */
-  async #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
-    const { files } = loadSuperblock(member.environment.store, this.#hash);
-    member.group = await this.#openGroup(member.options, member.config, member.environment, files, make(member.config));
-    return member.group;
+  #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
+    const create = async (): Promise<Group> => {
+      const { options, config, environment } = member;
+      const { files } = loadSuperblock(environment.store, this.#hash);
+      member.group = await this.#openGroup(options, config, environment, files, make(config));
+      return member.group;
+    };
+    member.making = create();
+    return member.making;
   }
 
   async #connect(member: Member): Promise<void> {
