@@ -42,7 +42,7 @@ import type { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import { KIB } from '../limits.js';
+import { CLOCK_MAX, CLOCK_OWN_MAX, KIB } from '../limits.js';
 import { Appender } from './appender.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
@@ -267,10 +267,12 @@ export class Journal {
   }
 
   /**
-   * What is wrong with the place that a record of a stream names, or null. Such a record is not kept: it could neither be
-   * applied nor replayed, and a payload of other blocks than the volume's would be read beyond its end.
+   * What is wrong with the place that a record of a stream names, or its stamp; or null. Such a record is not kept: it could
+   * neither be applied nor replayed, a payload of other blocks than the volume's would be read beyond its end, and every
+   * stamp of this site has to be above it.
    */
-  misplaced({ type, sequence, volume, lba, blockCount, blockShift }: RecordHeader): string | null {
+  misplaced({ type, sequence, volume, lba, blockCount, blockShift, clock }: RecordHeader): string | null {
+    if (clock > CLOCK_MAX) return `record ${sequence} has a clock of ${clock}, which leaves none for what follows`;
     if (volume === 0) return PLACED.has(type) ? `record ${sequence} of type ${type} names no volume` : null;
     const known = this.volumes.get(volume);
     if (known === undefined) return `record ${sequence} is about volume ${volume}, which does not exist`;
@@ -365,7 +367,7 @@ export class Journal {
     this.#turnSegment(size);
     const local = type >= TYPE_LOCAL;
     const sequence = local ? this.head : this.own.appended + 1;
-    if (clock === 0) this.stamp = Math.max(this.stamp + 1, this.#options.clock());
+    if (clock === 0) this.stamp = Math.max(this.stamp + 1, Math.min(this.#options.clock(), CLOCK_OWN_MAX));
     const at = this.address(this.head);
     const encoded = this.kernel.encode(
       at,

@@ -36,7 +36,7 @@ import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
-import type { GatewayOptions as Config } from './config.js';
+import { type GatewayOptions as Config, findDualMisfit } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { LinkReport } from './link-report.js';
 import { gatewayStatus, linkStatus } from './status.js';
@@ -99,6 +99,8 @@ export interface Member {
   report: LinkReport | null;
   environment: StateEnvironment;
   group: Group | null;
+  /** The group is being made here, for the first time: adopted, or founded. It is open once this is resolved. */
+  making: Promise<Group> | null;
   /** Bytes passed to write calls on state files, by kind of file. */
   bytesWritten(): object;
 }
@@ -315,9 +317,10 @@ export class Gateway {
   async #close(): Promise<ForelockError[]> {
     const undurable: ForelockError[] = [];
     await this.nbd.close();
-    for (const { pair, endpoint } of this.#members) {
-      pair.close();
-      await endpoint?.close();
+    for (const member of this.#members) {
+      member.pair.close();
+      await member.endpoint?.close();
+      await member.making?.catch(() => {}); // or it would be opened behind this, and never closed
     }
     for (const { group, environment } of this.#members) {
       if (group === null) environment.closed();
@@ -356,7 +359,8 @@ export class Gateway {
   }
 
   async #openMember(options: GroupOptions, directory: string): Promise<void> {
-    if (options.peer === undefined && options.listen === undefined) {
+    const paired = options.peer !== undefined || options.listen !== undefined;
+    if (!paired) {
       const promise = findVoidPromise(options.group, options.ack, options.whenPeerAway);
       if (promise !== null) throw new ForelockError('CONFIG', promise);
     }
@@ -370,6 +374,18 @@ export class Gateway {
     }
     const { files, superblock } = loaded;
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const misfit =
+      role !== 'dual'
+        ? null
+        : findDualMisfit(options.group, {
+            paired,
+            speculation: options.speculation === 'on',
+            onReject: options.onReject ?? 'target-retry',
+          });
+    if (misfit !== null) {
+      store.close();
+      throw new ForelockError('CONFIG', misfit);
+    }
     const environment: StateEnvironment = {
       store,
       hash: this.#hash,
@@ -400,7 +416,7 @@ export class Gateway {
       if (superblock !== null || role === 'primary') {
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
-      } else if (options.peer === undefined && options.listen === undefined) {
+      } else if (!paired) {
         throw new ForelockError(
           'CONFIG',
           `group ${options.group}: a new ${role} site needs its peer: give --peer or --listen`,
@@ -425,6 +441,7 @@ export class Gateway {
       endpoint: null,
       report: null,
       group,
+      making: null,
       pair,
       bytesWritten: () => store.bytesWritten,
     };
@@ -494,10 +511,15 @@ export class Gateway {
   }
 
   /** An empty site takes over the group it meets, or founds one (dual). */
-  async #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
-    const { files } = loadSuperblock(member.environment.store, this.#hash);
-    member.group = await this.#openGroup(member.options, member.config, member.environment, files, make(member.config));
-    return member.group;
+  #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
+    const create = async (): Promise<Group> => {
+      const { options, config, environment } = member;
+      const { files } = loadSuperblock(environment.store, this.#hash);
+      member.group = await this.#openGroup(options, config, environment, files, make(config));
+      return member.group;
+    };
+    member.making = create();
+    return member.making;
   }
 
   async #connect(member: Member): Promise<void> {

@@ -23,6 +23,7 @@ import {
   BLOCK_SIZE_MIN,
   GENERATIONS_MAX,
   JOURNAL_SEGMENTS_MIN,
+  MEETINGS_MAX,
   MIB,
   RING_SIZE_DEFAULT,
   SEGMENT_SIZE_MAX,
@@ -522,7 +523,7 @@ export function offerMeeting(superblock: Superblock, theirs: SiteState): Meeting
   const met = superblock.met[theirs.site.number]!;
   const counts = [met.last, ...Object.values(theirs.met[superblock.site.number] ?? {})].map((each) => each?.count ?? 0);
   // an id of ten digits, as above
-  met.offered ??= { count: 1 + Math.max(...counts), id: randomInt(2 ** 31, 2 ** 32) };
+  met.offered ??= { count: Math.min(1 + Math.max(...counts), MEETINGS_MAX), id: randomInt(2 ** 31, 2 ** 32) };
   return met.offered;
 }
 

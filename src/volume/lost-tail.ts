@@ -11,7 +11,7 @@
 import { TYPE_BASE } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { RecordHeader } from '../journal/record.js';
-import { StreamReader } from '../journal/stream-reader.js';
+import { StreamReader, type Stretch } from '../journal/stream-reader.js';
 import { FRAME_SIZE_MAX, LINK_BUFFER_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, type Link } from '../link/link.js';
 import type { Decision, SiteState } from '../mirror/decide.js';
@@ -29,39 +29,51 @@ export interface TailLine {
   readonly counters: { tailRecordsReturned: number; tailRecordsRecovered: number };
 }
 
-/** Sends back the author's stream behind `decision.from`, through `decision.through`. */
+/** A stretch that leaves in pieces. It is given back once all of them have left and no more follow. */
+interface Parted extends Stretch {
+  /** Bytes sent. */
+  offset: number;
+  /** Pieces on their way, and one more while others follow. */
+  users: number;
+}
+
+/**
+ * Sends back the author's stream behind `decision.from`, through `decision.through`. There is one for all links: what an
+ * earlier one reads from files, or still has on its way, stands in the memory that the next one reads into.
+ */
 export class TailSender {
   readonly #group: Group;
-  readonly #decision: Decision;
-  readonly #line: TailLine;
   readonly #encoder = new WireEncoder();
   readonly #reader: StreamReader;
   /** Where both sites write, what a record had seen of this site's stream goes in front of it: it may be lost with it. */
   readonly #seen: StreamReader;
-  #seenThrough: number;
+  #seenThrough = 0;
   readonly #header = new RecordHeader();
-  /** What the reader gave last, and how much of it was sent. */
-  #stretch: ReturnType<StreamReader['next']> = null;
-  #offset = 0;
+  #line: TailLine | null = null;
+  #decision!: Decision;
+  /** What the reader gave last, of which there is more to send. */
+  #stretch: Parted | null = null;
 
-  /** @param author what it said of itself */
-  constructor(group: Group, decision: Decision, author: SiteState, line: TailLine) {
-    const { journal, state, order } = group;
+  constructor(group: Group) {
+    const { journal, state } = group;
     this.#group = group;
-    this.#decision = decision;
-    this.#line = line;
     const [first, second] = state.regions.tail;
     const pump = (): void => this.#pump();
-    this.#reader = new StreamReader(journal, state.offload, decision.stream, first!, pump);
+    this.#reader = new StreamReader(journal, state.offload, journal.peer.site, first!, pump);
     this.#seen = new StreamReader(journal, state.offload, journal.own.site, second!, pump);
-    this.#seenThrough = order === null ? Number.POSITIVE_INFINITY : (author.streams[journal.own.site] ?? 0);
   }
 
-  /** @throws ForelockError the journal is damaged where the tail begins */
-  begin(): void {
-    const { journal, state } = this.#group;
-    const { link } = this.#line;
-    const { epoch, row, stream, from } = this.#decision;
+  /**
+   * @param author what it said of itself
+   * @throws ForelockError the journal is damaged where the tail begins
+   */
+  begin(decision: Decision, author: SiteState, line: TailLine): void {
+    const { journal, state, order } = this.#group;
+    const { link } = line;
+    const { epoch, row, stream, from } = decision;
+    this.#line = line;
+    this.#decision = decision;
+    this.#seenThrough = order === null ? Number.POSITIVE_INFINITY : (author.streams[journal.own.site] ?? 0);
     const start: Start = {
       epoch,
       row,
@@ -77,35 +89,50 @@ export class TailSender {
       generations: state.superblock.generations,
     };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
-    if (!this.#reader.seek(from + 1)) {
+    if (stream !== journal.peer.site || !this.#reader.seek(from + 1)) {
       if (this.#reader.damage !== null) throw this.#reader.damage;
       link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${from + 1} of the lost tail`);
       return;
     }
-    if (this.#seenThrough < journal.own.appended) this.#seen.seek(this.#seenThrough + 1);
+    if (this.#seenThrough < journal.own.appended && !this.#seen.seek(this.#seenThrough + 1)) {
+      if (this.#seen.damage !== null) throw this.#seen.damage;
+      link.close(
+        CLOSE_PROTOCOL,
+        `the journal no longer holds sequence ${this.#seenThrough + 1}, which the tail had seen`,
+      );
+      return;
+    }
     link.onDrain = () => this.#pump();
     this.#pump();
   }
 
-  #pump(): void {
-    this.#line.guard(() => this.#send());
+  /** The link is gone, or the tail is sent: nothing more is. */
+  close(): void {
+    this.#line = null;
+    if (this.#stretch !== null) this.#left(this.#stretch);
+    this.#stretch = null;
   }
 
-  #send(): void {
+  #pump(): void {
+    const line = this.#line;
+    line?.guard(() => this.#send(line));
+  }
+
+  #send(line: TailLine): void {
     const { memory } = this.#group.journal;
     const { through } = this.#decision;
     const header = this.#header;
-    while (this.#line.isUp() && this.#line.link.bufferedBytes < LINK_BUFFER_MAX) {
+    while (line.isUp() && line.link.bufferedBytes < LINK_BUFFER_MAX) {
       if (this.#stretch === null) {
         if (this.#reader.nextSequence > through) return;
-        this.#stretch = this.#reader.next(through, FRAME_SIZE_MAX);
-        this.#offset = 0;
+        const next = this.#reader.next(through, FRAME_SIZE_MAX);
+        if (next !== null) this.#stretch = { ...next, offset: 0, users: 1 };
       }
-      const damage = this.#reader.damage ?? this.#seen.damage;
-      if (damage !== null) throw damage;
-      if (this.#stretch === null) return;
-      const { at, size, release } = this.#stretch;
-      const next = header.read(memory.view, at + this.#offset);
+      if (this.#reader.damage !== null) throw this.#reader.damage;
+      const stretch = this.#stretch;
+      if (stretch === null) return;
+      const { at, size } = stretch;
+      const next = header.read(memory.view, at + stretch.offset);
       if (next.seen > this.#seenThrough) {
         const before = this.#seen.next(next.seen, FRAME_SIZE_MAX);
         if (before === null) {
@@ -113,24 +140,31 @@ export class TailSender {
           return;
         }
         this.#seenThrough = before.first + before.count - 1;
-        this.#say(before.first, before.count, before.at, before.size, before.release);
+        this.#say(line, before.first, before.count, before.at, before.size, before.release);
         continue;
       }
-      const from = this.#offset;
+      const from = stretch.offset;
       const first = next.sequence;
       let count = 0;
-      while (this.#offset < size && header.read(memory.view, at + this.#offset).seen <= this.#seenThrough) {
-        this.#offset += header.size;
+      while (stretch.offset < size && header.read(memory.view, at + stretch.offset).seen <= this.#seenThrough) {
+        stretch.offset += header.size;
         count += 1;
       }
-      this.#line.counters.tailRecordsReturned += count;
-      const isLast = this.#offset === size;
-      this.#say(first, count, at + from, this.#offset - from, isLast ? release : null);
-      if (isLast) this.#stretch = null;
+      line.counters.tailRecordsReturned += count;
+      stretch.users += 1;
+      this.#say(line, first, count, at + from, stretch.offset - from, () => this.#left(stretch));
+      if (stretch.offset < size) continue;
+      this.#stretch = null;
+      this.#left(stretch);
     }
   }
 
-  #say(first: number, count: number, at: number, size: number, release: (() => void) | null): void {
+  #left(stretch: Parted): void {
+    stretch.users -= 1;
+    if (stretch.users === 0) stretch.release();
+  }
+
+  #say(line: TailLine, first: number, count: number, at: number, size: number, left: () => void): void {
     const { journal } = this.#group;
     const data = {
       epoch: this.#decision.epoch,
@@ -144,7 +178,7 @@ export class TailSender {
       returned: true,
       baseEnd: false,
     };
-    this.#line.link.send(this.#encoder.data(data), journal.memory.bytes.subarray(at, at + size), release);
+    line.link.send(this.#encoder.data(data), journal.memory.bytes.subarray(at, at + size), left);
   }
 }
 
@@ -154,6 +188,8 @@ export class TailTaker {
   readonly #through: number;
   readonly #serving: Serving;
   readonly #line: TailLine;
+  /** What found no room, and all that came behind it. */
+  readonly #kept: Uint8Array[] = [];
 
   constructor(group: Group, through: number, serving: Serving, line: TailLine) {
     this.#group = group;
@@ -167,20 +203,34 @@ export class TailTaker {
    * @throws ForelockError PEER_PROTOCOL: one of them is not what has to come next
    */
   take(stretch: Uint8Array): void {
-    if (this.#append(stretch)) return;
-    const { link } = this.#line;
-    const kept = stretch.slice();
-    link.pauseReceiving();
-    this.#group.beforeHosts(() => {
-      if (!this.#line.isUp()) return true;
-      let taken = true;
+    const waits = this.#kept.length > 0;
+    if (!waits && this.#append(stretch)) return;
+    this.#kept.push(stretch.slice());
+    if (waits) return;
+    this.#line.link.pauseReceiving(); // what was read already still comes
+    this.#group.beforeHosts(() => this.#takeKept());
+  }
+
+  /** The link is gone, and what was not taken comes again on the next one. */
+  close(): void {
+    this.#kept.length = 0;
+  }
+
+  /** @returns false: no room yet */
+  #takeKept(): boolean {
+    while (this.#kept.length > 0) {
+      let taken: boolean | null = null;
       this.#line.guard(() => {
-        taken = this.#append(kept);
+        taken = this.#append(this.#kept[0]!);
       });
-      // what comes behind it may be here already, and comes in this call
-      if (taken) link.resumeReceiving();
-      return taken;
-    });
+      if (taken === false) return false;
+      if (taken === null)
+        this.close(); // the link is closed, for what it brought
+      else this.#kept.shift();
+    }
+    // what comes behind it may be here already, and comes in this call
+    if (this.#line.isUp()) this.#line.link.resumeReceiving();
+    return true;
   }
 
   /** @returns false: no room now */
@@ -203,7 +253,7 @@ export class TailTaker {
       this.#line.counters.tailRecordsRecovered += 1;
       return true;
     });
-    if (bytes < 0) return false;
+    if (bytes < 0) return journal.failed !== null && this.#cannotKeep(journal.failed);
     if (bytes < stretch.length)
       throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
     this.#serving.tailCame();
@@ -215,7 +265,15 @@ export class TailTaker {
     if (!this.#line.isUp()) return;
     const { journal } = this.#group;
     if (journal.own.durable >= this.#through) return this.#line.link.close(CLOSE_NORMAL, 'the lost tail is back');
+    if (journal.failed !== null) return void this.#cannotKeep(journal.failed);
     journal.sync();
     this.#group.whenDurable(() => this.#endOnceDurable());
+  }
+
+  /** The disk has failed, and never has the tail: the peer is told, instead of left waiting. @returns that no more is to come */
+  #cannotKeep(failed: ForelockError): true {
+    this.close();
+    this.#line.link.close(CLOSE_PROTOCOL, `the lost tail cannot be kept: ${failed.message}`);
+    return true;
   }
 }

@@ -86,6 +86,8 @@ export class Pair implements Peering {
   #serving: Serving | null = null;
   /** Its own lost tail is coming back to this site. */
   #tail: TailTaker | null = null;
+  /** Gives the peer's back, once that was needed. */
+  #tailSender: TailSender | null = null;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
   readonly counters = {
@@ -223,12 +225,12 @@ export class Pair implements Peering {
       this.#peer = theirs;
       const decision = decide(mine, theirs);
       this.#decision = decision;
-      this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       const damage = this.group?.receiver?.damage ?? null;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       this.#refusal = null;
+      this.#epoch = decision.epoch;
       if (decision.action === 'found') {
         if (decision.source === mine.site.number) this.#found(link);
       } else if (decision.action === 'renew') {
@@ -308,7 +310,8 @@ export class Pair implements Peering {
     const { superblock } = group.state;
     if (decision.action === 'returnTail') {
       this.#running = true;
-      return new TailSender(group, decision, theirs, this.#lineOf(link)).begin();
+      this.#tailSender ??= new TailSender(group);
+      return this.#tailSender.begin(decision, theirs, this.#lineOf(link));
     }
     const taken = superblock.sites.find((site) => site.number === theirs.site.number);
     if (taken !== undefined && taken.name !== theirs.site.name) {
@@ -344,6 +347,8 @@ export class Pair implements Peering {
     const { journal } = this.group!;
     if (this.#link !== link) return;
     if (journal.own.durable >= sequence) return then();
+    if (journal.failed !== null)
+      return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${journal.failed.message}`);
     journal.sync();
     this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
   }
@@ -521,6 +526,9 @@ export class Pair implements Peering {
     const { superblock } = group.state;
     const { receiver } = group;
     if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that takes no stream');
+    // what both have decided on can be neither held back nor dropped
+    if (group.order !== null && start.onReject !== 'target-retry')
+      throw new ForelockError('PEER_PROTOCOL', `START with on-reject ${start.onReject}, where both sites write`);
     if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
       throw new ForelockError(
         'PEER_REFUSED',
@@ -615,7 +623,9 @@ export class Pair implements Peering {
   #closed(link: Link, reason: string): void {
     if (this.#link !== link) return;
     this.#link = null;
+    this.#tail?.close();
     this.#tail = null;
+    this.#tailSender?.close();
     this.#serving?.linkLost(this.#running);
     this.#running = false;
     this.#sending = false;

@@ -74,6 +74,7 @@ const TESTS: Record<string, string[]> = {
   'link/endpoint.ts': [],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
+  'mirror/wire.ts': [],
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],
@@ -118,7 +119,10 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
     'sim/group.rejections.test.ts',
   ],
+  'node/config.ts': [],
   'volume/pair.ts': [
+    'sim/dual.hostile.test.ts',
+    'sim/dual.lost-tail.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
@@ -132,7 +136,12 @@ const TESTS: Record<string, string[]> = {
     'sim/group.pair.test.ts',
     'sim/group.regressions.test.ts',
   ],
-  'volume/lost-tail.ts': ['sim/dual.regressions.test.ts', 'sim/group.pair.test.ts', 'sim/group.regressions.test.ts'],
+  'volume/lost-tail.ts': [
+    'sim/dual.lost-tail.test.ts',
+    'sim/dual.regressions.test.ts',
+    'sim/group.pair.test.ts',
+    'sim/group.regressions.test.ts',
+  ],
 };
 
 export function testsOf({ file, tests = [] }: Mutant): string[] {

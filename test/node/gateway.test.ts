@@ -76,6 +76,27 @@ test('what the library wrote, in and out of scopes, is there after a clean stop 
   }
 });
 
+test('a standby that is stopped while it is being adopted is closed when that is said', async () => {
+  // The stop was done, and the directory given back; then the group was opened in it, and never closed.
+  const listen = { host: '127.0.0.1', port: 0 };
+  const a = await Gateway.open({ state: join(state, 'a'), site: 'a', nbd: [], groups: [{ ...group, listen }] });
+  const peer = `ws://127.0.0.1:${a.members[0]!.endpoint!.address!.port}`;
+  const groups = [{ ...group, role: 'standby', volumes: [], peer } as const];
+  const open = (): Promise<Gateway> => Gateway.open({ state: join(state, 'b'), site: 'b', nbd: [], groups });
+  try {
+    const b = await open();
+    const [member] = b.members;
+    while (member!.making === null) await new Promise((resolve) => setImmediate(resolve));
+    await b.close();
+    expect(member!.group).not.toBeNull();
+    const again = await open();
+    expect(again.groups[0]!.state.recovery.clean).toBe(true);
+    await again.close();
+  } finally {
+    await a.close();
+  }
+});
+
 test('a state directory that the system refuses: what, where, and what to do', async () => {
   const file = join(state, 'file');
   writeFileSync(file, '');

@@ -6,6 +6,9 @@ import type { Chance, Life } from './group-rig.js';
 /** Frames of a link that may come twice: as many as are within any credit. */
 const REPEATED_MAX = 3;
 
+/** Messages that an end has read when it is paused. */
+const READ_MAX = 3;
+
 interface Message {
   header: Uint8Array;
   stretch: Uint8Array | null;
@@ -47,6 +50,8 @@ export class SimLink implements Link {
   readonly #in: (Message | { code: number; reason: string })[] = [];
   #leaving = false;
   #paused = false;
+  /** So many more come although it is paused: they were read already. */
+  #read = 0;
   #closing = false;
   #ended = false;
   #arrival = 0;
@@ -107,6 +112,7 @@ export class SimLink implements Link {
   }
 
   pauseReceiving(): void {
+    if (!this.#paused) this.#read = Math.floor(this.#world.random() * (READ_MAX + 1));
     this.#paused = true;
   }
 
@@ -276,8 +282,9 @@ export class SimLink implements Link {
   #deliver(): void {
     if (this.#delivering) return;
     this.#delivering = true;
-    while (this.#in.length > 0 && !this.#paused && !this.#ended && !this.#life.over) {
+    while (this.#in.length > 0 && (!this.#paused || this.#read > 0) && !this.#ended && !this.#life.over) {
       const item = this.#in[0]!;
+      if (this.#paused) this.#read -= 1;
       if ('code' in item) {
         this.#in.shift();
         this.#end(item.reason, item.code);
