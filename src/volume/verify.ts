@@ -13,7 +13,7 @@ import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
 import { MIB } from '../limits.js';
 import type { Group } from './group.js';
 import type { Pair } from './pair.js';
-import { openScope } from './scope.js';
+import { openScope, type Scope } from './scope.js';
 import type { Sender } from './sender.js';
 import type { Volume } from './volume.js';
 
@@ -59,8 +59,8 @@ export async function verifyVolume(
   // nobody writes between the two moments at which the images are pinned
   const whole = { offset: 0, size: volume.size };
   const lock = group.order === null ? null : await openScope(volume, whole, { mode: 'read' });
-  const sequence = await appendPoint(group).catch(async (error) => {
-    await lock?.unlock();
+  const sequence = await appendPoint(group, lock).catch((error) => {
+    lock?.unlock().catch(() => {}); // in a frozen group that takes its time
     throw error;
   });
   try {
@@ -267,12 +267,15 @@ function chunksOf(view: MapView, volume: Volume): { lba: number; blockCount: num
   return chunks;
 }
 
-async function appendPoint(group: Group): Promise<number> {
+/** @throws ForelockError why the group does not serve, at once; why the lock has ended; ENOSPC */
+async function appendPoint(group: Group, lock: Scope | null): Promise<number> {
   return new Promise((resolve, reject) => {
     group.whenRoom(() => {
-      const sequence = group.appendFlush(FLAG_POINT);
-      if (sequence === RING_FULL) return false;
-      if (sequence === NO_SPACE)
+      const late = group.ended ?? group.refuseWrite() ?? lock?.ended ?? null;
+      const sequence = late === null ? group.appendFlush(FLAG_POINT) : 0;
+      if (late !== null) reject(late);
+      else if (sequence === RING_FULL) return false;
+      else if (sequence === NO_SPACE)
         reject(new ForelockError('ENOSPC', 'no room for the point to verify at: the disk or the journal is full'));
       else resolve(sequence);
       return true;

@@ -2106,7 +2106,21 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a read past the end of the volume ends in an assertion of the block reader',
   },
   {
-    name: 'verify: the point of a lock that had ended stays',
+    name: 'verify: its point is appended whatever has become of the group',
+    file: 'volume/verify.ts',
+    find: 'const late = group.ended ?? group.refuseWrite() ?? lock?.ended ?? null;',
+    replace: 'const late = lock?.ended ?? null;',
+    breaks: 'behind a cut, or a stop, stands a record that nobody wrote',
+  },
+  {
+    name: 'verify: its point is appended though its lock has ended',
+    file: 'volume/verify.ts',
+    find: 'const late = group.ended ?? group.refuseWrite() ?? lock?.ended ?? null;',
+    replace: 'const late = group.ended ?? group.refuseWrite();',
+    breaks: 'a record that is of no use waits for room, and is sent',
+  },
+  {
+    name: 'verify: the point of one that has failed stays',
     file: 'volume/verify.ts',
     find: 'group.views.releasePoint(site, sequence);',
     replace: '',

@@ -304,25 +304,55 @@ test('a read that was held until its read lock was over is not answered with dat
   await atRest(world);
 });
 
+/** A verify that has its read lock, and waits at the head of the queue for room that `release` gives. */
+async function waitingVerify(world: DualWorld, site: DualSite) {
+  const group = site.group!;
+  let hasRoom = false;
+  const verified = codeOf(world, verifyVolume(site.pair!, volumeOf(site), false, hash));
+  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
+  group.whenRoom(() => hasRoom || group.ended !== null);
+  const { roomWaits } = group.counters;
+  await world.until(() => group.counters.roomWaits > roomWaits, 3000, 'it does not get to its point');
+  const release = (): void => {
+    hasRoom = true;
+    group.admissionsMoved();
+  };
+  return { verified, release };
+}
+
 /**
  * A verify's read lock was over before its point stood in the stream. What the other site's hosts wrote between the two
  * moments at which the images were pinned looked like a difference.
  */
-test('a verify whose lock is over before its point says so, and pins nothing', async () => {
+test('a verify whose lock is over before its point says so, and appends none', async () => {
   const world = await startBoth();
   const [first] = world.sites;
-  const group = first.group!;
-  const volume = volumeOf(first);
-  const verified = codeOf(world, verifyVolume(first.pair!, volume, false, hash));
-  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
-  let hasRoom = false;
-  group.whenRoom(() => hasRoom);
-  await world.until(() => group.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
-  const point = first.journal.own.appended + 1;
-  hasRoom = true;
-  group.admissionsMoved();
-  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
-  expect(group.views.atPoint(first.journal.own.site, point, volume.number)).toBeNull();
+  const { verified, release } = await waitingVerify(world, first);
+  await world.until(() => first.group!.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  const { appended } = first.journal.own;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', appended]);
+  await atRest(world);
+});
+
+/**
+ * The link went while it waited for room, which there is without a link. Its point was appended in a frozen group, behind
+ * what the other site had: nobody had written anything, and a person had to decide which site loses.
+ */
+test('a verify that waits while the group freezes appends nothing, and says so at once', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { verified, release } = await waitingVerify(world, first);
+  const { appended } = first.journal.own;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  const from = world.scheduler.now;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['PEER_AWAY', appended]);
+  expect(world.scheduler.now - from).toBeLessThan(1000);
+  world.line.downUntil = 0;
+  await world.until(() => first.group!.scopes.held.size === 0, 20_000, 'its lock stays');
   await atRest(world);
 });
 
