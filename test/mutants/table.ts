@@ -938,6 +938,21 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'hosts are told that there is no room in the moment in which some is made',
   },
   {
+    name: 'checkpointer: one that cannot be saved stays',
+    file: 'journal/checkpointer.ts',
+    find: 'superblock.checkpoint = before;',
+    replace: '',
+    breaks: 'a site whose checkpoint is too large for its superblock can note nothing any more',
+  },
+  {
+    name: 'checkpointer: dead scopes are not forgotten',
+    file: 'journal/checkpointer.ts',
+    find: '(order?.conflicts.deadSince ?? 0) >= DEAD_SCOPES_MAX',
+    replace: 'order?.conflicts.deadSince === -1',
+    breaks: 'a checkpoint is too large for its superblock',
+    tests: ['sim/dual.scopes.test.ts'],
+  },
+  {
     name: 'checkpointer: open scopes are not kept',
     file: 'journal/checkpointer.ts',
     find: 'openScopes: cursors.openScopes,',

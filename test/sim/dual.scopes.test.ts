@@ -8,12 +8,13 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
   ...(await import('./small-limits.js')).SMALL_LIMITS,
   SCOPES_MAX: 16,
+  DEAD_SCOPES_MAX: 8,
 }));
 
 import { TYPE_ABORT } from '../../assembly/layout.js';
 import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
-import { JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
+import { DEAD_SCOPES_MAX, JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { verifyVolume } from '../../src/volume/verify.js';
@@ -217,6 +218,25 @@ test('an abort is told once a crash cannot take it back', async () => {
   expect(journal.own.durable).toBeLessThan(abort);
   await world.until(() => durableWhenTold >= 0, 5000, 'nobody is told');
   expect(durableWhenTold).toBeGreaterThanOrEqual(abort);
+  await atRest(world);
+});
+
+/** A checkpoint names them: there were as many as aborts in its whole stretch, and then no superblock could be saved any more. */
+test('so many scopes of the other site lose, and a checkpoint is made, to forget them', async () => {
+  const world = await startBoth();
+  const { checkpointer, order } = world.sites[1].group!;
+  const { checkpoints } = checkpointer.counters;
+  let lost = 0;
+  for (let round = 0; round < DEAD_SCOPES_MAX; round += 1) {
+    expect(checkpointer.counters.checkpoints).toBe(checkpoints);
+    const scope = await loseScope(world);
+    scope.confirmed.catch(() => {
+      lost += 1;
+    });
+    await world.until(() => lost > round && world.settled(), 5000, 'the scope does not lose');
+  }
+  await world.until(() => checkpointer.counters.checkpoints > checkpoints, 1000, 'no checkpoint');
+  expect(order!.conflicts.deadSince).toBe(0);
   await atRest(world);
 });
 
