@@ -81,6 +81,11 @@ export const SCOPE_AGE_MS_MAX = 60_000;
 
 /** Scopes of the peer that are received and not applied, where both sites write: beyond it no more is taken from the link. */
 export const PENDING_SCOPES_MAX = 1 << 18;
+/**
+ * Dead scopes of the peer that end between two checkpoints, where both sites write: the superblock, of 1 MiB at most, names
+ * those that a replay meets again.
+ */
+export const DEAD_SCOPES_MAX = 1 << 16;
 
 // ---- transactions
 /**

@@ -7,7 +7,7 @@
  * failed is tried again, after a pause: a disk may refuse faster than anything else gets its turn.
  */
 import { ForelockError } from '../errors.js';
-import { CHECKPOINT_STRETCH_MAX, FULL_DISK_RETRY_MS } from '../limits.js';
+import { CHECKPOINT_STRETCH_MAX, DEAD_SCOPES_MAX, FULL_DISK_RETRY_MS } from '../limits.js';
 import type { OpenScope } from '../mirror/target.js';
 import type { OpenedState } from '../volume/group-state.js';
 import type { MapLog } from './map-log.js';
@@ -102,7 +102,7 @@ export class Checkpointer {
 
   /** Begins a checkpoint if one is due. Cheap otherwise. */
   poke(): void {
-    const { journal } = this.#state;
+    const { journal, order } = this.#state;
     const waiting = this.#waiting;
     if (waiting !== null && this.#isOver(waiting.position)) {
       this.#waiting = null;
@@ -110,9 +110,10 @@ export class Checkpointer {
     }
     if (this.#running || this.#finishing || journal.failed !== null || journal.diskFull) return;
     if (this.#nowMs < this.#retryAt) return;
-    if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
+    const isDue = journal.head - this.#begunAt >= this.stretch || (order?.conflicts.deadSince ?? 0) >= DEAD_SCOPES_MAX;
+    if (!this.#wanted && !isDue) return;
     // a batch may be with the pool, and its checksums belong to the pages: then a little later
-    if (this.#isSealed() && !this.#state.order?.isUndecided) this.#begin(false, () => {});
+    if (this.#isSealed() && !order?.isUndecided) this.#begin(false, () => {});
     else this.#wanted = true;
   }
 
@@ -166,6 +167,7 @@ export class Checkpointer {
       this.#whenDurable(head, () => {
         if (journal.failed !== null) return end(journal.failed);
         if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));
+        const before = superblock.checkpoint;
         superblock.checkpoint = {
           mapFile: place.mapFile,
           mapEnd: place.mapEnd,
@@ -191,6 +193,10 @@ export class Checkpointer {
             mapLog.removeOthers(place.mapFile);
             this.position = cursors.position;
             this.#done = number;
+          } else {
+            // it may be what cannot be saved, and others have something to save; should one have taken it along, both are whole
+            superblock.checkpoint = before;
+            superblock.clean = false;
           }
           end(saveError);
         });

@@ -199,6 +199,8 @@ export class Conflicts {
   readonly #unaborted = new Map<number, { volume: number; lba: number; end: number }>();
   /** Dead scopes of the peer that have ended, and with which record; a checkpoint forgets them. */
   #deadEnded: { sequence: number; end: number }[] = [];
+  /** So many of them have ended since the last checkpoint was begun. */
+  #deadSince = 0;
   #lastPeerStamp: Stamp = { generation: 0, clock: 0, site: 0 };
 
   readonly #confirms = new Queue<{ through: number; behind: number }>();
@@ -262,6 +264,10 @@ export class Conflicts {
   /** Own scopes that are dead and have no ABORT record, in the order in which they died: append one for each, at once. */
   get doomed(): ReadonlySet<number> {
     return this.#doomed;
+  }
+  /** Dead scopes of the peer that have ended since `state` was asked for: the next one tells of them, if it must. */
+  get deadSince(): number {
+    return this.#deadSince;
   }
   /** Own scopes that are not closed. */
   get openCount(): number {
@@ -606,7 +612,10 @@ export class Conflicts {
   }
 
   #endPeer(scope: Scope, end: number): void {
-    if (scope.dead) this.#deadEnded.push({ sequence: scope.sequence, end });
+    if (scope.dead) {
+      this.#deadEnded.push({ sequence: scope.sequence, end });
+      this.#deadSince += 1;
+    }
     this.#give(scope);
   }
 
@@ -726,6 +735,7 @@ export class Conflicts {
   state(peerBefore: number): ConflictState {
     assert(this.#doomed.size === 0, 'who is dead has its ABORT before a checkpoint');
     this.#deadEnded = this.#deadEnded.filter(({ end }) => end > peerBefore);
+    this.#deadSince = 0;
     const dead = new Set(this.#deadEnded.map(({ sequence }) => sequence));
     for (const scope of this.#peerScopes.values()) if (scope.dead) dead.add(scope.sequence);
     for (let i = 0; i < this.#pending.count; i++) {

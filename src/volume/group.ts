@@ -5,6 +5,7 @@
  * outside (platform), so that a simulator can replace them.
  */
 import { FLAG_POINT, TYPE_FLUSH } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
@@ -294,6 +295,7 @@ export class Group {
   /** Appends a FLUSH, or takes the one that is already last. @returns its sequence, RING_FULL or NO_SPACE */
   appendFlush(flags = 0): number {
     const { journal } = this;
+    assert(this.#frozenAt === null, 'a frozen group appends nothing');
     if (journal.diskFull) return NO_SPACE;
     if (flags === 0 && this.#lastFlush === journal.own.appended && this.#lastFlush > 0) {
       journal.sync();

@@ -178,3 +178,31 @@ test('no room for the map: nothing is given up for it that would make no room', 
   expect([dropped, viewsDropped, retentionGivenUp]).toEqual([0, 0, 0]);
   group!.cleaner.unpinLive(pinned);
 });
+
+test('a checkpoint that no superblock has room for does not keep other things from being saved', async () => {
+  // It stayed in every later save: nothing of this site could be written down any more, no lowered answer, no generation.
+  const world = await bothUp(1);
+  const { group } = world.source;
+  const { state, mirror, checkpointer } = group!;
+  const saved = () => world.settle(new Promise<Error | null>((resolve) => state.save(resolve)));
+  const { checkpoint } = state.superblock;
+  const cursors = mirror.checkpointCursors.bind(mirror);
+  const dead = Array.from({ length: 300_000 }, (_, i) => i);
+  const order = {
+    own: 0,
+    state: {
+      settled: { through: 0, applied: 0, peerFrom: 0 },
+      conflicts: { appended: 0, closedThrough: 0, received: 0, applied: 0, dead, cascades: [] },
+    },
+    withBase: <T>(snapshot: () => T) => snapshot(),
+  };
+  mirror.checkpointCursors = () => ({ ...cursors(), order });
+  checkpointer.request();
+  await world.until(() => checkpointer.counters.failures === 1, 1000, 'it is saved');
+  expect(state.superblock.checkpoint).toBe(checkpoint);
+  expect(await saved()).toBeNull();
+  mirror.checkpointCursors = cursors;
+  await world.until(() => checkpointer.counters.checkpoints > 0 && !checkpointer.hasFailed, 1000, 'not tried again');
+  expect(await saved()).toBeNull();
+  expect(state.superblock.checkpoint).not.toBe(checkpoint);
+});

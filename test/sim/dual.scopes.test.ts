@@ -8,12 +8,13 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
   ...(await import('./small-limits.js')).SMALL_LIMITS,
   SCOPES_MAX: 16,
+  DEAD_SCOPES_MAX: 8,
 }));
 
 import { TYPE_ABORT } from '../../assembly/layout.js';
 import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
-import { JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
+import { DEAD_SCOPES_MAX, JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { verifyVolume } from '../../src/volume/verify.js';
@@ -220,6 +221,25 @@ test('an abort is told once a crash cannot take it back', async () => {
   await atRest(world);
 });
 
+/** A checkpoint names them: there were as many as aborts in its whole stretch, and then no superblock could be saved any more. */
+test('so many scopes of the other site lose, and a checkpoint is made, to forget them', async () => {
+  const world = await startBoth();
+  const { checkpointer, order } = world.sites[1].group!;
+  const { checkpoints } = checkpointer.counters;
+  let lost = 0;
+  for (let round = 0; round < DEAD_SCOPES_MAX; round += 1) {
+    expect(checkpointer.counters.checkpoints).toBe(checkpoints);
+    const scope = await loseScope(world);
+    scope.confirmed.catch(() => {
+      lost += 1;
+    });
+    await world.until(() => lost > round && world.settled(), 5000, 'the scope does not lose');
+  }
+  await world.until(() => checkpointer.counters.checkpoints > checkpoints, 1000, 'no checkpoint');
+  expect(order!.conflicts.deadSince).toBe(0);
+  await atRest(world);
+});
+
 /** It would have been based on what the ABORT takes out. */
 test('no scope begins while one that has lost is not taken out', async () => {
   const world = await startBoth();
@@ -304,25 +324,55 @@ test('a read that was held until its read lock was over is not answered with dat
   await atRest(world);
 });
 
+/** A verify that has its read lock, and waits at the head of the queue for room that `release` gives. */
+async function waitingVerify(world: DualWorld, site: DualSite) {
+  const group = site.group!;
+  let hasRoom = false;
+  const verified = codeOf(world, verifyVolume(site.pair!, volumeOf(site), false, hash));
+  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
+  group.whenRoom(() => hasRoom || group.ended !== null);
+  const { roomWaits } = group.counters;
+  await world.until(() => group.counters.roomWaits > roomWaits, 3000, 'it does not get to its point');
+  const release = (): void => {
+    hasRoom = true;
+    group.admissionsMoved();
+  };
+  return { verified, release };
+}
+
 /**
  * A verify's read lock was over before its point stood in the stream. What the other site's hosts wrote between the two
  * moments at which the images were pinned looked like a difference.
  */
-test('a verify whose lock is over before its point says so, and pins nothing', async () => {
+test('a verify whose lock is over before its point says so, and appends none', async () => {
   const world = await startBoth();
   const [first] = world.sites;
-  const group = first.group!;
-  const volume = volumeOf(first);
-  const verified = codeOf(world, verifyVolume(first.pair!, volume, false, hash));
-  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
-  let hasRoom = false;
-  group.whenRoom(() => hasRoom);
-  await world.until(() => group.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
-  const point = first.journal.own.appended + 1;
-  hasRoom = true;
-  group.admissionsMoved();
-  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
-  expect(group.views.atPoint(first.journal.own.site, point, volume.number)).toBeNull();
+  const { verified, release } = await waitingVerify(world, first);
+  await world.until(() => first.group!.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  const { appended } = first.journal.own;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', appended]);
+  await atRest(world);
+});
+
+/**
+ * The link went while it waited for room, which there is without a link. Its point was appended in a frozen group, behind
+ * what the other site had: nobody had written anything, and a person had to decide which site loses.
+ */
+test('a verify that waits while the group freezes appends nothing, and says so at once', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { verified, release } = await waitingVerify(world, first);
+  const { appended } = first.journal.own;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  const from = world.scheduler.now;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['PEER_AWAY', appended]);
+  expect(world.scheduler.now - from).toBeLessThan(1000);
+  world.line.downUntil = 0;
+  await world.until(() => first.group!.scopes.held.size === 0, 20_000, 'its lock stays');
   await atRest(world);
 });
 
