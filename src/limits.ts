@@ -22,6 +22,19 @@ export const GROUPS_MAX = 64;
 /** Of a group's history: each is one failover. The eldest are dropped by who mints; a peer that tells more is refused. */
 export const GENERATIONS_MAX = 64;
 
+// ---- what counts on for ever, and a peer may say. Nobody counts so far; of who says more nothing is taken over, or there
+// would be no number left for what follows
+/** Links that a site has had since it was started; a new one is counted above both sites'. Ten a second are seven years. */
+export const EPOCH_MAX = 2 ** 31;
+/** Meetings of two sites. Of any use is which is newer, in what is told to a person: it stays at this. */
+export const MEETINGS_MAX = 2 ** 31;
+/** Generations of a group, ever; a record has 32 bits for it. */
+export const GENERATION_ORDINAL_MAX = 2 ** 31;
+/** A stamp's clock, microseconds since 1970: of the year 2112. Each record that follows it adds at least one; 2^53 is the end. */
+export const CLOCK_MAX = 2 ** 52;
+/** A clock of this site's own that is set beyond it counts as this: its stamps are not refused for it. */
+export const CLOCK_OWN_MAX = CLOCK_MAX - 2 ** 48;
+
 // ---- journal
 export const RING_SIZE_DEFAULT = 64 * MIB;
 export const RING_SIZE_MIN = 4 * MIB;
@@ -68,6 +81,11 @@ export const SCOPE_AGE_MS_MAX = 60_000;
 
 /** Scopes of the peer that are received and not applied, where both sites write: beyond it no more is taken from the link. */
 export const PENDING_SCOPES_MAX = 1 << 18;
+/**
+ * Dead scopes of the peer that end between two checkpoints, where both sites write: the superblock, of 1 MiB at most, names
+ * those that a replay meets again.
+ */
+export const DEAD_SCOPES_MAX = 1 << 16;
 
 // ---- transactions
 /**
@@ -159,4 +177,5 @@ assert(VERIFY_STALL_MS > LOCK_WAIT_MS_MAX, 'a verify waits as long as the mirror
 assert(SPLIT_LEASE_MS <= 0.75 * SPLIT_WAIT_MS, 'who is not preferred has stopped before the other goes on alone');
 assert(PINGS_MAX * HEARTBEAT_MS > SPLIT_LEASE_MS, 'an answer counts as long as it could prolong a lease');
 assert(TRANSACTION_LOCKS_MAX <= SCOPES_MAX, 'a transaction may have its locks');
+assert(2 * CLOCK_MAX <= 2 ** 53, 'who has taken the latest stamp has as many more to give');
 assert(RING_SIZE_MIN >= SEGMENT_SIZE_MIN, 'a ring holds a segment');

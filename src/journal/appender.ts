@@ -320,7 +320,7 @@ export class Appender {
     if (this.failed) return;
     this.failed = new ForelockError(
       'EIO',
-      `the journal can no longer be written (${error.message}); what was answered before is in the ring and at the peer. Mend the disk and restart: what is not on it for certain is dropped then`,
+      `the journal can no longer be written (${error.message}); what was answered and is not on it is in memory only, and at the peer as far as that has it. Mend the disk and restart: what is not on it for certain is dropped then`,
       { cause: error },
     );
     this.#journal.listener.failed(this.failed);

@@ -3,10 +3,11 @@
  *
  *     idle --enough journal, or asked--> pages frozen --pages on disk--> journal durable up to there --superblock--> idle
  *
- * The superblock names the new checkpoint only when both the pages and every record they point to are durable.
+ * The superblock names the new checkpoint only when both the pages and every record they point to are durable. One that
+ * failed is tried again, after a pause: a disk may refuse faster than anything else gets its turn.
  */
 import { ForelockError } from '../errors.js';
-import { CHECKPOINT_STRETCH_MAX } from '../limits.js';
+import { CHECKPOINT_STRETCH_MAX, DEAD_SCOPES_MAX, FULL_DISK_RETRY_MS } from '../limits.js';
 import type { OpenScope } from '../mirror/target.js';
 import type { OpenedState } from '../volume/group-state.js';
 import type { MapLog } from './map-log.js';
@@ -49,6 +50,11 @@ export class Checkpointer {
    */
   #begunAt: number;
   #waiting: { position: number; then: () => void } | null = null;
+  /** As of the last tick, ms. */
+  #nowMs = 0;
+  /** None begins before, ms. */
+  #retryAt = 0;
+  #hasFailed = false;
 
   constructor(
     state: OpenedState,
@@ -73,6 +79,11 @@ export class Checkpointer {
     return this.#running;
   }
 
+  /** The last one failed: when the next will be on the disk, nobody knows. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
+  }
+
   /** Bytes of journal between checkpoints: each writes nearly all pages again where blocks are written at random. */
   get stretch(): number {
     return Math.min(CHECKPOINT_STRETCH_MAX, (3 * this.#state.journal.room.limit) / 8);
@@ -84,18 +95,25 @@ export class Checkpointer {
     this.poke();
   }
 
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.poke();
+  }
+
   /** Begins a checkpoint if one is due. Cheap otherwise. */
   poke(): void {
-    const { journal } = this.#state;
+    const { journal, order } = this.#state;
     const waiting = this.#waiting;
     if (waiting !== null && this.#isOver(waiting.position)) {
       this.#waiting = null;
       waiting.then();
     }
     if (this.#running || this.#finishing || journal.failed !== null || journal.diskFull) return;
-    if (!this.#wanted && journal.head - this.#begunAt < this.stretch) return;
+    if (this.#nowMs < this.#retryAt) return;
+    const isDue = journal.head - this.#begunAt >= this.stretch || (order?.conflicts.deadSince ?? 0) >= DEAD_SCOPES_MAX;
+    if (!this.#wanted && !isDue) return;
     // a batch may be with the pool, and its checksums belong to the pages: then a little later
-    if (this.#isSealed() && !this.#state.order?.isUndecided) this.#begin(false, () => {});
+    if (this.#isSealed() && !order?.isUndecided) this.#begin(false, () => {});
     else this.#wanted = true;
   }
 
@@ -132,17 +150,24 @@ export class Checkpointer {
     const { stamp } = journal;
     const end = (error: Error | null): void => {
       this.#running = false;
+      this.#hasFailed = error !== null;
       if (error === null) this.counters.checkpoints += 1;
-      else this.counters.failures += 1;
+      else {
+        this.counters.failures += 1;
+        this.#wanted = true;
+        this.#retryAt = this.#nowMs + FULL_DISK_RETRY_MS;
+      }
       this.#onDone();
       done();
     };
     const { order } = cursors;
     const written: Parameters<MapLog['checkpoint']>[2] = (error, place) => {
-      if (error !== null || place === null) return end(error);
+      // in a turn of its own: it may be answered before this one is over
+      if (error !== null || place === null) return this.#defer(() => end(error));
       this.#whenDurable(head, () => {
         if (journal.failed !== null) return end(journal.failed);
         if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));
+        const before = superblock.checkpoint;
         superblock.checkpoint = {
           mapFile: place.mapFile,
           mapEnd: place.mapEnd,
@@ -168,6 +193,10 @@ export class Checkpointer {
             mapLog.removeOthers(place.mapFile);
             this.position = cursors.position;
             this.#done = number;
+          } else {
+            // it may be what cannot be saved, and others have something to save; should one have taken it along, both are whole
+            superblock.checkpoint = before;
+            superblock.clean = false;
           }
           end(saveError);
         });

@@ -50,6 +50,8 @@ export interface CleanerOwner {
   checkpointNumber(): { done: number; next: number };
   /** Asks for a checkpoint soon: only it keeps segments from being freed. */
   wantCheckpoint(): void;
+  /** The last one failed: nothing that waits for the next counts as room to come. */
+  checkpointFailed(): boolean;
   /** The peer is taking what it needs right now: waiting for it makes room. */
   peerIsComing(): boolean;
   /** It has taken some of that lately. */
@@ -111,10 +113,9 @@ export class Cleaner {
     this.#owner = owner;
     journal.canClean = () =>
       this.#victim !== null ||
-      this.#dead.size > 0 ||
       this.#pickVictim() !== null ||
-      this.#pinned.size > 0 || // views are dropped for it, but not before the next sync
-      (this.#retains && owner.peerIsComing()) ||
+      (this.#pinned.size > 0 && !owner.checkpointFailed()) || // views are dropped for it, but not before the next sync
+      (this.#retains && (owner.peerIsComing() || this.#givesUpRetention)) ||
       this.#hasDead();
   }
 
@@ -184,13 +185,35 @@ export class Cleaner {
   get #retains(): boolean {
     const { order, written, segmentSize } = this.#journal;
     const kept = Math.min(this.#owner.retainFrom(), order === null ? Infinity : this.#owner.replayFrom());
-    return kept < written - 2 * segmentSize;
+    const freeable = this.#owner.checkpointFailed() ? this.#freeableTo : Infinity;
+    return kept < Math.min(written - 2 * segmentSize, freeable);
   }
 
-  /** Whether there is one that nobody has looked at since it died, or since its view was dropped. */
+  /** Segments that end here or before can be freed once they are empty: with another checkpoint, unless the last one failed. */
+  get #freeableTo(): number {
+    const replay = this.#owner.replayFrom();
+    if (!this.#owner.checkpointFailed()) return replay;
+    return this.#isShownByCheckpoints ? 0 : Math.min(replay, this.#owner.checkpointPosition());
+  }
+
+  /** Whether a checkpoint may point to what no map does, and replay does not mend. */
+  get #isShownByCheckpoints(): boolean {
+    const { order, volumes } = this.#journal;
+    if (order !== null) return true;
+    for (const volume of volumes.values()) if (volume.flat) return true;
+    return false;
+  }
+
+  /** Whether an absent peer's order goes once the limit is reached. Not for a full disk, which may have room again. */
+  get #givesUpRetention(): boolean {
+    const { room } = this.#journal;
+    return room.size === room.limit && !this.#owner.checkpointFailed();
+  }
+
+  /** Whether there is one that is kept for nobody: it waits for a sync or a checkpoint, or to be looked at. */
   #hasDead(): boolean {
     const { segments, segmentSize, written } = this.#journal;
-    const retain = Math.min(this.#owner.retainFrom(), segments.numberOf(written) * segmentSize);
+    const retain = Math.min(this.#owner.retainFrom(), this.#freeableTo, segments.numberOf(written) * segmentSize);
     for (const { number } of segments.all()) {
       if ((number + 1) * segmentSize > retain) return false;
       if (this.#liveness.liveBlocks(number) === 0 && !this.#isPinned(number)) return true;
@@ -207,9 +230,9 @@ export class Cleaner {
     const checkpoint = this.#owner.checkpointPosition();
     const checkpointNumber = this.#owner.checkpointNumber();
     const replay = this.#owner.replayFrom();
+    const freeable = this.#freeableTo;
     let coming = 0;
-    let flat = journal.order !== null;
-    for (const volume of journal.volumes.values()) flat ||= volume.flat;
+    const isShown = this.#isShownByCheckpoints;
     let freed = false;
     let heldByCheckpoint = 0;
     for (const segment of segments.all()) {
@@ -221,19 +244,19 @@ export class Cleaner {
       }
       const end = (number + 1) * journal.segmentSize;
       const kept = end > retain || this.#isPinned(number);
-      if (!kept && end <= replay) coming += segment.size;
+      if (!kept && end <= freeable) coming += segment.size;
       const since = this.#dead.get(number);
       if (since === undefined) {
         this.#dead.set(number, { head: journal.head, checkpoint: checkpointNumber.next });
         continue;
       }
       if (journal.durable < since.head) continue;
-      if (end > checkpoint || (flat && checkpointNumber.done < since.checkpoint)) {
+      if (end > checkpoint || (isShown && checkpointNumber.done < since.checkpoint)) {
         if (end <= replay) heldByCheckpoint += 1;
         continue;
       }
       if (kept) continue;
-      if (end <= replay) coming -= segment.size;
+      if (end <= freeable) coming -= segment.size;
       this.#dead.delete(number);
       journal.freeSegment(segment);
       this.#passedOver.delete(number);
@@ -254,7 +277,7 @@ export class Cleaner {
   #pickVictim(): Segment | null {
     const journal = this.#journal;
     // emptying what may not be freed afterwards would only make the journal longer
-    const retain = Math.min(this.#owner.retainFrom(), this.#owner.replayFrom());
+    const retain = Math.min(this.#owner.retainFrom(), this.#freeableTo);
     const current = journal.segments.numberOf(journal.written);
     const blockBytes = this.#smallestBlock();
     let best: Segment | null = null;
@@ -297,13 +320,13 @@ export class Cleaner {
     const checkpoint = this.#owner.checkpointPosition();
     if (checkpoint < journal.written - journal.room.limit / 4 && checkpoint < this.#owner.replayFrom())
       this.#owner.wantCheckpoint();
+    if (this.#owner.checkpointFailed()) return; // whatever is given up, that would be no room
     if (this.#pinned.size > 0) {
       // what the peer takes makes room as well; once it stands still it may be for want of this room
       if (this.#retains && this.#owner.peerIsComing() && this.#owner.peerIsTaking()) return;
       this.counters.viewsDropped += this.#pinned.size;
       this.#owner.dropViews();
-    } else if (this.#retains && !this.#owner.peerIsComing() && journal.room.size === journal.room.limit) {
-      // not for a full disk, which may have room again
+    } else if (this.#retains && !this.#owner.peerIsComing() && this.#givesUpRetention) {
       this.counters.retentionGivenUp += 1;
       this.#owner.giveUpRetention();
     }

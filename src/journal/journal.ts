@@ -19,6 +19,7 @@ import {
   AT_SIZE,
   AT_TYPE,
   FLAG_STAGED,
+  RECORD_SIZE_MAX,
   RECORD_SIZE_MIN,
   TYPE_ABORT,
   TYPE_BASE,
@@ -41,7 +42,7 @@ import type { ForelockError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
-import { KIB } from '../limits.js';
+import { CLOCK_MAX, CLOCK_OWN_MAX, KIB } from '../limits.js';
 import { Appender } from './appender.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
@@ -56,6 +57,7 @@ import type { Store } from './store.js';
 const SEAL_AHEAD_SIZE = 256 * KIB;
 /** Of a batch for the pool at most this part: where those are small, as in simulated worlds, pieces are, too. */
 const SEAL_AHEAD_SHARE = 16;
+const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, SEGMENT_HEAD_SHIFT);
 
 /** Records that name blocks of a volume. */
 const PLACED: ReadonlySet<number> = new Set([TYPE_LOCK, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM, TYPE_BASE, TYPE_BASE_ZERO]);
@@ -152,6 +154,8 @@ export class Journal {
   /** Positions; see the inequality above. */
   head = 0;
   sealed = 0;
+  /** What was refused last would have found room but for what is pinned. */
+  isHeldByPin = false;
   /** Highest stamp given or seen. */
   stamp = 0;
   /** Applied cursor of the peer's stream, recorded in MARKs. */
@@ -263,14 +267,17 @@ export class Journal {
   }
 
   /**
-   * What is wrong with the place that a record of a stream names, or null. Such a record is not kept: it could neither be
-   * applied nor replayed, and a payload of other blocks than the volume's would be read beyond its end.
+   * What is wrong with the place that a record of a stream names, or its stamp; or null. Such a record is not kept: it could
+   * neither be applied nor replayed, a payload of other blocks than the volume's would be read beyond its end, and every
+   * stamp of this site has to be above it.
    */
-  misplaced({ type, sequence, volume, lba, blockCount, blockShift }: RecordHeader): string | null {
+  misplaced({ type, sequence, volume, lba, blockCount, blockShift, clock }: RecordHeader): string | null {
+    if (clock > CLOCK_MAX) return `record ${sequence} has a clock of ${clock}, which leaves none for what follows`;
     if (volume === 0) return PLACED.has(type) ? `record ${sequence} of type ${type} names no volume` : null;
     const known = this.volumes.get(volume);
     if (known === undefined) return `record ${sequence} is about volume ${volume}, which does not exist`;
     if (!PLACED.has(type)) return null;
+    if (blockCount < 1) return `record ${sequence} of type ${type} is about no blocks`;
     if (lba + blockCount > known.map.blockCount)
       return `record ${sequence} is about blocks ${lba}+${blockCount} of volume ${volume}, which do not exist`;
     if (blockShift !== 0 && blockShift !== known.blockShift)
@@ -296,6 +303,11 @@ export class Journal {
     }
     if (this.kernel.checkHeader(at, available) === 0) return -1;
     return this.belongsAt(this.#header.read(this.memory.view, at), position) ? at : -1;
+  }
+
+  /** How long ago a stamp was given, ms, by the clock that gives them; 0 for one that is ahead of it. */
+  ageOf(stamp: number): number {
+    return Math.max(0, (this.#options.clock() - stamp) / 1000);
   }
 
   /** Recovery has left valid bytes [from, head) in the ring and the files; everything is durable. */
@@ -355,7 +367,7 @@ export class Journal {
     this.#turnSegment(size);
     const local = type >= TYPE_LOCAL;
     const sequence = local ? this.head : this.own.appended + 1;
-    if (clock === 0) this.stamp = Math.max(this.stamp + 1, this.#options.clock());
+    if (clock === 0) this.stamp = Math.max(this.stamp + 1, Math.min(this.#options.clock(), CLOCK_OWN_MAX));
     const at = this.address(this.head);
     const encoded = this.kernel.encode(
       at,
@@ -554,6 +566,30 @@ export class Journal {
     return this.#admitHost(size, true);
   }
 
+  /** The same for records of these sizes, one after the other in one turn: with what turns of segment take between them. */
+  roomForAll(sizes: readonly number[]): number {
+    let at = this.head;
+    let end = at;
+    for (const size of sizes) {
+      const rest = this.segmentSize - (at % this.segmentSize);
+      end = Math.max(end, at + size + Math.min(size + RECORD_SIZE_MIN, rest)); // as #admit will ask
+      if (!fits(size, rest)) at += rest;
+      if (at % this.segmentSize === 0) at += SEGMENT_RECORD_SIZE;
+      at += size;
+    }
+    return this.roomFor(end - this.head);
+  }
+
+  /** No room for a host's record, and none can be made: it is refused until others have gone, or the limit is another. */
+  get isFullForHosts(): boolean {
+    return this.room.used + RECORD_SIZE_MAX > this.room.forHosts && !this.canClean();
+  }
+
+  /** The same of what the peer sends. */
+  get isFullForPeer(): boolean {
+    return this.room.forPeer === 0 && !this.canClean();
+  }
+
   /** Asks that everything appended so far becomes durable soon. */
   sync(): void {
     this.appender.sync();
@@ -626,10 +662,12 @@ export class Journal {
     const end = this.head + size + Math.min(size + RECORD_SIZE_MIN, this.#segmentRest()) + 1024;
     const oldestPin = this.#pins.length > 0 ? this.#pins[0]!.position : Number.POSITIVE_INFINITY;
     if (end - this.ringSize > Math.min(this.written, oldestPin)) {
+      this.isHeldByPin = end - this.ringSize <= this.written;
       this.#roomWanted = true;
       this.appender.append();
       return this.diskFull ? NO_SPACE : RING_FULL;
     }
+    this.isHeldByPin = false;
     if (end - this.ringSize > this.#ringFrom) this.#ringFrom = end - this.ringSize;
     return 0;
   }
@@ -643,7 +681,7 @@ export class Journal {
   #turnSegment(size: number): void {
     if (this.head % this.segmentSize !== 0) {
       const rest = this.#segmentRest();
-      if (size === rest || size <= rest - RECORD_SIZE_MIN) return;
+      if (fits(size, rest)) return;
       this.#encodeLocal(TYPE_PAD, 0, 0, 0, 0, 0);
       this.memory.view.setUint32(this.address(this.head) + AT_SIZE, rest, true);
       if (rest > RECORD_SIZE_MIN) this.appender.skip(this.head + RECORD_SIZE_MIN, this.head + rest);
@@ -802,6 +840,11 @@ export class Journal {
       if (!this.#closed) this.listener.room();
     });
   }
+}
+
+/** Does a record fit what is left of a segment? Behind it there must be nothing, or room for a PAD. */
+function fits(size: number, rest: number): boolean {
+  return size === rest || size <= rest - RECORD_SIZE_MIN;
 }
 
 /** Size field of the record at `offset`, or 0 if it cannot be one. */

@@ -39,27 +39,37 @@ export class Room {
   }
 
   /** Hosts leave this much to the cleaner: what it has copied is there twice until it could free a segment. */
-  get #cleanerReserve(): number {
-    return Math.min(2 * this.#journal.segmentSize, Math.floor(this.size / 4));
+  #cleanerReserve(size: number): number {
+    return Math.min(2 * this.#journal.segmentSize, Math.floor(size / 4));
   }
 
   /**
    * And this much to the peer's stream, where both sites write: a site that cannot take what the other has for it, because
    * it keeps its own for the other, would wait for ever if the other did the same.
    */
-  get #peerReserve(): number {
-    return this.#journal.order === null ? 0 : Math.floor(Math.min(CREDIT_BYTES, this.size / PEER_ROOM_SHARE));
+  #peerReserve(size: number): number {
+    return this.#journal.order === null ? 0 : Math.floor(Math.min(CREDIT_BYTES, size / PEER_ROOM_SHARE));
+  }
+
+  #forHosts(size: number): number {
+    return size - this.#cleanerReserve(size) - this.#peerReserve(size);
   }
 
   /** Beyond this hosts append nothing. */
   get forHosts(): number {
-    return this.size - this.#cleanerReserve - this.#peerReserve;
+    return this.#forHosts(this.size);
+  }
+
+  /** The same on a disk that is large enough. */
+  get forHostsAsConfigured(): number {
+    return this.#forHosts(this.limit);
   }
 
   /** Bytes of the peer's stream that may be promised to be taken: what was promised is taken, whatever the limit. */
   get forPeer(): number {
-    const room = Math.max(0, this.size - this.#cleanerReserve - this.used);
-    return this.#journal.order === null ? room : Math.min(room, this.#peerReserve);
+    const { size } = this;
+    const room = Math.max(0, size - this.#cleanerReserve(size) - this.used);
+    return this.#journal.order === null ? room : Math.min(room, this.#peerReserve(size));
   }
 
   /** Whether that may go beyond: there is more than the segment that the cleaner needs, for a full disk can free nothing. */

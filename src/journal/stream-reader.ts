@@ -23,12 +23,17 @@ export interface Stretch {
   /** Sequence of the first record and how many there are. */
   first: number;
   count: number;
+  /** It stands in the ring: hosts cannot append over it before it is given back. */
+  isRing: boolean;
   /** Gives the memory back; the bytes must not be touched afterwards. */
   release: () => void;
 }
 
 const REMEDY =
   '. The other site cannot be told what stood there: start it as an empty standby, or restore this one from a backup';
+
+/** A status looks at no more headers than this: of what is not in the ring each is a read. A frame has fewer. */
+const LOOKED_AT_MAX = 4096;
 
 /** Where a stream's records are looked up and read from. */
 export class StreamReader {
@@ -121,6 +126,25 @@ export class StreamReader {
       position += header.size;
     }
     return found;
+  }
+
+  /**
+   * The stamp of a record that stands at `from` or soon behind it; null when it is not found there. Nothing is sought: what
+   * is handed out next stays the same.
+   */
+  stampOf(sequence: number, from: number): number | null {
+    const journal = this.#journal;
+    const header = new RecordHeader();
+    let position = from;
+    for (let looked = 0; looked < LOOKED_AT_MAX && position < journal.head; looked += 1) {
+      const at = journal.locate(position);
+      if (at < 0) return null;
+      header.read(journal.memory.view, at);
+      if (header.type < TYPE_LOCAL && header.site === this.#site && header.sequence >= sequence)
+        return header.sequence === sequence ? header.clock : null;
+      position += header.size;
+    }
+    return null;
   }
 
   /** Whether a TRUNCATED behind this record took it back. */
@@ -258,7 +282,7 @@ export class StreamReader {
     if (count === 0) return null;
     const first = this.#sequence;
     this.#sequence += count;
-    return { at: at + skipped, size, position, first, count, release: () => {} };
+    return { at: at + skipped, size, position, first, count, isRing: ring, release: () => {} };
   }
 
   #load(): void {

@@ -155,7 +155,8 @@ export class WsLink implements Link {
     this.#closed = true;
     this.#cancelBeat();
     if (this.#paused) this.#ws.resume(); // or the peer's half of the closing handshake is never read
-    this.#ws.close(code, fitted);
+    if (code === CLOSE_TIMEOUT) this.#ws.terminate();
+    else this.#ws.close(code, fitted);
     this.#gone(fitted, code);
     return fitted;
   }

@@ -38,6 +38,9 @@
  * `kept` is the last sequence that stays whatever happens (what the site had when the epoch began, and told in HELLO and
  * READY), and only what is kept or granted is confirmed as received and durable. A record that is kept, a base record
  * and one that is looked at without a link wait as under target-retry.
+ *
+ * A record that can never be applied (its scope is not open, its lock is the stream's own already) is refused, with all
+ * behind it: there is no link any more until a start, and they are taken back from the journal.
  */
 import {
   FLAG_READ_LOCK,
@@ -108,6 +111,8 @@ export type TargetEvent =
   /** So much more than was consumed can be taken for certain: no more is promised. Told before `consumed`. */
   | { kind: 'room'; bytes: number }
   | { kind: 'applied'; through: number }
+  /** What was refused, and all behind it, is no more in the journal. */
+  | { kind: 'takenBack' }
   /** Away: records that came with the lost tail of this site's own stream, and are in the journal. */
   | { kind: 'returned'; through: number }
   /** Retransmit: what was received so far cannot be dropped any more. */
@@ -129,6 +134,11 @@ export type TargetEffect =
   | { kind: 'granted'; sequence: number }
   /** The base copy is applied, caught up with and durable: the image is the source's at one point. */
   | { kind: 'consistent' }
+  /**
+   * The head of the commit log, behind this sequence, can never be applied: take it and all behind it out of the journal,
+   * if that can be (step `takenBack`), or the next start would apply it.
+   */
+  | { kind: 'refused'; through: number }
   /** The peer broke the protocol: close the link. */
   | { kind: 'broken'; reason: string };
 
@@ -387,6 +397,12 @@ export class TargetStream {
         break;
       case 'applied':
         this.#appliedThrough(event.through);
+        break;
+      case 'takenBack':
+        this.#received = this.#granted;
+        this.#accepted = this.#granted;
+        this.#kept = this.#granted;
+        this.#durable = Math.min(this.#durable, this.#granted);
         break;
       case 'keep':
         if (this.#kept < this.#received) this.#dirty = true;
@@ -671,6 +687,7 @@ export class TargetStream {
 
   #refuse(reason: string): Admission {
     this.#poison = reason;
+    this.#effects.push({ kind: 'refused', through: this.#granted });
     this.#break(reason);
     return WAIT;
   }

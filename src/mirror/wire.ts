@@ -61,7 +61,16 @@ import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
 import { assert, fail } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
-import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, KIB, MESSAGE_SIZE_MAX } from '../limits.js';
+import {
+  CONTROL_SIZE_MAX,
+  EPOCH_MAX,
+  GENERATION_ORDINAL_MAX,
+  GENERATIONS_MAX,
+  GROUP_VOLUMES_MAX,
+  KIB,
+  MEETINGS_MAX,
+  MESSAGE_SIZE_MAX,
+} from '../limits.js';
 import type { BasePosition } from './base.js';
 import type { Meeting, SiteState } from './decide.js';
 
@@ -256,12 +265,12 @@ function recordBySite<T>(value: z.ZodType<T>): z.ZodType<Record<string, T>> {
     .refine((sites) => Object.keys(sites).every((key) => Number(key) <= SITES_MAX), 'a site number is 1..255');
 }
 const bySite = recordBySite(sequence);
-const meeting = z.strictObject({ count: sequence, id: u32 });
+const meeting = z.strictObject({ count: sequence.max(MEETINGS_MAX), id: u32 });
 
 const position = z.strictObject({ volume: z.int().min(0).max(0xffff), lba: sequence });
 
 const generation = z.strictObject({
-  ordinal: u32,
+  ordinal: sequence.max(GENERATION_ORDINAL_MAX),
   id: name,
   parent: name.nullable(),
   minter: siteNumber,
@@ -302,7 +311,7 @@ const siteState: z.ZodType<SiteState> = z.strictObject({
       end: sequence.nullable(),
     })
     .nullable(),
-  epoch: u32,
+  epoch: sequence.max(EPOCH_MAX),
   served: z.boolean(),
   clean: z.boolean(),
 });

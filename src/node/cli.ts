@@ -3,7 +3,8 @@
  * The `forelock` command. Parsing, printing and exit codes only; what it does is elsewhere.
  *
  *     0   yes, or done
- *     1   the answer is no: the sides differ, the journal is damaged, the lock was not had
+ *     1   the answer is no: the sides differ, the journal is damaged, the lock was not had; of serve: its disk failed or is
+ *         full, and the stop could not make everything durable
  *     2   the command line is wrong
  *     3   could not tell: gateway or peer away
  *     78  the configuration, or the state that it names, is wrong
@@ -77,8 +78,8 @@ function makeProgram(exit: (code: number) => void): Command {
     .addHelpText(
       'after',
       `
-Exit codes: 0 yes; 1 the answer is no (differs, damaged); 2 usage; 3 could not tell (gateway or peer away);
-78 configuration.
+Exit codes: 0 yes; 1 the answer is no (differs, damaged, not all made durable at a stop); 2 usage;
+3 could not tell (gateway or peer away); 78 configuration.
 
 First steps:
   forelock demo                                        see it work: two gateways, 50 ms apart, in half a minute
@@ -224,7 +225,8 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     if (warning !== null) warn(warning);
   }
   const { Gateway } = await import('./gateway.js'); // everything else starts faster without it
-  const gateway = await Gateway.fromConfig(options, (text) => say(text));
+  const tell = (text: string): void => void process.stderr.write(`forelock: ${text}\n`);
+  const gateway = await Gateway.fromConfig(options, tell);
   const stopping = stopSignal();
   const control = await ControlServer.open({
     control: gateway,
@@ -255,6 +257,9 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
     await control.close();
     await gateway.close();
   }
+  const [undurable, ...others] = await gateway.close();
+  if (undurable !== undefined)
+    throw new ForelockError(undurable.code, [undurable, ...others].map(({ message }) => message).join('\n'));
   say('stopped');
 }
 

@@ -412,9 +412,24 @@ function checkDual(group: GroupOptions, fail: (message: string) => never): void 
       `volume ${flat.name}: platter=flat cannot be dual: its image is written in place, and what the other site's earlier writes change could not be put beneath; use platter journal`,
     );
   }
-  if (group.peer === null && group.listen === null)
-    fail(`group ${group.name} is dual and has no peer: give --peer or --listen`);
-  if (!group.speculation) fail(`group ${group.name}: dual works speculatively only; leave out --speculation off`);
+  const misfit = findDualMisfit(group.name, {
+    paired: group.peer !== null || group.listen !== null,
+    speculation: group.speculation,
+    onReject: group.onReject,
+  });
+  if (misfit !== null) fail(misfit);
+}
+
+/** Why a group in which both sites write is refused, be the role given or remembered by the state directory; or null. */
+export function findDualMisfit(
+  group: string,
+  { paired, speculation, onReject }: { paired: boolean; speculation: boolean; onReject: RejectPolicy },
+): string | null {
+  if (!paired) return `group ${group} is dual and has no peer: give --peer or --listen`;
+  if (!speculation) return `group ${group}: dual works speculatively only; leave out --speculation off`;
+  if (onReject !== 'target-retry')
+    return `group ${group}: on-reject ${onReject} cannot be dual: a stream that stops or goes back would leave out what the other site has decided on; leave it out`;
+  return null;
 }
 
 /** A unix socket's path must fit sockaddr_un. */

@@ -97,9 +97,25 @@ export interface DualStatus {
   /** freeze, or prefer:SITE. */
   whenSplit: string;
   /** How far this site's image is behind the other's stream. */
-  behind: { records: number; ageMs: number };
+  behind: { records: number; ageMs: number | null };
   /** Since the start: scopes of the other site that met own ones; scopes lost, own ones, those that went with them, the other's. */
   conflicts: { met: number; aborted: number; cascaded: number; abortedPeer: number };
+}
+
+/** Never negative. */
+export interface LagStatus {
+  /** Of journal; null: not known, as at a standby. */
+  bytes: number | null;
+  records: number;
+  /**
+   * At a source: the age of the oldest write that the target's image lacks. At a standby: how long ago its image had all that
+   * the source had told of, which without a link is all that it knows. null: not known.
+   */
+  ageMs: number | null;
+  /** While it is not whole: bytes of the volumes' addresses that the target has, and all of them. The image is none so far. */
+  firstCopy: { doneBytes: number; totalBytes: number } | null;
+  /** At a source: what the peer lacks is not kept for it, or it never had anything. It needs a first copy. */
+  fullCopyNeeded: boolean;
 }
 
 export interface GroupStatus {
@@ -113,8 +129,8 @@ export interface GroupStatus {
   volumes: VolumeStatus[];
   link: LinkStatus;
   cursors: { own: OwnCursors; peer: PeerCursors };
-  /** How far the target's image is behind; never negative. */
-  lag: { bytes: number; records: number; ageMs: number };
+  /** How far the target's image is behind; null where no peer is configured, and at a standby that was never adopted. */
+  lag: LagStatus | null;
   ack: 'local' | 'received' | 'applied';
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
@@ -128,6 +144,12 @@ export interface GroupStatus {
   /** Sequence since which answers were given alone, or null. */
   degradedSince: number | null;
   journal: {
+    /** Why the disk takes nothing more until the next start; null while it does. */
+    failed: string | null;
+    /** The disk has no room, or had none a moment ago: what needs some fails with ENOSPC, or (standby) is not taken. */
+    diskFull: boolean;
+    /** The same of the journal's own limit. */
+    full: boolean;
     usedBytes: number;
     limitBytes: number;
     segments: number;

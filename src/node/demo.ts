@@ -302,7 +302,7 @@ class Demo {
       p99: meter.percentile(99),
     });
     this.#view.doing = 'the load has stopped; east applies what is on its way';
-    const lagRecords = (await this.#look(sample)).lag.records;
+    const lagRecords = (await this.#look(sample)).lag?.records ?? 0;
     for (;;) {
       const group = await this.#look(sample);
       const { appended, applied } = group.cursors.own;

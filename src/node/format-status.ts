@@ -1,7 +1,7 @@
 /** A gateway's status for people: aligned, one screen a group, colours only where a terminal shows them. */
 import { FREEZE_HOLD_MS } from '../limits.js';
 import { formatSize } from '../units.js';
-import type { GatewayStatus, GroupStatus, LinkStatus } from './control.js';
+import type { GatewayStatus, GroupStatus, LagStatus, LinkStatus } from './control.js';
 
 export interface Paint {
   good(text: string): string;
@@ -48,8 +48,9 @@ export function formatStatus(status: GatewayStatus, paint: Paint): string {
 function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
   const { link, journal, cursors } = group;
   const role = group.role === 'standby' ? 'standby' : paint.good(group.role);
-  const consistency =
-    group.consistency === 'consistent' ? '' : `  ${paint.bad('inconsistent: a first copy is unfinished')}`;
+  const isAdopted = group.id !== '';
+  const unfinished = isAdopted ? 'inconsistent: a first copy is unfinished' : 'empty: its peer has not adopted it yet';
+  const consistency = group.consistency === 'consistent' ? '' : `  ${paint.bad(unfinished)}`;
   const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, on-reject ${group.onReject}, kernel ${group.kernel}`;
   const lines = [`${paint.bold(`group ${group.name}`)}  ${role}${consistency}  ${paint.dim(policy)}`];
   const add = (label: string, text: string): void => {
@@ -78,8 +79,7 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
       alone: paint.bad('this site serves alone'),
     }[state];
     add('dual', `${says}  ${paint.dim(`when-split ${whenSplit}`)}`);
-    if (behind.records > 0)
-      add('', `${behind.records} of the other's records to apply, ${formatDuration(behind.ageMs)}`);
+    if (behind.records > 0) add('', `${behind.records} of the other's records to apply, ${formatAge(behind.ageMs)}`);
     const { met, aborted, cascaded, abortedPeer } = conflicts;
     if (met > 0) add('conflicts', `${met} met, ${aborted} + ${cascaded} scopes lost here, ${abortedPeer} there`);
   }
@@ -95,7 +95,14 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
       paint.warn(`${state}: sequence ${sequence} needs a lock at the target, ${means}, ${formatDuration(ageMs)}`),
     );
   }
-  add('lag', formatLag(group, paint));
+  if (journal.failed !== null) add('failed', paint.bad(journal.failed));
+  else if (journal.diskFull || journal.full) {
+    const then = group.role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
+    const ends = journal.diskFull ? '' : ' until blocks are trimmed, or with a larger --journal';
+    add(journal.diskFull ? 'disk full' : 'full', paint.bad(`${then}${ends}`));
+  }
+  if (group.lag !== null) add('lag', formatLag(group.lag, group, paint));
+  else if (!isAdopted) add('lag', paint.bad('there is no copy here at all'));
   add('journal', formatJournal(journal));
   lines.push('');
   lines.push(
@@ -160,11 +167,29 @@ function formatLink(link: LinkStatus, paint: Paint): string {
   return `${state}  ${peer}${link.reason === '' ? '' : `: ${link.reason}`}`;
 }
 
-function formatLag({ lag }: GroupStatus, paint: Paint): string {
-  const bytes = Math.max(0, lag.bytes);
+function formatAge(ageMs: number | null): string {
+  return ageMs === null ? 'of unknown age' : formatDuration(Math.max(0, ageMs));
+}
+
+function formatLag(lag: LagStatus, { role, link }: GroupStatus, paint: Paint): string {
   const records = Math.max(0, lag.records);
-  if (records === 0 && bytes === 0) return paint.good('none');
-  return `${formatSize(bytes)}, ${records} records, oldest ${formatDuration(Math.max(0, lag.ageMs))}`;
+  if (lag.fullCopyNeeded) return paint.bad('full copy needed: what the peer lacks is not kept for it');
+  if (lag.firstCopy !== null) {
+    const { doneBytes, totalBytes } = lag.firstCopy;
+    const share = totalBytes === 0 ? 0 : Math.floor((100 * doneBytes) / totalBytes);
+    const behind = records === 0 ? '' : `, then ${records} records`;
+    return paint.warn(`first copy ${share} %, ${formatSize(doneBytes)} of ${formatSize(totalBytes)}${behind}`);
+  }
+  if (role !== 'standby') {
+    if (records === 0) return paint.good('none');
+    const bytes = lag.bytes === null ? '' : `${formatSize(Math.max(0, lag.bytes))}, `;
+    return `${bytes}${records} records, oldest ${formatAge(lag.ageMs)}`;
+  }
+  const isLinked = link.state === 'streaming';
+  if (records === 0 && isLinked) return paint.good('none');
+  const asOf = lag.ageMs === null ? 'image of unknown age' : `image of ${formatAge(lag.ageMs)} ago`;
+  if (isLinked) return `${records} records, ${asOf}`;
+  return paint.warn(`${records === 0 ? '' : `at least ${records} records, `}no link: ${asOf}`);
 }
 
 function formatJournal({

@@ -36,9 +36,10 @@ import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
-import type { GatewayOptions as Config } from './config.js';
+import { type GatewayOptions as Config, findDualMisfit } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
-import { gatewayStatus } from './status.js';
+import { LinkReport } from './link-report.js';
+import { gatewayStatus, linkStatus } from './status.js';
 
 /**
  * Batches of at least this many bytes are sealed by the pool: a thread that has just copied them seals them in sixty
@@ -94,8 +95,12 @@ export interface Member {
   config: GroupConfig;
   pair: Pair;
   endpoint: LinkEndpoint | null;
+  /** What the operator was told of the link. */
+  report: LinkReport | null;
   environment: StateEnvironment;
   group: Group | null;
+  /** The group is being made here, for the first time: adopted, or founded. It is open once this is resolved. */
+  making: Promise<Group> | null;
   /** Bytes passed to write calls on state files, by kind of file. */
   bytesWritten(): object;
 }
@@ -121,7 +126,7 @@ export class Gateway {
   #timer: NodeJS.Timeout | null = null;
   /** It does not go on: what this start made, and nobody has used, is not to bind the next one. */
   #leavesNothing = true;
-  #closing: Promise<void> | null = null;
+  #closing: Promise<ForelockError[]> | null = null;
 
   /**
    * Opens (or creates) the state, recovers, listens and connects.
@@ -295,36 +300,52 @@ export class Gateway {
     });
   }
 
-  /** A clean stop: refuses new requests, finishes what runs, makes all of it durable. */
-  close(): Promise<void> {
+  /**
+   * A clean stop: refuses new requests, finishes what runs, makes all of it durable.
+   * @returns of each group whose disk did not take all of it, what is missing there and where it is
+   */
+  close(): Promise<ForelockError[]> {
     this.#closing ??= this.#close();
     return this.#closing;
   }
 
   /** The start came to nothing after all: closes, and removes what it made if nobody has used it. */
-  abandon(): Promise<void> {
+  async abandon(): Promise<void> {
     this.#leavesNothing = true;
-    return this.close();
+    await this.close();
   }
 
-  async #close(): Promise<void> {
+  async #close(): Promise<ForelockError[]> {
+    const undurable: ForelockError[] = [];
     await this.nbd.close();
-    for (const { pair, endpoint } of this.#members) {
-      pair.close();
-      await endpoint?.close();
+    for (const member of this.#members) {
+      member.pair.close();
+      await member.endpoint?.close();
+      await member.making?.catch(() => {}); // or it would be opened behind this, and never closed
     }
     for (const { group, environment } of this.#members) {
       if (group === null) environment.closed();
-      else await group.close();
+      else {
+        const error = await group.close();
+        if (error !== null) undurable.push(error);
+      }
     }
     if (this.#timer !== null) clearInterval(this.#timer);
+    return undurable;
   }
 
   #tick(): void {
-    for (const { group, pair } of this.#members) {
-      group?.tick();
-      pair.tick(performance.now());
+    for (const member of this.#members) {
+      member.group?.tick();
+      member.pair.tick(performance.now());
+      this.#reportLink(member);
     }
+  }
+
+  #reportLink(member: Member): void {
+    if (this.#closing !== null || member.report === null) return;
+    const line = member.report.look(linkStatus(member), performance.now());
+    if (line !== null) this.options.onEvent?.(`group ${member.options.group}: ${line}`);
   }
 
   /** What hosts have asked of volumes of this gateway so far, and what came for them from peers. */
@@ -339,7 +360,8 @@ export class Gateway {
   }
 
   async #openMember(options: GroupOptions, directory: string): Promise<void> {
-    if (options.peer === undefined && options.listen === undefined) {
+    const paired = options.peer !== undefined || options.listen !== undefined;
+    if (!paired) {
       const promise = findVoidPromise(options.group, options.ack, options.whenPeerAway);
       if (promise !== null) throw new ForelockError('CONFIG', promise);
     }
@@ -354,6 +376,18 @@ export class Gateway {
     const { files, superblock } = loaded;
     this.#warnOfSplit(options, superblock);
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const misfit =
+      role !== 'dual'
+        ? null
+        : findDualMisfit(options.group, {
+            paired,
+            speculation: options.speculation === 'on',
+            onReject: options.onReject ?? 'target-retry',
+          });
+    if (misfit !== null) {
+      store.close();
+      throw new ForelockError('CONFIG', misfit);
+    }
     const environment: StateEnvironment = {
       store,
       hash: this.#hash,
@@ -384,7 +418,7 @@ export class Gateway {
       if (superblock !== null || role === 'primary') {
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
-      } else if (options.peer === undefined && options.listen === undefined) {
+      } else if (!paired) {
         throw new ForelockError(
           'CONFIG',
           `group ${options.group}: a new ${role} site needs its peer: give --peer or --listen`,
@@ -407,7 +441,9 @@ export class Gateway {
       config,
       environment,
       endpoint: null,
+      report: null,
       group,
+      making: null,
       pair,
       bytesWritten: () => store.bytesWritten,
     };
@@ -447,7 +483,7 @@ export class Gateway {
       for (const { name } of superblock.volumes) this.#groupOfVolume.delete(name);
       throw error;
     });
-    if (state.warning !== null) this.warnings.push(state.warning);
+    for (const warning of state.warnings) this.#warn(warning);
     const group = new Group(
       state,
       {
@@ -467,6 +503,12 @@ export class Gateway {
     return group;
   }
 
+  /** Whoever opens the gateway looks at `warnings`; a group that is adopted later comes too late for that. */
+  #warn(text: string): void {
+    if (this.#timer === null) this.warnings.push(text);
+    else this.options.onEvent?.(`warning: ${text}`);
+  }
+
   /** Hosts ask for a volume by its name alone: two of one name, and which of them they get would be left to chance. */
   #takeNames(group: string, { volumes }: Superblock): void {
     for (const { name } of volumes) {
@@ -483,10 +525,15 @@ export class Gateway {
   }
 
   /** An empty site takes over the group it meets, or founds one (dual). */
-  async #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
-    const { files } = loadSuperblock(member.environment.store, this.#hash);
-    member.group = await this.#openGroup(member.options, member.config, member.environment, files, make(member.config));
-    return member.group;
+  #create(member: Member, make: (config: GroupConfig) => Superblock): Promise<Group> {
+    const create = async (): Promise<Group> => {
+      const { options, config, environment } = member;
+      const { files } = loadSuperblock(environment.store, this.#hash);
+      member.group = await this.#openGroup(options, config, environment, files, make(config));
+      return member.group;
+    };
+    member.making = create();
+    return member.making;
   }
 
   async #connect(member: Member): Promise<void> {
@@ -500,7 +547,10 @@ export class Gateway {
       shape: shaped ? { roundTripMs: options.linkRttMs ?? 0, bytesPerSecond: options.linkRate ?? 0 } : null,
       hello: () => pair.hello(),
       onLink: (link, peer) => pair.onLink(link, peer.hello),
+      // once the pair knows, too
+      onState: () => setImmediate(() => this.#reportLink(member)),
     });
+    member.report = new LinkReport(linkStatus(member), performance.now());
   }
 
   /** What the peer may ask. */

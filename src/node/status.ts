@@ -1,7 +1,11 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
+
+import type { EndpointState } from '../link/endpoint.js';
+import type { BasePosition } from '../mirror/base.js';
 import { VERSION } from '../paths.js';
 import type { Group } from '../volume/group.js';
-import type { DualStatus, GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
+import type { Receiver } from '../volume/receiver.js';
+import type { DualStatus, GatewayStatus, GroupStatus, LagStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
 
@@ -36,13 +40,23 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       volumes: [],
       link,
       cursors: { own: noCursors(), peer: { received: 0, granted: 0, applied: 0, durable: 0 } },
-      lag: { bytes: 0, records: 0, ageMs: 0 },
+      lag: null,
       ...policy,
       rejection: null,
       dual: null,
       parted: null,
       degradedSince: null,
-      journal: { usedBytes: 0, limitBytes: 0, segments: 0, ringSize: 0, checkpointPosition: 0, position: 0 },
+      journal: {
+        failed: null,
+        diskFull: false,
+        full: false,
+        usedBytes: 0,
+        limitBytes: 0,
+        segments: 0,
+        ringSize: 0,
+        checkpointPosition: 0,
+        position: 0,
+      },
       counters: {},
     };
   }
@@ -55,7 +69,6 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     durable: journal.own.durable,
   };
   const peer = { received: 0, granted: 0, applied: 0, durable: 0 };
-  const lag = { bytes: 0, records: 0, ageMs: 0 };
   const dual = dualStatus(member, group);
   if (sender !== null) {
     const { source } = sender;
@@ -67,24 +80,15 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       peerDurable: source.peerDurable,
       trimmed: source.trimmed,
     });
-    const { bytes, oldestAt } = sender.backlog;
-    lag.records = Math.max(0, source.appended - source.applied);
-    if (lag.records > 0) {
-      lag.bytes = bytes;
-      lag.ageMs = oldestAt === null ? 0 : Math.max(0, group.nowMs() - oldestAt);
-    }
   }
   if (receiver !== null) {
-    const { target, announced } = receiver;
+    const { target } = receiver;
     Object.assign(peer, {
       received: target.received,
       granted: target.granted,
       applied: target.applied,
       durable: target.durable,
     });
-    const behind = sender === null ? lag : (dual?.behind ?? lag);
-    behind.records = Math.max(0, announced.appended - target.applied);
-    if (behind.records > 0) behind.ageMs = Math.max(0, group.nowMs() - receiver.appliedAllAt);
   }
   return {
     name: group.name,
@@ -102,13 +106,16 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     })),
     link,
     cursors: { own, peer },
-    lag,
+    lag: group.policy.paired ? lagOf(group) : null,
     ...policy,
     rejection: rejectionOf(group),
     dual,
     parted: pair.parted,
     degradedSince: superblock.degradedSince,
     journal: {
+      failed: journal.failed?.message ?? null,
+      diskFull: group.health.full === 'disk',
+      full: group.health.full === 'journal',
       usedBytes: journal.segments.used,
       limitBytes: journal.room.limit,
       segments: journal.segments.count,
@@ -142,6 +149,38 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
   };
 }
 
+function lagOf(group: Group): LagStatus {
+  const { sender, receiver } = group;
+  const firstCopy = firstCopyOf(group);
+  if (sender === null) return { bytes: null, ...behindOf(group, receiver!), firstCopy, fullCopyNeeded: false };
+  const { appended, applied } = sender.source;
+  const fullCopyNeeded = sender.needsFullCopy;
+  return { ...sender.backlog, records: Math.max(0, appended - applied), firstCopy, fullCopyNeeded };
+}
+
+/** Of the peer's stream. */
+function behindOf(group: Group, receiver: Receiver): { records: number; ageMs: number | null } {
+  const records = receiver.recordsBehind;
+  if (records === 0 && receiver.linked) return { records, ageMs: 0 };
+  const { appliedAllAt } = receiver;
+  return { records, ageMs: appliedAllAt === null ? null : Math.max(0, group.nowMs() - appliedAllAt) };
+}
+
+/** Counted by address, which both ends know: where little is mapped, that is quick. */
+function firstCopyOf({ sender, receiver, volumes }: Group): LagStatus['firstCopy'] {
+  let copied: BasePosition | null;
+  if (receiver?.imageConsistent === false) copied = receiver.copied;
+  else if (sender?.source.consistent === false) copied = sender.copied;
+  else return null;
+  let [doneBytes, totalBytes] = [0, 0];
+  for (const { number, size, blockSize } of volumes.values()) {
+    totalBytes += size;
+    if (copied === null || number < copied.volume) doneBytes += size;
+    else if (number === copied.volume) doneBytes += Math.min(size, copied.lba * blockSize);
+  }
+  return { doneBytes, totalBytes };
+}
+
 function dualStatus({ options }: Member, group: Group): DualStatus | null {
   if (group.order === null) return null;
   const { whenSplit = 'freeze' } = options;
@@ -149,7 +188,7 @@ function dualStatus({ options }: Member, group: Group): DualStatus | null {
     state: group.alone ? 'alone' : !group.frozen ? 'serving' : group.serving ? 'frozen' : 'waiting',
     frozenMs: group.frozenAt === null ? 0 : Math.max(0, group.nowMs() - group.frozenAt),
     whenSplit: whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`,
-    behind: { records: 0, ageMs: 0 },
+    behind: behindOf(group, group.receiver!),
     conflicts: { ...group.order.conflicts.counters },
   };
 }
@@ -166,10 +205,16 @@ function rejectionOf({ sender, receiver }: Group): GroupStatus['rejection'] {
   return null;
 }
 
-function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
+/** Before the pair has the link, and once it has gone, the endpoint knows more. */
+function linkState(ofPair: LinkState, ofEndpoint: EndpointState): LinkState {
+  if (ofPair !== 'away' || ofEndpoint === 'away') return ofPair;
+  return ofEndpoint === 'refused' ? 'refused' : 'handshaking';
+}
+
+export function linkStatus({ pair, endpoint, group }: Member): GroupStatus['link'] {
   const status = endpoint?.status() ?? null;
   const mirror = group?.mirror ?? null;
-  const state: LinkState = pair.state === 'away' && status?.state === 'refused' ? 'refused' : pair.state;
+  const state = linkState(pair.state, status?.state ?? 'away');
   const machine = group?.sender?.source ?? group?.receiver?.target ?? null;
   return {
     state,

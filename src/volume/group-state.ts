@@ -4,12 +4,13 @@
 
 import { createHash, randomInt, randomUUID } from 'node:crypto';
 import type { XXHashAPI } from 'xxhash-wasm';
-import { TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK } from '../../assembly/layout.js';
+import { TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { Journal, type JournalVolume } from '../journal/journal.js';
 import { Liveness } from '../journal/liveness.js';
 import { BlockMap } from '../journal/map.js';
 import { type CheckpointPlace, MapLog } from '../journal/map-log.js';
+import { recordSize } from '../journal/record.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
 import { type OrderState, SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
@@ -22,6 +23,7 @@ import {
   BLOCK_SIZE_MIN,
   GENERATIONS_MAX,
   JOURNAL_SEGMENTS_MIN,
+  MEETINGS_MAX,
   MIB,
   RING_SIZE_DEFAULT,
   SEGMENT_SIZE_MAX,
@@ -31,6 +33,7 @@ import {
 import type { Meeting, SiteState } from '../mirror/decide.js';
 import type { OpenScope } from '../mirror/target.js';
 import type { FlatImage } from '../platter/flat.js';
+import { formatSize } from '../units.js';
 import { DualOrder } from './dual-order.js';
 import type { Role } from './group.js';
 import { lockTableSize, RangeLocks } from './locks.js';
@@ -102,7 +105,8 @@ export interface OpenedState {
   readonly ownScopes: { sequence: number; volume: number }[];
   /** Where both sites write; null elsewhere. */
   readonly order: DualOrder | null;
-  readonly warning: string | null;
+  /** What an operator should know of it. */
+  readonly warnings: readonly string[];
   save(done: (error: Error | null) => void): void;
   /** Kept with the next save: nothing depends on its being up to date, only on its not being too high. */
   rememberPeerDurable(sequence: number): void;
@@ -455,7 +459,7 @@ async function recoverState(
     openScopes: [...scopes.values()],
     ownScopes: [...ownScopes.values()],
     order: journal.order === null ? null : order,
-    warning: files.warning,
+    warnings: [files.warning, findShortage(config, superblock, journal)].filter((each) => each !== null),
     save,
     rememberPeerDurable(sequence) {
       for (const peer of Object.values(superblock.peers)) if (sequence > peer.durable) peer.durable = sequence;
@@ -519,7 +523,7 @@ export function offerMeeting(superblock: Superblock, theirs: SiteState): Meeting
   const met = superblock.met[theirs.site.number]!;
   const counts = [met.last, ...Object.values(theirs.met[superblock.site.number] ?? {})].map((each) => each?.count ?? 0);
   // an id of ten digits, as above
-  met.offered ??= { count: 1 + Math.max(...counts), id: randomInt(2 ** 31, 2 ** 32) };
+  met.offered ??= { count: Math.min(1 + Math.max(...counts), MEETINGS_MAX), id: randomInt(2 ** 31, 2 ** 32) };
   return met.offered;
 }
 
@@ -529,6 +533,28 @@ export function offerMeeting(superblock: Superblock, theirs: SiteState): Meeting
  */
 function journalDefault(total: number, segmentSize: number): number {
   return Math.max(2 * total + 4 * segmentSize, total + 64 * MIB);
+}
+
+/** Why hosts will meet a full journal before their volumes are full; or null. Written back, a flat volume's blocks need no room. */
+function findShortage(
+  { role }: GroupConfig,
+  { group, volumes, segmentSize }: Superblock,
+  journal: Journal,
+): string | null {
+  const { limit, forHostsAsConfigured } = journal.room;
+  let [size, needed, all] = [0, 0, 0];
+  for (const volume of volumes) {
+    all += volume.size;
+    if (volume.platter === 'flat') continue;
+    size += volume.size;
+    needed += (volume.size / volume.blockSize) * recordSize(TYPE_WRITE, 1, Math.log2(volume.blockSize));
+  }
+  if (needed <= forHostsAsConfigured) return null;
+  const then = role === 'standby' ? 'no more of the stream is taken' : 'writes fail with ENOSPC';
+  return (
+    `group ${group}: --journal ${formatSize(limit)} can hold ${formatSize((size / needed) * forHostsAsConfigured)} of the ` +
+    `${formatSize(size)} of its volumes: ${then} once they have more data than that. Give it ${formatSize(journalDefault(all, segmentSize))}, as by default`
+  );
 }
 
 /** Many segments make cleaning cheap, large ones make appends cheap: a thirty-second of the journal, a power of two. */

@@ -5,20 +5,23 @@
  * outside (platform), so that a simulator can replace them.
  */
 import { FLAG_POINT, TYPE_FLUSH } from '../../assembly/layout.js';
+import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { Checkpointer } from '../journal/checkpointer.js';
 import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, VIEW_STALL_MS } from '../limits.js';
+import { FREEZE_HOLD_MS, FULL_DISK_RETRY_MS, VIEW_STALL_MS } from '../limits.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
+import { formatSize } from '../units.js';
 import type { Completion } from './device.js';
 import { DualEnd } from './dual-end.js';
 import type { DualOrder } from './dual-order.js';
 import { AckGate, type AckLevel, type AckName, ackLevel } from './gate.js';
 import { mintGeneration, type OpenedState } from './group-state.js';
+import { JournalHealth } from './journal-health.js';
 import type { LockRequest } from './locks.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { OwnScopes } from './own-scopes.js';
@@ -70,6 +73,7 @@ export class Group {
   readonly cleaner: Cleaner;
   readonly checkpointer: Checkpointer;
   readonly writeback: Writeback;
+  readonly health: JournalHealth;
   /** This end of the site's own stream, where it serves hosts; null at a standby. */
   readonly sender: Sender | null;
   /** This end of the peer's stream, where there is one to follow; null at a primary. */
@@ -131,6 +135,8 @@ export class Group {
   #leaving = false;
   #closed = false;
   #degrading = false;
+  /** It could not be written down: not to be tried again before this time. */
+  #degradeAt = 0;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Where what is kept for the peer began when that was last asked, and since when. */
   #kept = { from: 0, at: 0 };
@@ -168,6 +174,7 @@ export class Group {
         replayFrom: () => this.mirror.replayFrom,
         checkpointNumber: () => this.checkpointer.number,
         wantCheckpoint: () => this.checkpointer.request(),
+        checkpointFailed: () => this.checkpointer.hasFailed,
         // who is frozen, or stops, writes nothing: there is nothing to make room for before the peer comes
         peerIsComing: () => this.frozen || this.#leaving || (this.sender?.linked ?? false),
         peerIsTaking: () => {
@@ -187,6 +194,7 @@ export class Group {
       defer,
     );
     this.writeback = new Writeback(this, state);
+    this.health = new JournalHealth(this);
     const { sender } = this;
     if (this.order !== null && sender !== null) this.journal.peerTakes = () => sender.hostRoom;
     this.journal.listen({
@@ -203,6 +211,7 @@ export class Group {
         this.#pumpRoom();
       },
       failed: (error) => {
+        this.tell(error.message);
         this.#noteSuspect();
         this.#gate.failAll(error as ForelockError);
         this.#pumpRoom();
@@ -286,6 +295,7 @@ export class Group {
   /** Appends a FLUSH, or takes the one that is already last. @returns its sequence, RING_FULL or NO_SPACE */
   appendFlush(flags = 0): number {
     const { journal } = this;
+    assert(this.#frozenAt === null, 'a frozen group appends nothing');
     if (journal.diskFull) return NO_SPACE;
     if (flags === 0 && this.#lastFlush === journal.own.appended && this.#lastFlush > 0) {
       journal.sync();
@@ -530,7 +540,7 @@ export class Group {
   }
 
   /**
-   * The peer was waited for long enough: the next request is what makes the group go on alone (pair.ts).
+   * The peer was waited for long enough: the next request is what makes the group go on alone (serving.ts).
    * False: it could not; who waits is refused.
    */
   setReadyAlone(ready: boolean): void {
@@ -561,6 +571,7 @@ export class Group {
   tick(): void {
     const now = this.#platform.nowMs();
     this.journal.tick(now);
+    this.health.look(now);
     this.#noteSuspect();
     for (const volume of this.volumes.values()) {
       if (volume.locks.nextDeadline() <= now) {
@@ -576,7 +587,7 @@ export class Group {
     }
     this.scopes.endOld(now);
     this.scopes.pumpAdmissions();
-    this.checkpointer.poke();
+    this.checkpointer.tick(now);
     this.cleaner.poke();
     this.writeback.poke();
     this.#queueAdvance();
@@ -614,9 +625,11 @@ export class Group {
   /**
    * A clean stop: refuses new requests, makes everything durable, checkpoints, marks the state clean.
    * What hosts still wait for is settled first (or failed, if the disk cannot take it).
+   *
+   * @returns what of this site's stream could not be made durable here, and where it is; null: all of it is
    */
-  async close(): Promise<void> {
-    if (this.#stopping) return;
+  async close(): Promise<ForelockError | null> {
+    if (this.#stopping) return null;
     this.#stopping = true;
     this.#leaving = true;
     this.#askAgain();
@@ -631,13 +644,11 @@ export class Group {
     if (isWritable) {
       // who has not got its lost tail back may not write a record in its place
       if (this.#serving && !this.frozen) this.scopes.endDead();
-      await this.#until(() => {
-        if (journal.durable >= journal.head || journal.failed !== null || journal.diskFull) return true;
-        journal.sync();
-        return false;
-      });
+      await this.#untilDurable(journal.head); // and what waits for room goes in meanwhile
     }
-    this.#endRoomWaits();
+    this.#endRoomWaits(); // or whoever goes on asking for room keeps the stop open
+    if (isWritable) await this.#untilDurable(journal.head);
+    const undurable = this.#findUndurable();
     this.cleaner.stop();
     await this.writeback.drain();
     // nor may it forget that a tail is missing
@@ -652,6 +663,27 @@ export class Group {
     await this.state.offload.close();
     journal.close();
     await this.state.close();
+    return undurable;
+  }
+
+  /** What the process takes with it when it ends. */
+  #findUndurable(): ForelockError | null {
+    const { own, head, durable, failed } = this.journal;
+    const records = own.appended - own.durable;
+    if (records === 0) return null;
+    const { peerDurable } = this.mirror;
+    const atPeer = Math.min(own.appended, peerDurable) - own.durable;
+    const lost = 'writes among them that were answered may be lost, but none that a flush covered which was answered';
+    const where =
+      atPeer >= records
+        ? 'the peer has all of them on its disk, and returns them at the next start: nothing is lost'
+        : atPeer > 0
+          ? `the peer has the first ${atPeer} of them on its disk, and returns those at the next start; of the others ${lost}`
+          : lost;
+    return new ForelockError(
+      failed === null ? 'ENOSPC' : 'EIO',
+      `group ${this.name}: the stop could not make ${records} records durable (sequence ${own.durable + 1} to ${own.appended}, ${formatSize(head - durable)} of journal): ${where}`,
+    );
   }
 
   /** Nothing is appended any more: what still waits for room is refused. */
@@ -672,6 +704,16 @@ export class Group {
       }
     }
     this.wakeLockWaiters();
+  }
+
+  /** Or the disk does not take it. */
+  #untilDurable(position: number): Promise<void> {
+    const { journal } = this;
+    return this.#until(() => {
+      if (journal.durable >= position || journal.failed !== null || journal.diskFull) return true;
+      journal.sync();
+      return false;
+    });
   }
 
   async #until(done: () => boolean): Promise<void> {
@@ -743,13 +785,19 @@ export class Group {
 
   /** Records durably that answers are lowered from here on, before the first of them. */
   #degrade(): void {
-    if (this.#degrading) return;
+    if (this.#degrading || this.nowMs() < this.#degradeAt) return;
     this.#degrading = true;
-    this.counters.degraded += 1;
-    this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
+    const since = this.mirror.peerDurable + 1;
+    this.state.superblock.degradedSince = since;
     this.state.save((error) => {
       this.#degrading = false;
-      if (error) this.state.superblock.degradedSince = null;
+      if (error !== null) {
+        this.state.superblock.degradedSince = null;
+        this.#degradeAt = this.nowMs() + FULL_DISK_RETRY_MS; // at the first tick from then on
+        return;
+      }
+      this.counters.degraded += 1;
+      this.tell(`degraded: the peer is away, and answers are given by this site alone from sequence ${since} on`);
       this.#queueAdvance();
     });
   }

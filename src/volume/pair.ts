@@ -13,50 +13,14 @@
  * Where both sites write (dual) each of them says START for its own stream and READY for the other's, in any order, and
  * hosts are served while both streams run.
  *
- * It also holds the one decision that needs time: after an unclean stop a source serves nobody until its peer was
- * asked for the lost tail, or LOST_TAIL_WAIT_MS have passed. Then it is ready to go on alone, and does so for the first
- * request: it mints a generation, durably, before anything is appended or answered.
- *
- *     waiting --peer returns the tail, or has none--> serving
- *     waiting --LOST_TAIL_WAIT_MS--> ready --request--> minting --durable--> serving
- *     ready   --peer returns the tail, or has none--> serving
- *
- * While a link is up the peer may be about to answer, and the request waits: for LOST_TAIL_WAIT_MS from when it was first
- * held up, or from the last piece of the tail that came. Then the link is closed, as the peer does not get on, and the
- * generation is minted. A new link does not begin the wait anew.
- *
- * Why it is minted so late: from then on the lost tail contradicts what this site may have told somebody, and only a
- * person can let go of it (row 11 of mirror/decide.ts). Until then nobody was told anything, not even by a read, and
- * no sequence was used a second time: however often this site crashes, the tail can still come back. What is left is a
- * crash between the save and the answers to requests that wait for it: whether they were answered cannot be known.
- *
- * Where both sites write, nobody is served from the loss of a link on (or a start) until both streams run again. Under
- * `prefer` the preferred site alone is, in the same way: SPLIT_WAIT_MS later it is ready, and mints for the first request.
- * By then the other must have stopped, even if it stood still (SIGSTOP, a machine that swapped) and has not noticed yet
- * that the link is gone: it serves on a lease, which is looked at whenever something is to be read or appended.
- *
- *     serving --link or lease lost--> frozen --both streams run--> serving
- *                                     frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
- *     alone --both streams run--> serving
- *
- * Who has not served since it was opened mints at its recovered end first, and then ends its scopes: what it appends may
- * not stand under the sequences of a lost tail that the other site still has.
+ * Who serves meanwhile, and what is minted for it, is decided in serving.ts; how a tail comes back stands in lost-tail.ts.
  */
-import { RECORD_FORMAT, TYPE_BASE } from '../../assembly/layout.js';
+import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import { RecordHeader } from '../journal/record.js';
-import { StreamReader } from '../journal/stream-reader.js';
 import type { Superblock } from '../journal/superblock.js';
-import {
-  BLOCK_SIZE_DEFAULT,
-  FRAME_SIZE_MAX,
-  LINK_BUFFER_MAX,
-  LOST_TAIL_WAIT_MS,
-  SPLIT_LEASE_MS,
-  SPLIT_WAIT_MS,
-} from '../limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
+import { BLOCK_SIZE_DEFAULT } from '../limits.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -74,7 +38,9 @@ import {
   WireEncoder,
 } from '../mirror/wire.js';
 import type { Group, Platform, WhenSplit } from './group.js';
-import { type GroupConfig, mintGeneration, offerMeeting, siteNumberOf } from './group-state.js';
+import { type GroupConfig, offerMeeting, siteNumberOf } from './group-state.js';
+import { type TailLine, TailSender, TailTaker } from './lost-tail.js';
+import { type Peering, Serving, type ServingOptions } from './serving.js';
 
 /** What an empty site takes over from the source it meets. */
 export interface Adoption {
@@ -91,31 +57,21 @@ export interface Adoption {
   meeting: Meeting | null;
 }
 
-export interface PairOptions {
+export interface PairOptions extends ServingOptions {
   config: GroupConfig;
   platform: Platform;
-  whenSplit: WhenSplit;
   /** Creates the group's state when an empty site is adopted. */
   adopt(adoption: Adoption): Promise<Group>;
   /** Creates the group's state where both sites are empty and this one goes first. */
   found(): Promise<Group>;
-  /** Hosts may come: told once. */
-  onServing?: () => void;
   /** Answers what the peer asks (verify). */
   onAsk(method: string, params: Record<string, unknown>): Promise<unknown>;
 }
 
 export type PairState = 'away' | 'refused' | 'handshaking' | 'returning the tail' | 'base copy' | 'streaming';
 
-interface LostTail {
-  /** ms: ready to go on alone from then on. */
-  until: number;
-  /** Since when a request waits for a peer that is there, or the last piece of the tail came meanwhile, ms. */
-  heldAt: number | null;
-}
-
-export class Pair {
-  group: Group | null;
+export class Pair implements Peering {
+  group: Group | null = null;
   readonly #options: PairOptions;
   readonly #encoder = new WireEncoder();
   #link: Link | null = null;
@@ -128,16 +84,11 @@ export class Pair {
   #receiving = false;
   #refusal: string | null = null;
   #parted: string | null = null;
-  #lostTail: LostTail | null = null;
-  /** A new generation is being saved: no peer may take it over that may yet outlive it. */
-  #minting = false;
-  /** Dual: since when the other site cannot be serving with this one's knowledge, ms. */
-  #splitAt = 0;
-  /** The checkpoint that names the generation being minted, where both write. */
-  #mintedBy = 0;
-  /** It is minted because the other site was emptied, not to go on alone. */
-  #renewing = false;
-  #mustEndWith = 0;
+  #serving: Serving | null = null;
+  /** Its own lost tail is coming back to this site. */
+  #tail: TailTaker | null = null;
+  /** Gives the peer's back, once that was needed. */
+  #tailSender: TailSender | null = null;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
   readonly counters = {
@@ -149,7 +100,6 @@ export class Pair {
   };
 
   constructor(group: Group | null, options: PairOptions) {
-    this.group = group;
     this.#options = options;
     if (group !== null) this.#begin(group);
   }
@@ -179,9 +129,18 @@ export class Pair {
   get epoch(): number {
     return this.#epoch;
   }
-  /** Waiting for the peer before the first host is served. */
-  get waitingForTail(): boolean {
-    return this.#lostTail !== null;
+
+  /** For who decides about serving. */
+  get mayAnswer(): boolean {
+    return this.#decision !== null && this.#decision.action !== 'refuse';
+  }
+  get bothRun(): boolean {
+    return this.#sending && this.#receiving;
+  }
+  drop(code: number, reason: string): void {
+    const link = this.#link!;
+    link.close(code, reason);
+    this.#closed(link, reason);
   }
 
   /** What this site says of itself. */
@@ -263,7 +222,7 @@ export class Pair {
       if (this.#link === link) this.#onMessage(link, header, stretch);
     };
     this.#guard(link, () => {
-      if (this.#minting)
+      if (this.#serving?.minting)
         return link.close(CLOSE_PROTOCOL, 'a generation is being minted: both ends must decide the same');
       const said = parseSiteState(hello);
       const mine = recognise(this.hello(), said);
@@ -271,48 +230,24 @@ export class Pair {
       this.#peer = theirs;
       const decision = decide(mine, theirs);
       this.#decision = decision;
-      this.#epoch = decision.epoch;
       this.counters.rows.set(decision.row, (this.counters.rows.get(decision.row) ?? 0) + 1);
       this.#lookAtParting(decision, mine, theirs);
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       const damage = this.group?.receiver?.damage ?? null;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
       this.#refusal = null;
+      this.#epoch = decision.epoch;
       if (decision.action === 'found') {
         if (decision.source === mine.site.number) this.#found(link);
       } else if (decision.action === 'renew') {
-        if (decision.source === mine.site.number) this.#renew();
+        if (decision.source === mine.site.number) this.#serving!.renew();
       } else if (decision.source === mine.site.number) this.#start(link, decision, theirs);
       else if (decision.back !== null && this.group !== null) this.#startBack(link, decision, theirs);
     });
   }
 
   tick(nowMs: number): void {
-    if (this.group?.role === 'dual') {
-      this.#serveBoth();
-      this.#lookAtSplit(this.group, nowMs);
-    }
-    if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
-    const group = this.group!;
-    group.setReadyAlone(group.journal.failed === null);
-    if (!group.isAsked) return;
-    // not while a peer is about to answer: it would follow a history that does not know of the new generation
-    if (this.#decision !== null && this.#decision.action !== 'refuse' && !this.#givesUp(this.#lostTail, nowMs)) return;
-    const { journal } = group;
-    // the new generation begins at an end that the next crash cannot take back: part of a returned tail may be here
-    if (journal.own.durable < journal.own.appended) journal.sync();
-    else this.#serveAlone();
-  }
-
-  /** Does the peer that is there take too long? Then its link is closed. */
-  #givesUp(lostTail: LostTail, nowMs: number): boolean {
-    lostTail.heldAt ??= nowMs;
-    if (nowMs - lostTail.heldAt < LOST_TAIL_WAIT_MS) return false;
-    const link = this.#link!;
-    const reason = `nothing of the lost tail came for ${LOST_TAIL_WAIT_MS / 1000} s, and hosts wait`;
-    link.close(CLOSE_TIMEOUT, reason);
-    this.#closed(link, reason); // now: a peer that is back before the next tick would hold them up again
-    return true;
+    this.#serving?.tick(nowMs);
   }
 
   /**
@@ -333,131 +268,9 @@ export class Pair {
   }
 
   close(): void {
-    this.#lostTail = null;
+    this.#serving?.stopWaiting();
     this.group?.leavePeer();
     this.#failAsks('the gateway is stopping');
-  }
-
-  // ---- serving
-
-  #begin(group: Group): void {
-    if (group.role === 'standby') return;
-    if (group.role === 'dual') {
-      this.#splitAt = group.nowMs();
-      group.serveWhile(() => this.#hasLease(group));
-      return group.freeze('the other site is not there yet');
-    }
-    const { recovery, superblock } = group.state;
-    const peers = Object.keys(superblock.peers).length;
-    if (recovery.clean || !group.policy.paired || peers === 0) return this.#serve(group);
-    this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS, heldAt: null };
-  }
-
-  /** Dual: may this site still believe that the other has not gone on alone? */
-  #hasLease({ state }: Group): boolean {
-    const { whenSplit } = this.#options;
-    if (whenSplit === 'freeze' || whenSplit.prefer === state.superblock.site.name) return true;
-    return this.#link !== null && this.#link.unprovenMs <= SPLIT_LEASE_MS;
-  }
-
-  /** Dual: hosts are served once both streams run, and what is here is a whole image. */
-  #serveBoth(): void {
-    const { group } = this;
-    if (group?.role !== 'dual' || !this.#sending || !this.#receiving || !group.receiver!.imageConsistent) return;
-    if (!this.#hasLease(group)) return;
-    if (group.order!.conflicts.isBehind) return; // neither read nor written: the other site has answered what is missing
-    const { state, journal } = group;
-    if (state.superblock.peerAlone === null) {
-      state.superblock.peerAlone = journal.peerApplied;
-      state.save(() => {});
-    }
-    this.#serve(group);
-    group.thaw();
-  }
-
-  /** Dual, without a link: does this site go on alone, or go on being alone? */
-  #lookAtSplit(group: Group, nowMs: number): void {
-    const { whenSplit } = this.#options;
-    if (this.#minting) return this.#mintedBy > 0 ? this.#lookAtMint(group) : undefined;
-    if (this.#renewing) return this.#mintSafely(group);
-    if (this.#link !== null) return;
-    if (group.alone) return group.closeAlone();
-    if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
-    if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
-    group.setReadyAlone(group.journal.failed === null);
-    if (group.isAsked || group.peerIsAwaited) this.#mintSafely(group);
-  }
-
-  /** A tail may be missing that the other site has, or its old disk: nothing goes into its place under the same generation. */
-  #mintSafely(group: Group): void {
-    if (!group.serving && !isMintedAtEnd(group)) this.#mintAtEnd(group, () => {});
-    else this.#mint(group);
-  }
-
-  #mint(group: Group): void {
-    const why = this.#renewing
-      ? 'the other site is empty, and gets a first copy'
-      : 'the link to the other site is down, and this site goes on alone';
-    if (!group.mint(why)) return;
-    // who has state of the group under the new generation is to be known: an emptied site has none
-    if (this.#renewing) group.state.superblock.peers = {};
-    this.#minting = true;
-    this.counters.minted += 1;
-    this.#mintedBy = group.checkpointer.number.next;
-    group.checkpointer.request();
-  }
-
-  #lookAtMint(group: Group): void {
-    const { checkpointer } = group;
-    if (checkpointer.number.done < this.#mintedBy) {
-      if (!checkpointer.running) checkpointer.request(); // again, for it failed
-      return;
-    }
-    this.#minting = false;
-    this.#mintedBy = 0;
-    if (this.#renewing) {
-      this.#renewing = false;
-      this.#link?.close(CLOSE_NORMAL, 'a generation is minted: begin again');
-    } else {
-      this.#serve(group);
-      group.serveAlone();
-    }
-  }
-
-  #serve(group: Group): void {
-    this.#lostTail = null;
-    if (group.serving) return;
-    group.startServing();
-    this.#options.onServing?.();
-  }
-
-  /** The peer did not answer, and a host asks: what is recovered here is the truth from now on, under a new generation. */
-  #serveAlone(): void {
-    const group = this.group!;
-    this.#lostTail = null;
-    this.#mintAtEnd(group, (error) => {
-      if (error === null) return this.#serve(group);
-      this.#lostTail = { until: group.nowMs() + LOST_TAIL_WAIT_MS, heldAt: null };
-      group.setReadyAlone(false);
-    });
-  }
-
-  /** Mints a generation that begins at the ends as they are here, durable with the superblock. */
-  #mintAtEnd(group: Group, minted: (error: Error | null) => void): void {
-    const { superblock } = group.state;
-    const { generations } = superblock;
-    this.#minting = true;
-    this.counters.minted += 1;
-    superblock.generations = [...generations];
-    mintGeneration(superblock, group.journal);
-    group.state.save((error) => {
-      this.#minting = false;
-      if (error !== null) {
-        superblock.generations = generations;
-        group.journal.generation = generations[generations.length - 1]!.ordinal;
-      }
-      minted(error);
-    });
   }
 
   // ---- handshake
@@ -487,7 +300,6 @@ export class Pair {
   #found(link: Link): void {
     this.#options.found().then(
       (group) => {
-        this.group = group;
         this.#begin(group);
         if (this.#link === link) link.close(CLOSE_NORMAL, 'the group is founded: begin again');
       },
@@ -495,19 +307,6 @@ export class Pair {
         if (this.#link === link) link.close(CLOSE_REFUSED, `the group could not be founded: ${error.message}`);
       },
     );
-  }
-
-  /**
-   * The other site was emptied. What this one has of its stream is all that there is: it is settled here, and the new
-   * generation begins behind it. Until it does nobody writes, and scopes that are open end.
-   */
-  #renew(): void {
-    const group = this.group!;
-    const { alone } = group;
-    group.freeze('the other site is empty');
-    if (alone) group.endAlone();
-    this.#renewing = true;
-    group.tell('the other site is empty: its first copy begins under a new generation');
   }
 
   /** The other site's stream, where both write. */
@@ -529,7 +328,11 @@ export class Pair {
     const { group } = this;
     assert(group !== null, 'only a site with a history is a source');
     const { superblock } = group.state;
-    if (decision.action === 'returnTail') return this.#returnTail(link, decision);
+    if (decision.action === 'returnTail') {
+      this.#running = true;
+      this.#tailSender ??= new TailSender(group);
+      return this.#tailSender.begin(decision, theirs, this.#lineOf(link));
+    }
     const taken = superblock.sites.find((site) => site.number === theirs.site.number);
     if (taken !== undefined && taken.name !== theirs.site.name) {
       return this.#refuse(link, {
@@ -564,6 +367,8 @@ export class Pair {
     const { journal } = this.group!;
     if (this.#link !== link) return;
     if (journal.own.durable >= sequence) return then();
+    if (journal.failed !== null)
+      return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${journal.failed.message}`);
     journal.sync();
     this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
   }
@@ -639,8 +444,7 @@ export class Pair {
           this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
           group.sender.attach(link, message.ready, decision.stream === group.journal.own.site ? decision.base : null);
-          if (group.role === 'dual') this.#serveBoth();
-          else this.#serve(group);
+          this.#serving!.streamRuns();
           return;
         }
         case KIND_REFUSE:
@@ -661,8 +465,8 @@ export class Pair {
               `DATA announced ${message.data.size} bytes, ${stretch?.length} came`,
             );
           if (message.data.returned) {
-            if (stretch === null) throw unexpected(message);
-            this.#onReturned(link, message, stretch);
+            if (stretch === null || this.#tail === null || this.group!.serving) throw unexpected(message);
+            this.#tail.take(stretch);
             return;
           }
           break;
@@ -702,7 +506,7 @@ export class Pair {
       // that it had a peer may be lost, too; of the peer's stream, where both write, comes back what the tail had seen
       if (group?.receiver && group.journal.peer.site === 0) group.receiver.follow(this.#peer!.site.number);
       this.#running = true;
-      this.#mustEndWith = decision.through;
+      if (group !== null) this.#tail = new TailTaker(group, decision.through, this.#serving!, this.#lineOf(link));
       return;
     }
     if (this.group === null) {
@@ -719,7 +523,6 @@ export class Pair {
       };
       this.#options.adopt(adoption).then(
         (group) => {
-          this.group = group;
           this.#begin(group);
           if (this.#link !== link) return;
           this.#guard(link, () => {
@@ -743,6 +546,9 @@ export class Pair {
     const { superblock } = group.state;
     const { receiver } = group;
     if (receiver === null) throw new ForelockError('PEER_PROTOCOL', 'START for a site that takes no stream');
+    // what both have decided on can be neither held back nor dropped
+    if (group.order !== null && start.onReject !== 'target-retry')
+      throw new ForelockError('PEER_PROTOCOL', `START with on-reject ${start.onReject}, where both sites write`);
     if (group.journal.peer.site !== 0 && group.journal.peer.site !== start.stream) {
       throw new ForelockError(
         'PEER_REFUSED',
@@ -790,155 +596,10 @@ export class Pair {
           horizon: group.sender === null ? 0 : receiver.horizon,
         };
         link.send(this.#encoder.control({ kind: KIND_READY, ready }), null, null);
-        this.#serveBoth();
+        this.#serving!.streamRuns();
       });
     };
     receiver.whenClosed((failed) => (failed === null ? group.state.save(adopted) : adopted(failed)));
-  }
-
-  // ---- the lost tail
-
-  /** This site sends back the author's stream behind `decision.from`. */
-  #returnTail(link: Link, decision: Decision): void {
-    const group = this.group!;
-    const { journal, state } = group;
-    this.#running = true;
-    const start: Start = {
-      epoch: decision.epoch,
-      row: decision.row,
-      action: decision.action === 'base' ? 'base' : 'replay',
-      stream: decision.stream,
-      from: decision.from,
-      base: null,
-      onReject: 'target-retry',
-      confirmed: 0,
-      granted: 0,
-      meeting: null,
-      groupId: state.superblock.groupId,
-      generations: state.superblock.generations,
-    };
-    link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
-    const [first, second] = state.regions.tail;
-    const reader = new StreamReader(journal, state.offload, decision.stream, first!, () => pump());
-    if (!reader.seek(decision.from + 1)) {
-      if (reader.damage !== null) throw reader.damage;
-      link.close(CLOSE_PROTOCOL, `the journal no longer holds sequence ${decision.from + 1} of the lost tail`);
-      return;
-    }
-    // where both sites write, what a record had seen of this site's stream goes in front of it: it may be lost with it
-    const { own } = journal;
-    const seen = new StreamReader(journal, state.offload, own.site, second!, () => pump());
-    let seenThrough = group.order === null ? Number.POSITIVE_INFINITY : (this.#peer!.streams[own.site] ?? 0);
-    if (seenThrough < own.appended) seen.seek(seenThrough + 1);
-    const header = new RecordHeader();
-    let stretch: ReturnType<StreamReader['next']> = null;
-    let offset = 0;
-    const say = (first: number, count: number, at: number, size: number, release: (() => void) | null): void => {
-      const data = {
-        epoch: decision.epoch,
-        attempt: 0,
-        first,
-        count,
-        size,
-        durable: 0,
-        appended: decision.through,
-        clock: journal.stamp,
-        returned: true,
-        baseEnd: false,
-      };
-      link.send(this.#encoder.data(data), journal.memory.bytes.subarray(at, at + size), release);
-    };
-    const send = (): void => {
-      while (this.#link === link && link.bufferedBytes < LINK_BUFFER_MAX) {
-        if (stretch === null) {
-          if (reader.nextSequence > decision.through) return;
-          stretch = reader.next(decision.through, FRAME_SIZE_MAX);
-          offset = 0;
-        }
-        const damage = reader.damage ?? seen.damage;
-        if (damage !== null) throw damage;
-        if (stretch === null) return;
-        const { at, size, release } = stretch;
-        const next = header.read(journal.memory.view, at + offset);
-        if (next.seen > seenThrough) {
-          const before = seen.next(next.seen, FRAME_SIZE_MAX);
-          if (before === null) {
-            if (seen.damage !== null) throw seen.damage;
-            return;
-          }
-          seenThrough = before.first + before.count - 1;
-          say(before.first, before.count, before.at, before.size, before.release);
-          continue;
-        }
-        const from = offset;
-        const first = next.sequence;
-        let count = 0;
-        while (offset < size && header.read(journal.memory.view, at + offset).seen <= seenThrough) {
-          offset += header.size;
-          count += 1;
-        }
-        this.counters.tailRecordsReturned += count;
-        say(first, count, at + from, offset - from, offset === size ? release : null);
-        if (offset === size) stretch = null;
-      }
-    };
-    const pump = (): void => this.#guard(link, send);
-    link.onDrain = pump;
-    pump();
-  }
-
-  /** A piece of this site's own stream comes back: into the journal and the maps, as when it was written. */
-  #onReturned(link: Link, message: Message, stretch: Uint8Array): void {
-    const group = this.group;
-    if (group === null || this.#decision?.action !== 'returnTail' || group.serving) throw unexpected(message);
-    if (this.#takeReturned(link, group, stretch)) return;
-    const kept = stretch.slice(); // it was lent to us for this call
-    link.pauseReceiving();
-    group.beforeHosts(() => {
-      if (this.#link !== link) return true;
-      let taken = true;
-      this.#guard(link, () => {
-        taken = this.#takeReturned(link, group, kept);
-      });
-      // what comes behind it may be here already, and comes in this call
-      if (taken) link.resumeReceiving();
-      return taken;
-    });
-  }
-
-  /** @returns false: no room now */
-  #takeReturned(link: Link, group: Group, stretch: Uint8Array): boolean {
-    const { journal } = group;
-    const header = new RecordHeader();
-    const bytes = journal.accept(stretch, (at, position) => {
-      header.read(journal.memory.view, at);
-      if (header.type >= TYPE_BASE || journal.misplaced(header) !== null) return false;
-      if (header.clock > journal.stamp) journal.stamp = header.clock;
-      if (header.site !== journal.own.site) return group.receiver?.takeReturned(header, position) ?? false;
-      if (header.sequence !== journal.own.appended + 1) return false;
-      if (journal.order !== null && header.seen > journal.peer.appended) return false;
-      journal.own.appended = header.sequence;
-      if (journal.order !== null) journal.order.own(header, position);
-      else journal.follow(header, position);
-      if (header.blockShift > 0) journal.noteChecksums(at, header, position);
-      group.scopes.seen(header);
-      this.counters.tailRecordsRecovered += 1;
-      return true;
-    });
-    if (bytes < 0) return false;
-    if (bytes < stretch.length)
-      throw new ForelockError('PEER_PROTOCOL', `the returned tail is damaged behind sequence ${journal.own.appended}`);
-    if (this.#lostTail !== null) this.#lostTail.heldAt = null;
-    if (journal.own.appended < this.#mustEndWith) return true;
-    const done = (): void => {
-      if (this.#link !== link) return;
-      if (journal.own.durable < this.#mustEndWith) {
-        journal.sync();
-        group.whenDurable(done);
-      } else link.close(CLOSE_NORMAL, 'the lost tail is back');
-    };
-    done();
-    return true;
   }
 
   // ---- questions
@@ -973,20 +634,24 @@ export class Pair {
 
   // ---- inside
 
+  #begin(group: Group): void {
+    this.group = group;
+    this.#serving = new Serving(group, this, this.#options);
+    this.#serving.begin();
+  }
+
   #closed(link: Link, reason: string): void {
     if (this.#link !== link) return;
     this.#link = null;
-    if (!this.#minting) this.#renewing = false;
-    const { group } = this;
-    if (group?.role === 'dual' && this.#running) {
-      this.#splitAt = group.nowMs();
-      group.freeze('the link is down');
-    } else group?.resumeAlone();
+    this.#tail?.close();
+    this.#tail = null;
+    this.#tailSender?.close();
+    this.#serving?.linkLost(this.#running);
     this.#running = false;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;
-    group?.mirror.detach();
+    this.group?.mirror.detach();
     this.#failAsks(reason);
   }
 
@@ -1000,6 +665,10 @@ export class Pair {
       this.#refusal = error.code === 'PEER_REFUSED' ? error.message : this.#refusal;
       link.close(error.code === 'PEER_REFUSED' ? CLOSE_REFUSED : CLOSE_PROTOCOL, error.message);
     }
+  }
+
+  #lineOf(link: Link): TailLine {
+    return { link, isUp: () => this.#link === link, guard: (work) => this.#guard(link, work), counters: this.counters };
   }
 
   /** First sequence of a stream from which the journal is without gaps. */
@@ -1022,13 +691,6 @@ export class Pair {
     const base = this.group!.receiver?.copy ?? null;
     return base !== null && base.end === null ? null : saved;
   }
-}
-
-/** Has nothing been appended since this site minted? */
-function isMintedAtEnd({ journal, state }: Group): boolean {
-  const newest = state.superblock.generations.at(-1)!;
-  const { site, appended } = journal.own;
-  return newest.minter === site && (newest.ends[site] ?? 0) === appended;
 }
 
 function nameOf(whenSplit: WhenSplit): string {

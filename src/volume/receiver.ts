@@ -51,6 +51,10 @@ export class Receiver implements MirrorEnd {
   #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
+  /** The last sequence before one that can never be applied and still stands in the journal; null: there is none. */
+  #takeBackTo: number | null = null;
+  /** A first copy was told to be under way. */
+  #copying = false;
   /** Where received records end, of those that the source may still lose in a crash: kept, to give them back. */
   readonly #tailMarks: { through: number; position: number }[] = [];
   #tailFrom = 0;
@@ -60,8 +64,8 @@ export class Receiver implements MirrorEnd {
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
-  /** When the image last showed everything that the source had announced, ms. */
-  appliedAllAt = 0;
+  /** When the image last showed everything that the source had, as far as it had told, ms; null: not since the start. */
+  appliedAllAt: number | null = null;
   /** End of this site's own stream when it took the newest of the peer's records, or last granted it a read lock. */
   #horizon: number;
   readonly #appliedWaiters: { sequence: number; resolve: () => void }[] = [];
@@ -160,6 +164,14 @@ export class Receiver implements MirrorEnd {
     const { base } = this.#target;
     return base?.start === this.#group.state.superblock.inconsistent?.startSequence ? base : null;
   }
+  /** Up to where the first copy has come here. To be asked while it is not whole. */
+  get copied(): BasePosition {
+    return this.copy?.next ?? this.#group.state.superblock.inconsistent?.base ?? { volume: 0, lba: 0 };
+  }
+  /** Records of the source, as far as it has told of them, that the image does not show. */
+  get recordsBehind(): number {
+    return Math.max(0, Math.max(this.announced.appended, this.#owed) - this.#target.applied);
+  }
   /** `imageConsistent`, once that stands on the disk. */
   get toldConsistent(): boolean {
     return this.#target.consistent && !this.#notingBaseEnd;
@@ -225,6 +237,7 @@ export class Receiver implements MirrorEnd {
       this.#group.journal.peerStaged.truncate(0);
     }
     this.#act();
+    this.#tellCopy();
   }
 
   detach(): void {
@@ -457,7 +470,7 @@ export class Receiver implements MirrorEnd {
     this.#queueConfirm();
   }
 
-  /** What a rejection may still take back: little enough, and there is room to say so. */
+  /** Whether the commit log may still be taken back: it is little enough, and there is room to say so. */
   get #mayDrop(): boolean {
     const { journal } = this.#group;
     // a turn of segment may come before the TRUNCATED
@@ -470,6 +483,21 @@ export class Receiver implements MirrorEnd {
     journal.truncatePeer(through);
     this.#applyAt = journal.head;
     this.#closedAt = journal.head;
+  }
+
+  /**
+   * A record that can never be applied goes out of the journal, or no start would get past it. That cannot be while the ring
+   * is full, nor with more behind it than recovery leaves unapplied. Where both sites write, a start applies nothing that
+   * was not.
+   */
+  #takeBack(): void {
+    const { journal, order } = this.#group;
+    const through = this.#takeBackTo;
+    if (through === null || order !== null || !this.#mayDrop) return;
+    this.#takeBackTo = null;
+    this.counters.recordsDropped += journal.peer.appended - through;
+    this.#drop(through);
+    this.#target.step({ kind: 'takenBack' });
   }
 
   /**
@@ -528,9 +556,10 @@ export class Receiver implements MirrorEnd {
   }
 
   tick(nowMs: number): void {
-    if (this.#target.applied >= this.announced.appended) this.appliedAllAt = nowMs;
+    if (this.#link !== null && this.#target.consistent && this.recordsBehind === 0) this.appliedAllAt = nowMs;
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
+    this.#takeBack();
     this.#tellRoom();
     this.#queueConfirm();
   }
@@ -615,6 +644,10 @@ export class Receiver implements MirrorEnd {
       case 'consistent':
         this.#noteConsistent();
         break;
+      case 'refused':
+        this.#takeBackTo = effect.through;
+        this.#takeBack();
+        break;
       case 'broken':
         this.counters.protocolErrors += 1;
         this.#link?.close(CLOSE_PROTOCOL, effect.reason);
@@ -677,9 +710,18 @@ export class Receiver implements MirrorEnd {
         return;
       }
       if (!this.#waitingForRoom && !this.#take()) this.#stall();
+      this.#tellCopy();
       this.#target.confirmAgain();
       this.#queueConfirm();
     });
+  }
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole on the disk. */
+  #tellCopy(): void {
+    const isUnderWay = !this.toldConsistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy from the peer is under way' : 'the first copy is whole');
   }
 
   /** At most one confirm per turn. */

@@ -20,7 +20,7 @@ import {
   PEER_ROOM_SHARE,
   SEGMENT_SIZE_MIN,
 } from '../limits.js';
-import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import type { BasePosition } from '../mirror/base.js';
 import { SourceStream } from '../mirror/source.js';
 import {
@@ -33,6 +33,7 @@ import {
   WireEncoder,
 } from '../mirror/wire.js';
 import type { Group } from './group.js';
+import { Lending } from './lending.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Rejection } from './rejection.js';
 import type { Volume } from './volume.js';
@@ -53,8 +54,6 @@ interface SentFrame {
   through: number;
   /** Journal position behind its last record. */
   end: number;
-  bytes: number;
-  at: number;
 }
 
 /** Cursors of the peer that count once this site has the peer's stream to `horizon`. */
@@ -79,6 +78,7 @@ export class Sender implements MirrorEnd {
   readonly #reader: StreamReader;
   readonly #encoder = new WireEncoder();
   readonly #baseBuffers: Region[];
+  readonly #lending: Lending;
   #link: Link | null = null;
   /** Frames sent and not trimmed, oldest first: where the rollback log begins in the journal. */
   readonly #frames: SentFrame[] = [];
@@ -92,8 +92,12 @@ export class Sender implements MirrorEnd {
   /** Then hosts may append up to here, in bytes of the stream. */
   #pacedTo = 0;
   #retainFrom: number;
+  /** The first record that the target lacks, as last looked up, and its stamp. */
+  #lacked: { sequence: number; stamp: number | null } = { sequence: 0, stamp: null };
   #basePreparing = false;
   #baseFailed: string | null = null;
+  /** A first copy was told to be under way. */
+  #copying = false;
   #loweredThrough = 0;
   /** What the peer said and may be counted on, and what it said since. Where one site writes, all of it counts at once. */
   #proved: Proof = { horizon: 0, received: 0, granted: 0, applied: 0, durable: 0 };
@@ -135,6 +139,7 @@ export class Sender implements MirrorEnd {
       trimmed: Math.min(Math.max(0, confirmed), own.appended),
     });
     this.#baseBuffers = [...group.state.regions.base];
+    this.#lending = new Lending(group.journal, () => group.nowMs());
     this.#reader = new StreamReader(group.journal, group.state.offload, own.site, group.state.regions.readBack, () =>
       this.pump(),
     );
@@ -222,19 +227,36 @@ export class Sender implements MirrorEnd {
   }
 
   /**
-   * How far the target's image is behind: bytes of journal after the last applied record, and when the oldest frame
-   * with such a record was sent (ms; null when none was sent yet). For status: walks the frames in flight.
+   * How far the target's image is behind: bytes of journal behind the last applied record, and how long ago the first
+   * that it lacks was written, ms; null: not known, for it is not kept any more, or too far from where one looks. For
+   * status: walks the frames in flight, and the records of one of them.
    */
-  get backlog(): { bytes: number; oldestAt: number | null } {
+  get backlog(): { bytes: number | null; ageMs: number | null } {
     const { applied, appended } = this.#source;
-    if (applied === appended) return { bytes: 0, oldestAt: null };
+    if (applied === appended) return { bytes: 0, ageMs: 0 };
+    if (this.#retainFrom === Number.POSITIVE_INFINITY) return { bytes: null, ageMs: null };
+    const { journal } = this.#group;
     let from = this.#retainFrom;
     for (let index = this.#frameHead; index < this.#frames.length; index += 1) {
       const frame = this.#frames[index]!;
-      if (frame.through > applied) return { bytes: Math.max(0, this.#group.journal.head - from), oldestAt: frame.at };
+      if (frame.through > applied) break;
       from = frame.end;
     }
-    return { bytes: Number.isFinite(from) ? Math.max(0, this.#group.journal.head - from) : 0, oldestAt: null };
+    const bytes = Math.max(0, journal.head - from);
+    if (this.#lacked.sequence !== applied + 1)
+      this.#lacked = { sequence: applied + 1, stamp: this.#reader.stampOf(applied + 1, from) };
+    const { stamp } = this.#lacked;
+    return { bytes, ageMs: stamp === null ? null : journal.ageOf(stamp) };
+  }
+
+  /** Up to where the target has the first copy on its disk; null: all of it. To be asked while that is not whole. */
+  get copied(): BasePosition | null {
+    return this.#source.baseDurable;
+  }
+
+  /** What the peer lacks was given up, or it never had anything: it needs a first copy, and none is under way. */
+  get needsFullCopy(): boolean {
+    return this.#link === null && this.#retainFrom === Number.POSITIVE_INFINITY;
   }
 
   describe(): string {
@@ -285,6 +307,7 @@ export class Sender implements MirrorEnd {
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
     this.#isAhead ||= !this.#source.consistent;
+    this.#tellCopy();
     this.#keepProved();
     this.#said(ready.horizon);
     link.onDrain = () => this.pump();
@@ -315,6 +338,7 @@ export class Sender implements MirrorEnd {
     this.#lookAtRejection();
     this.pump();
     this.#group.journal.offerRoom();
+    this.#group.admissionsMoved();
     return true;
   }
 
@@ -376,6 +400,8 @@ export class Sender implements MirrorEnd {
     this.#source.step({ kind: 'tick' }, nowMs);
     this.#act();
     this.#lookAtRejection();
+    if (this.#group.roomIsWaitedFor && this.#lending.isStalled(nowMs))
+      this.#link?.close(CLOSE_TIMEOUT, 'hosts wait for the ring, and the peer takes nothing of what was sent');
     this.pump();
   }
 
@@ -420,6 +446,8 @@ export class Sender implements MirrorEnd {
   }
 
   giveUpRetention(): void {
+    if (this.#retainFrom !== Number.POSITIVE_INFINITY)
+      this.#group.tell('the journal is full: what the peer still needs was given up, it needs a full copy');
     this.#retainFrom = Number.POSITIVE_INFINITY;
     this.#link?.close(
       CLOSE_PROTOCOL,
@@ -505,13 +533,13 @@ export class Sender implements MirrorEnd {
       });
       this.#sentTo = stretch.position + stretch.size;
       this.#sentAtMs = this.#group.nowMs();
-      this.#frames.push({ through, end: this.#sentTo, bytes: stretch.size, at: this.#sentAtMs });
+      this.#frames.push({ through, end: this.#sentTo });
       this.counters.framesSent += 1;
       this.counters.bytesSent += stretch.size;
       this.counters.recordsSent += stretch.count;
       this.#source.step({ kind: 'sent', through, bytes: stretch.size }, 0);
       this.#pace(stretch.size);
-      link.send(header, journal.memory.bytes.subarray(stretch.at, stretch.at + stretch.size), stretch.release);
+      this.#lending.give(stretch, (bytes, released) => link.send(header, bytes, released));
     }
   }
 
@@ -583,8 +611,11 @@ export class Sender implements MirrorEnd {
           this.#link?.close(CLOSE_PROTOCOL, effect.reason);
           break;
         case 'granted':
+          progressed = true;
+          break;
         case 'consistent':
           progressed = true;
+          this.#tellCopy();
           break;
       }
     }
@@ -623,10 +654,19 @@ export class Sender implements MirrorEnd {
     if (this.#source.peerDurable < Math.min(lowered, this.#source.appended)) return;
     superblock.degradedSince = null;
     this.#loweredThrough = 0;
+    this.#group.tell('the peer has all that was answered without it: promises are kept by both sites again');
     this.#group.state.save(() => {});
   }
 
   // ---- the first copy
+
+  /** Once when it begins, however often the link goes meanwhile, and once when it is whole. */
+  #tellCopy(): void {
+    const isUnderWay = !this.#source.consistent;
+    if (isUnderWay === this.#copying) return;
+    this.#copying = isUnderWay;
+    this.#group.tell(isUnderWay ? 'a first copy to the peer is under way' : 'the first copy at the peer is whole');
+  }
 
   /** Builds one frame of BASE records from (volume, lba) on, and sends it. */
   #prepareBase(volumeNumber: number, lba: number): void {

@@ -13,7 +13,7 @@ import { MAPPED, type MapView, UNMAPPED } from '../journal/map.js';
 import { MIB, VERIFY_STALL_MS } from '../limits.js';
 import type { Group } from './group.js';
 import type { Pair } from './pair.js';
-import { openScope } from './scope.js';
+import { openScope, type Scope } from './scope.js';
 import type { Sender } from './sender.js';
 import type { Volume } from './volume.js';
 
@@ -71,8 +71,8 @@ export async function verifyVolume(
   // nobody writes between the two moments at which the images are pinned
   const whole = { offset: 0, size: volume.size };
   const lock = group.order === null ? null : await openScope(volume, whole, { mode: 'read' });
-  const sequence = await appendPoint(group, source).catch(async (error) => {
-    await lock?.unlock();
+  const sequence = await appendPoint(group, source, lock).catch((error) => {
+    lock?.unlock().catch(() => {}); // in a frozen group that takes its time
     throw error;
   });
   try {
@@ -279,15 +279,18 @@ function chunksOf(view: MapView, volume: Volume): { lba: number; blockCount: num
   return chunks;
 }
 
-async function appendPoint(group: Group, source: Sender): Promise<number> {
+/** @throws ForelockError why the group does not serve, at once; why the lock has ended; ENOSPC, PEER_TIMEOUT */
+async function appendPoint(group: Group, source: Sender, lock: Scope | null): Promise<number> {
   let isOver = false;
   const stall = stallOf(group, source, () => {});
   const appended = new Promise<number>((resolve, reject) => {
     group.whenRoom(() => {
       if (isOver) return true;
-      const sequence = group.appendFlush(FLAG_POINT);
-      if (sequence === RING_FULL) return false;
-      if (sequence === NO_SPACE)
+      const late = group.ended ?? group.refuseWrite() ?? lock?.ended ?? null;
+      const sequence = late === null ? group.appendFlush(FLAG_POINT) : 0;
+      if (late !== null) reject(late);
+      else if (sequence === RING_FULL) return false;
+      else if (sequence === NO_SPACE)
         reject(new ForelockError('ENOSPC', 'no room for the point to verify at: the disk or the journal is full'));
       else resolve(sequence);
       return true;
@@ -318,7 +321,7 @@ async function untilApplied(
   await Promise.race([applied(), stall.over]).finally(stall.end);
 }
 
-/** `over` rejects once the peer has got no further for VERIFY_STALL_MS. Looks once in LOOK_MS, until it is ended. */
+/** `over` rejects once the peer, which is behind, has got no further for VERIFY_STALL_MS. Looks once in LOOK_MS, until it is ended. */
 function stallOf(group: Group, { source }: Sender, look: () => void): { over: Promise<never>; end(): void } {
   let isOver = false;
   const over = new Promise<never>((_, reject) => {
@@ -329,7 +332,7 @@ function stallOf(group: Group, { source }: Sender, look: () => void): { over: Pr
       look();
       const { received, granted, applied, peerDurable } = source;
       const now = [received, granted, applied, peerDurable].join();
-      if (now !== at) {
+      if (now !== at || applied >= source.appended) {
         at = now;
         since = group.nowMs();
       }

@@ -321,7 +321,7 @@ export class Volume {
       return -1;
     }
     // where both sites write: the peer's stream has to come first
-    if (!group.scopes.admits(session, this, lba, blockCount, 'replay')) return done;
+    if (!group.scopes.admits(session, this, lba, blockCount, payload === null ? 'bare' : 'replay')) return done;
     const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;
@@ -404,9 +404,10 @@ export class Volume {
           }
           copyPieces(pieces, 0, merged.length, merged, 0);
           copyPieces(payload, 0, size, merged, offset - lba * this.blockSize);
+          let done = 0;
           this.group.whenRoom(() => {
-            const left = this.#append(session, TYPE_WRITE, lba, blockCount, 0, [merged], fua, release);
-            if (left >= 0) return false;
+            done = this.#append(session, TYPE_WRITE, lba, blockCount, done, [merged], fua, release);
+            if (done >= 0) return false;
             this.#unlock(request);
             return true;
           });

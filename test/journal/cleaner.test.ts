@@ -27,6 +27,7 @@ function bench(owner: Partial<CleanerOwner> = {}, segments = 12): Bench {
     replayFrom: () => journal.head,
     checkpointNumber: () => ({ done: 1, next: 1 }),
     wantCheckpoint() {},
+    checkpointFailed: () => false,
     peerIsComing: () => false,
     peerIsTaking: () => false,
     giveUpRetention() {},

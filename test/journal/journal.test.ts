@@ -21,6 +21,7 @@ import { NO_SPACE, RING_FULL } from '../../src/journal/journal.js';
 import { RecordHeader, recordSize } from '../../src/journal/record.js';
 import type { StoreFile } from '../../src/journal/store.js';
 import { createKernel } from '../../src/kernel/create.js';
+import { CLOCK_MAX } from '../../src/limits.js';
 import { Scheduler } from '../sim/group-rig.js';
 import { MemoryStore, seededRandom } from '../sim/memory-store.js';
 import { BLOCK_SIZE, BLOCKS, makeJournal, SEGMENT_SIZE } from './journal-rig.js';
@@ -236,6 +237,19 @@ test('what the disk has room for counts from the start, before anything is promi
   expect(journal.room.forPeer).toBeLessThan(3 * SEGMENT_SIZE);
 });
 
+test('a clock beyond what stamps have is told, and one of this site that is set so does not get there', () => {
+  // It was taken over: this site's stamps went on above it, up to where a record could not hold them. It stood in the
+  // journal, so that was so at every start.
+  const { journal, write, scheduler } = makeJournal();
+  const wrong = (clock: number): string | null =>
+    journal.misplaced(Object.assign(new RecordHeader(), { sequence: 5, clock }));
+  expect(wrong(CLOCK_MAX)).toBeNull();
+  expect(wrong(CLOCK_MAX + 1)).toMatch(/record 5 has a clock of /);
+  scheduler.now = (2 * CLOCK_MAX) / 1000;
+  write(0, 1, 1);
+  expect([journal.own.appended, wrong(journal.stamp)]).toEqual([1, null]);
+});
+
 test('a record that names blocks which the journal’s volumes do not have is told from others', () => {
   const { journal } = makeJournal();
   const ofBlocks = { volume: 1, lba: 0, blockCount: 1, blockShift: 12, sequence: 5 };
@@ -246,6 +260,7 @@ test('a record that names blocks which the journal’s volumes do not have is to
     expect(wrong({ type, lba: BLOCKS - 4, blockCount: 4 })).toBeNull();
     expect(wrong({ type, lba: BLOCKS - 4, blockCount: 5 })).toMatch(/record 5 is about blocks .* do not exist/);
     expect(wrong({ type, blockShift: 9 })).toBe('record 5 has blocks of 512 bytes, volume 1 of 4096');
+    expect(wrong({ type, blockCount: 0 })).toMatch(/is about no blocks/);
   }
   for (const type of [TYPE_LOCK, TYPE_TRIM, TYPE_ZERO, TYPE_BASE_ZERO]) {
     expect(wrong({ type, blockShift: 0 })).toBeNull();

@@ -2,7 +2,7 @@ import { Socket } from 'node:net';
 import { afterEach, expect, test, vi } from 'vitest';
 import { WebSocket } from 'ws';
 import { LINK_BUFFER_MAX } from '../../src/limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL } from '../../src/link/link.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
 import { header, LISTEN, type LinkRecord, TestEnd, until } from './helpers.js';
 
 const toClose: TestEnd[] = [];
@@ -114,26 +114,42 @@ test('a paused receiver gets nothing more, the sender fills up, and a drain is t
   expect(a.link.bufferedBytes).toBe(0);
 });
 
+/** Sends until neither end takes more. @returns how many messages, and how many of them were released */
+async function fill({ link }: LinkRecord): Promise<{ sent: number; released: number }> {
+  const count = { sent: 0, released: 0 };
+  while (link.bufferedBytes < LINK_BUFFER_MAX) {
+    link.send(header('x', true), new Uint8Array(1 << 20), () => {
+      count.released += 1;
+    });
+    count.sent += 1;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  return count;
+}
+
+/** It waited for a peer that took nothing to say goodbye, up to half a minute, and hosts for the ring that was lent. */
+test('what a peer does not take is released when the link is closed for that', async () => {
+  const { a, b } = await links();
+  b.link.pauseReceiving();
+  const count = await fill(a);
+  expect(count.released).toBeLessThan(count.sent);
+  a.link.close(CLOSE_TIMEOUT, 'nothing is taken');
+  await until(() => count.released === count.sent);
+  expect(toClose[1]!.links.length).toBe(1); // and not because another one took its place
+});
+
 test('what was sent into a link that dies is released all the same, once', async () => {
   const { a, b } = await links();
   b.link.pauseReceiving();
-  let sent = 0;
-  let released = 0;
-  while (a.link.bufferedBytes < LINK_BUFFER_MAX) {
-    a.link.send(header('x', true), new Uint8Array(1 << 20), () => {
-      released += 1;
-    });
-    sent += 1;
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
+  const count = await fill(a);
   const both = [...toClose];
   toClose.length = 0;
   await Promise.all(both.map((end) => end.endpoint.close('over')));
-  await until(() => released === sent);
+  await until(() => count.released === count.sent);
   a.link.send(header('late'), null, () => {
-    released += 1;
+    count.released += 1;
   });
-  await until(() => released === sent + 1);
+  await until(() => count.released === count.sent + 1);
 });
 
 test('close is told once to each owner, never inside the call, and nothing is delivered after it', async () => {

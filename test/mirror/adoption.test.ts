@@ -1,7 +1,8 @@
 /** What an empty standby writes down of the group that it meets. */
 import { expect, test } from 'vitest';
-import { BLOCK_SIZE_MAX, VOLUME_SIZE_MAX } from '../../src/limits.js';
-import { newSuperblock } from '../../src/volume/group-state.js';
+import { BLOCK_SIZE_MAX, MEETINGS_MAX, VOLUME_SIZE_MAX } from '../../src/limits.js';
+import type { SiteState } from '../../src/mirror/decide.js';
+import { newSuperblock, offerMeeting } from '../../src/volume/group-state.js';
 
 const CONFIG = { group: 'g', site: 'b', role: 'standby', volumes: [] } as const;
 const ADOPT = {
@@ -33,4 +34,11 @@ test('a standby does not adopt volumes that no site can have', () => {
     expect(() => newSuperblock(CONFIG, bad, ADOPT)).toThrow(expect.objectContaining({ code: 'PEER_REFUSED' }));
     expect(() => newSuperblock(CONFIG, bad, null)).toThrow(expect.objectContaining({ code: 'CONFIG' }));
   }
+});
+
+test('a meeting is offered that the peer can be told, whatever it says of earlier ones', () => {
+  const superblock = newSuperblock(CONFIG, [GOOD], ADOPT);
+  const offered = { count: MEETINGS_MAX, id: 7 };
+  const theirs = { site: ADOPT.peer, met: { [superblock.site.number]: { last: null, offered } } };
+  expect(offerMeeting(superblock, theirs as unknown as SiteState).count).toBe(MEETINGS_MAX);
 });

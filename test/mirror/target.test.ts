@@ -194,7 +194,9 @@ test.each<[string, number, number, number, number, RegExp]>([
   receive(2);
   expect(admit(1, TYPE_LOCK, 8, 4)).toBe(APPLY);
   expect(admit(2, type, lba, blockCount, scope)).toBe(WAIT);
-  expect(lines(target.drain())[0]).toMatch(reason);
+  expect(lines(target.drain())).toEqual(['refused through=1', expect.stringMatching(reason)]);
+  target.step({ kind: 'takenBack' });
+  expect([target.accepted, target.received]).toEqual([1, 1]);
   target.step({ kind: 'connected', epoch: 2, base: null, onReject: 'target-retry' });
   expect(lines(target.drain())[0]).toMatch(reason);
   expect(target.granted).toBe(1);

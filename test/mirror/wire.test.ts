@@ -1,7 +1,15 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { ForelockError } from '../../src/errors.js';
-import { CONTROL_SIZE_MAX, GENERATIONS_MAX, GROUP_VOLUMES_MAX, MESSAGE_SIZE_MAX } from '../../src/limits.js';
+import {
+  CONTROL_SIZE_MAX,
+  EPOCH_MAX,
+  GENERATION_ORDINAL_MAX,
+  GENERATIONS_MAX,
+  GROUP_VOLUMES_MAX,
+  MEETINGS_MAX,
+  MESSAGE_SIZE_MAX,
+} from '../../src/limits.js';
 import { STRETCH_FOLLOWS } from '../../src/link/link.js';
 import type { SiteState } from '../../src/mirror/decide.js';
 import {
@@ -348,5 +356,14 @@ test('what a hostile peer would try', () => {
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 0: 1 } }))).toMatch(/HELLO: streams/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, streams: { 256: 1 } }))).toMatch(/HELLO: streams/);
   expect(refusal(json(KIND_HELLO, { ...HELLO, epoch: 2 ** 53 }))).toMatch(/HELLO: epoch/);
+  // what follows was beyond what a message, or a record, has room for; and some of it was saved
+  expect(refusal(json(KIND_HELLO, { ...HELLO, epoch: EPOCH_MAX }))).toBeNull();
+  expect(refusal(json(KIND_HELLO, { ...HELLO, epoch: EPOCH_MAX + 1 }))).toMatch(/HELLO: epoch/);
+  const met = (count: number) => ({ 2: { last: null, offered: { count, id: 1 } } });
+  expect(refusal(json(KIND_HELLO, { ...HELLO, met: met(MEETINGS_MAX) }))).toBeNull();
+  expect(refusal(json(KIND_HELLO, { ...HELLO, met: met(MEETINGS_MAX + 1) }))).toMatch(/HELLO: met/);
+  const [generation] = HELLO.generations;
+  const ordinal = GENERATION_ORDINAL_MAX + 1;
+  expect(refusal(json(KIND_HELLO, { ...HELLO, generations: [{ ...generation, ordinal }] }))).toMatch(/ordinal/);
   expect(refusal(json(KIND_REFUSE, { row: 5, code: 'NONSENSE', reason: '' }))).toMatch(/REFUSE: code/);
 });

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
+import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { DiskStore } from '../../src/journal/disk-store.js';
 import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
 import { built, VERSION } from '../../src/paths.js';
@@ -289,6 +290,37 @@ test('serve says what it offers, answers status, and stops cleanly; its journal 
   expect((await forelock('log', state)).code).toBe(0);
   const wrong = await forelock('serve', '--state', state, '--volume', 'disk:128M', '--nbd', '127.0.0.1:0');
   expect(wrong.code).toBe(78);
+});
+
+// Hosts got EIO, and nothing was said; the stop said `stopped`, exit code 0, without what had been answered.
+test('serve says that its disk is gone, shows it, and does not call its end a clean stop', async () => {
+  const state = join(folder, 'gone');
+  const address = ['--nbd', '127.0.0.1:0', '--admin', '127.0.0.1:0'];
+  const run = start('serve', '--state', state, '--volume', 'disk:64M', '--role', 'primary', ...address);
+  await until(() => run.out.includes('ready\n') || run.child.exitCode !== null);
+  const client = await NbdClient.connect(/^nbd:\S+$/m.exec(run.out)![0]);
+  await client.write(0, Buffer.alloc(4096, 1));
+  await client.flush();
+  rmSync(state, { recursive: true });
+  const fill = async (): Promise<void> => {
+    for (let at = 0; at < 64 * 2 ** 20; at += 2 ** 20) await client.write(at, Buffer.alloc(2 ** 20, 2));
+    await client.flush();
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'EIO' });
+  client.destroy();
+  await until(() => run.err.includes('\n')); // a stream of its own
+  expect(run.err).toMatch(/^forelock: group main: the journal can no longer be written \(ENOENT.*\n$/);
+  const admin = /^control (http:\S+)$/m.exec(run.out)![1]!;
+  const status = JSON.parse((await forelock('status', '--admin', admin, '--json')).out);
+  const { journal } = status.groups[0];
+  expect(journal).toMatchObject({ failed: expect.stringContaining('can no longer be written'), diskFull: false });
+  expect((await forelock('status', '--admin', admin)).out).toMatch(
+    /^ {2}failed +the journal can no longer be written/m,
+  );
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toBe(1);
+  expect(run.err).toMatch(/^forelock: group main: the stop could not make \d+ records durable /m);
+  expect(run.out).not.toContain('stopped');
 });
 
 // The process was gone, its socket was not, and the next start had to recover.

@@ -166,6 +166,16 @@ test.each<[string, Flags, string]>([
     'group main: ack applied needs a peer, and the group has none: give --peer or --listen',
   ],
   ['a policy without a peer', { state: '/s', 'when-peer-away': 'block' }, 'when-peer-away block needs a peer'],
+  [
+    'a stream that stops, where both sites write',
+    { state: '/s', role: 'dual', peer: 'ws://localhost:1', 'on-reject': 'halt' },
+    'group main: on-reject halt cannot be dual',
+  ],
+  [
+    'a stream that goes back, where both sites write',
+    { state: '/s', role: 'dual', peer: 'ws://localhost:1', 'on-reject': 'retransmit' },
+    'group main: on-reject retransmit cannot be dual',
+  ],
   ['a small ring', { state: '/s', ring: '1M' }, '--ring: 1M is not between 4 MiB and 1 GiB'],
   ['a small journal', { state: '/s', journal: '1M' }, '--journal: 1M is not between 32 MiB'],
   ['a negative round trip', { state: '/s', 'link-rtt': '-1' }, '--link-rtt: "-1" is not a number of milliseconds'],

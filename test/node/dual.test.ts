@@ -405,3 +405,17 @@ test('status tells who serves, since when nobody does, and what met', async () =
   expect(pair.map((gateway) => dual(gateway).state)).toEqual(['alone', 'frozen']);
   expect(formatStatus(pair[1].status(), PLAIN)).toMatch(/dual +frozen, .*hosts wait +when-split prefer:a/);
 });
+
+// A role that the state directory remembers was looked at by nobody: with retransmit a lock and a write destroyed the site.
+test.each([
+  ['on-reject retransmit', { onReject: 'retransmit' }, 'on-reject retransmit cannot be dual'],
+  ['lock-step', { speculation: 'off' }, 'dual works speculatively only'],
+  ['no peer', { peer: undefined }, 'is dual and has no peer'],
+] as const)('a site that remembers to be dual is not started with %s', async (_, options, message) => {
+  const [, b] = await startPair();
+  await b.close();
+  const refused = start('b', { role: undefined, peer: 'ws://127.0.0.1:1', ...options });
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(message) });
+  const again = await start('b', { role: undefined, peer: 'ws://127.0.0.1:1' });
+  expect(again.groups[0]!.role).toBe('dual');
+});

@@ -45,7 +45,7 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
       },
       peer: { received: 900, granted: 890, applied: 880, durable: 800 },
     },
-    lag: { bytes: 5 * 2 ** 20, records: 120, ageMs: 51 },
+    lag: { bytes: 5 * 2 ** 20, records: 120, ageMs: 51, firstCopy: null, fullCopyNeeded: false },
     ack: 'local',
     speculation: true,
     kernel: 'wasm',
@@ -55,6 +55,9 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     parted: null,
     degradedSince: null,
     journal: {
+      failed: null,
+      diskFull: false,
+      full: false,
       usedBytes: 2 ** 29,
       limitBytes: 2 ** 31,
       segments: 8,

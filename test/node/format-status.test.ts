@@ -1,6 +1,9 @@
 import { expect, test } from 'vitest';
+import type { GroupStatus, LagStatus } from '../../src/node/control.js';
 import { COLOURS, formatDuration, formatStatus, PLAIN } from '../../src/node/format-status.js';
 import { FakeGateway, groupStatus } from './fake-gateway.js';
+
+const NO_LAG: LagStatus = { bytes: 0, records: 0, ageMs: 0, firstCopy: null, fullCopyNeeded: false };
 
 test('a status reads as a page', () => {
   expect(formatStatus(new FakeGateway().status(), PLAIN)).toBe(`site a  forelock 0.1.0, up 12 s
@@ -37,12 +40,12 @@ test('what is wrong stands out, and nothing is negative', () => {
       degradedSince: 77,
       parted: 'site b went on without this one',
       link,
-      lag: { bytes: -1, records: 3, ageMs: -5 },
+      lag: { ...NO_LAG, bytes: -1, records: 3, ageMs: -5 },
     }),
     groupStatus({
       name: 'alone',
       link: { ...link, url: null, connects: 0 },
-      lag: { bytes: 0, records: 0, ageMs: 0 },
+      lag: null,
       counters: {},
     }),
   ];
@@ -53,9 +56,33 @@ test('what is wrong stands out, and nothing is negative', () => {
   expect(text).toContain('\x1b[31minconsistent: a first copy is unfinished\x1b[0m');
   expect(text).toContain('alone since sequence 77');
   expect(text).toContain('  parted     \x1b[31msite b went on without this one\x1b[0m');
-  expect(text).toContain('0 B, 3 records, oldest 0 ms');
+  expect(text).toContain('at least 3 records, no link: image of 0 ms ago');
   expect(text).toContain('no peer configured');
-  expect(text).toContain('\x1b[32mnone\x1b[0m');
+  expect(text.match(/ lag /g)).toHaveLength(1); // of the one that has a peer
+});
+
+test('the lag says what is known of it, and what is no lag', () => {
+  const told = (change: Partial<LagStatus> | null, group: Partial<GroupStatus> = {}): string => {
+    const status = new FakeGateway().status();
+    status.groups = [groupStatus({ lag: change && { ...NO_LAG, ...change }, ...group })];
+    return / {2}lag +(.*)/.exec(formatStatus(status, COLOURS))![1]!;
+  };
+  const { link } = groupStatus();
+  const standby = { role: 'standby', link: { ...link, state: 'streaming' } } as const;
+  const away = { role: 'standby', link: { ...link, state: 'away' } } as const;
+  expect(told({})).toBe('\x1b[32mnone\x1b[0m');
+  expect(told({ bytes: 4096, records: 3, ageMs: 5200 })).toBe('4 KiB, 3 records, oldest 5.2 s');
+  expect(told({ bytes: null, records: 3, ageMs: null })).toBe('3 records, oldest of unknown age');
+  expect(told({ bytes: null, records: 7, fullCopyNeeded: true })).toContain('31mfull copy needed');
+  const firstCopy = { doneBytes: 287 * 2 ** 20, totalBytes: 2 ** 30 };
+  expect(told({ firstCopy })).toBe('\x1b[33mfirst copy 28 %, 287 MiB of 1 GiB\x1b[0m');
+  expect(told({ firstCopy, records: 4 })).toContain('first copy 28 %, 287 MiB of 1 GiB, then 4 records');
+  expect(told({ firstCopy }, standby)).toContain('first copy 28 %');
+  expect(told({}, standby)).toBe('\x1b[32mnone\x1b[0m');
+  expect(told({ bytes: null, records: 3, ageMs: 5200 }, standby)).toBe('3 records, image of 5.2 s ago');
+  expect(told({ bytes: null, ageMs: 300_000 }, away)).toContain('no link: image of 5 min ago');
+  expect(told({ bytes: null, ageMs: null }, away)).toContain('no link: image of unknown age');
+  expect(told(null, { id: '', role: 'standby', consistency: 'inconsistent' })).toContain('no copy here at all');
 });
 
 test('what waits for a lock at the target is told, with what that means for the line', () => {
@@ -71,6 +98,20 @@ test('what waits for a lock at the target is told, with what that means for the 
   expect(told('rewound')).toBe(
     '  rejected   rewound: sequence 881 needs a lock at the target, then it is sent again, 5.2 s',
   );
+});
+
+test('a disk that failed or is full stands out', () => {
+  const told = (change: object, role: GroupStatus['role'] = 'primary'): string => {
+    const status = new FakeGateway().status();
+    status.groups = [groupStatus({ role, journal: { ...groupStatus().journal, ...change } })];
+    return formatStatus(status, COLOURS);
+  };
+  expect(told({ failed: 'the journal can no longer be written' })).toContain(
+    '  failed     \x1b[31mthe journal can no longer be written\x1b[0m\n',
+  );
+  expect(told({ diskFull: true })).toContain('  disk full  \x1b[31mwhat needs room fails with ENOSPC\x1b[0m\n');
+  expect(told({ diskFull: true }, 'standby')).toContain('no more of the stream is taken');
+  expect(told({ full: true })).toMatch(/full {7}.*ENOSPC until blocks are trimmed, or with a larger --journal/);
 });
 
 test('durations', () => {

@@ -76,6 +76,27 @@ test('what the library wrote, in and out of scopes, is there after a clean stop 
   }
 });
 
+test('a standby that is stopped while it is being adopted is closed when that is said', async () => {
+  // The stop was done, and the directory given back; then the group was opened in it, and never closed.
+  const listen = { host: '127.0.0.1', port: 0 };
+  const a = await Gateway.open({ state: join(state, 'a'), site: 'a', nbd: [], groups: [{ ...group, listen }] });
+  const peer = `ws://127.0.0.1:${a.members[0]!.endpoint!.address!.port}`;
+  const groups = [{ ...group, role: 'standby', volumes: [], peer } as const];
+  const open = (): Promise<Gateway> => Gateway.open({ state: join(state, 'b'), site: 'b', nbd: [], groups });
+  try {
+    const b = await open();
+    const [member] = b.members;
+    while (member!.making === null) await new Promise((resolve) => setImmediate(resolve));
+    await b.close();
+    expect(member!.group).not.toBeNull();
+    const again = await open();
+    expect(again.groups[0]!.state.recovery.clean).toBe(true);
+    await again.close();
+  } finally {
+    await a.close();
+  }
+});
+
 test('a state directory that the system refuses: what, where, and what to do', async () => {
   const file = join(state, 'file');
   writeFileSync(file, '');
@@ -188,6 +209,83 @@ test('a volume whose name another group has is not adopted, the peer is told, an
     // a peer asks about its own group only
     const ask = first.members[0]!.pair.ask('hash', { volume: 'web', sequence: 0, lba: 0, blockCount: 1, maps: false });
     await expect(ask).rejects.toThrow('group one has no volume named "web"');
+  } finally {
+    await Promise.all(open.map((gateway) => gateway.close()));
+  }
+});
+
+// A journal of 32 MiB for a volume of 64 was taken without a word, and then writes failed for ever.
+test('a journal that cannot hold its volumes is told at the start, and once writes are refused for it', async () => {
+  const said: string[] = [];
+  const onEvent = (text: string): void => void said.push(text);
+  const where = { site: 'a', nbd: [], onEvent };
+  const enough = await Gateway.open({ ...where, state: join(state, 'enough'), groups: [group] });
+  await enough.close();
+  expect(enough.warnings).toEqual([]);
+  const small = { ...group, journal: 32 * MIB };
+  const listen = { host: '127.0.0.1', port: 0 };
+  const gateway = await Gateway.open({ ...where, state: join(state, 'a'), groups: [{ ...small, listen }] });
+  const open = [gateway];
+  try {
+    expect(gateway.warnings).toEqual([expect.stringContaining('--journal 32 MiB can hold 23.5 MiB of the 64 MiB of')]);
+    const volume = new LibraryVolume(gateway.volume('disk'));
+    const fill = async (): Promise<void> => {
+      for (let at = 0; at < 64 * MIB; at += MIB) await volume.write(at, Buffer.alloc(MIB, 1));
+    };
+    await expect(fill()).rejects.toMatchObject({ code: 'ENOSPC' });
+    const told = expect.stringContaining('group main: the journal is full of what cannot be freed: ');
+    await vi.waitFor(() => expect(said).toContainEqual(told), 10_000);
+    expect(gateway.status().groups[0]!.journal).toMatchObject({ full: true, diskFull: false, failed: null });
+    // who is adopted later hears it then
+    const heard: string[] = [];
+    const peer = `ws://127.0.0.1:${gateway.members[0]!.endpoint!.address!.port}`;
+    const standby = { ...small, role: 'standby' as const, volumes: [], peer };
+    const to = { state: join(state, 'b'), site: 'b', nbd: [], onEvent: (text: string) => void heard.push(text) };
+    open.push(await Gateway.open({ ...to, groups: [standby] }));
+    const warning = /^warning: group main: --journal 32 MiB .* no more of the stream is taken once/;
+    await vi.waitFor(() => expect(heard).toContainEqual(expect.stringMatching(warning)), 10_000);
+  } finally {
+    await Promise.all(open.map((each) => each.close()));
+  }
+});
+
+// Nothing was said of a link that came, went or was refused.
+test('an operator hears what becomes of the link, once', async () => {
+  const open: Gateway[] = [];
+  const start = async (site: string, change: Partial<GroupOptions>): Promise<{ gateway: Gateway; said: string[] }> => {
+    const said: string[] = [];
+    const onEvent = (text: string): void => void said.push(text);
+    const where = { state: join(state, site), site, nbd: [], onEvent };
+    const gateway = await Gateway.open({ ...where, groups: [{ ...group, ...change }] });
+    open.push(gateway);
+    return { gateway, said };
+  };
+  const [right, wrong] = ['a', 'b'].map((digit) => {
+    const path = join(state, `key-${digit}`);
+    writeFileSync(path, digit.repeat(64), { mode: 0o600 });
+    return path;
+  });
+  const says = (said: string[], line: string): Promise<void> =>
+    vi.waitFor(() => expect(said).toContain(`group main: ${line}`), 10_000);
+  try {
+    const listen = { host: '127.0.0.1', port: 0 };
+    const standby = await start('b', { role: 'standby', volumes: [], listen, key: right });
+    const peer = `ws://127.0.0.1:${standby.gateway.members[0]!.endpoint!.address!.port}`;
+    const stranger = await start('c', { peer, key: wrong });
+    await says(stranger.said, 'the link with the peer is refused: the shared keys of the two ends differ');
+    await vi.waitFor(
+      () => expect(stranger.gateway.status().groups[0]!.counters.linkRefusals).toBeGreaterThan(1),
+      20_000,
+    );
+    expect(stranger.said).toHaveLength(1);
+    await stranger.gateway.close();
+    const primary = await start('a', { peer, key: right });
+    await says(primary.said, `linked with site b (${peer})`);
+    await says(standby.said, `linked with site a (${peer})`);
+    await standby.gateway.close();
+    await says(primary.said, 'no link with site b: the gateway is stopping');
+    const { length } = standby.said;
+    expect(standby.said[length - 1]).toBe(`group main: linked with site a (${peer})`); // its own stop is no news
   } finally {
     await Promise.all(open.map((gateway) => gateway.close()));
   }

@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { TYPE_WRITE } from '../../assembly/layout.js';
 import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
 
 const MIB = 1 << 20;
@@ -53,4 +54,25 @@ test('the edges of a volume: nothing is read of nothing, and what lies outside i
   } finally {
     await gateway.close();
   }
+});
+
+test('a stop does not wait for one who never stops asking for room', async () => {
+  // Who asked for more whenever there was some kept the end of the journal ahead of the disk: the stop had no end.
+  const gateway = await Gateway.open({
+    state,
+    site: 'a',
+    nbd: [],
+    groups: [{ ...group, ring: 4 * MIB, journal: 1024 * MIB }],
+  });
+  await gateway.ready();
+  const volume = gateway.volume('disk');
+  const { journal } = volume.group;
+  const bytes = Buffer.alloc(64 * 1024, 7);
+  const isOver = (): boolean => volume.group.ended !== null || journal.head > 256 * MIB;
+  volume.group.whenRoom(() => {
+    while (!isOver()) if (volume.appendScoped(TYPE_WRITE, 0, 1, 0, 0, 16, bytes) < 0) return false;
+    return true;
+  });
+  await gateway.close();
+  expect(journal.head).toBeLessThan(128 * MIB);
 });

@@ -8,10 +8,13 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
   ...(await import('./small-limits.js')).SMALL_LIMITS,
   SCOPES_MAX: 16,
+  DEAD_SCOPES_MAX: 8,
 }));
 
+import { TYPE_ABORT } from '../../assembly/layout.js';
 import type { ForelockError } from '../../src/errors.js';
-import { JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
+import { RING_FULL } from '../../src/journal/journal.js';
+import { DEAD_SCOPES_MAX, JOURNAL_SEGMENTS_MIN, SCOPE_AGE_MS_MAX, SEGMENT_SIZE_MIN } from '../../src/limits.js';
 import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope.js';
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { verifyVolume } from '../../src/volume/verify.js';
@@ -185,6 +188,83 @@ test('a scope that is admitted no more does not wait in front of all hosts', asy
   await atRest(world);
 });
 
+/** Opens a scope on the first block that loses to a write of the other site. */
+async function loseScope(world: DualWorld): Promise<Scope> {
+  const [first, second] = world.sites;
+  first.skew += 1000; // the later stamp loses
+  const { blockSize: size } = volumeOf(first);
+  write(world, volumeOf(second), 0, size, []);
+  let lost: Scope | null = null;
+  openScope(volumeOf(first), { offset: 0, size }, { onConflict: 'abort' }).then((scope) => {
+    lost = scope;
+  }, world.fail);
+  await world.until(() => lost !== null, 1000, 'the scope is not opened');
+  return lost!;
+}
+
+/** A host that was told of an abort opened the scope again; then the ABORT was lost in a crash, and both were there. */
+test('an abort is told once a crash cannot take it back', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { counters, journal } = first.group!;
+  first.slowSyncMs = 500;
+  const scope = await loseScope(world);
+  let durableWhenTold = -1;
+  scope.confirmed.catch(() => {
+    durableWhenTold = journal.own.durable;
+  });
+  await world.until(() => counters.scopesAborted === 1, 5000, 'the scope is not aborted');
+  const abort = journal.own.appended;
+  expect(journal.own.durable).toBeLessThan(abort);
+  await world.until(() => durableWhenTold >= 0, 5000, 'nobody is told');
+  expect(durableWhenTold).toBeGreaterThanOrEqual(abort);
+  await atRest(world);
+});
+
+/** A checkpoint names them: there were as many as aborts in its whole stretch, and then no superblock could be saved any more. */
+test('so many scopes of the other site lose, and a checkpoint is made, to forget them', async () => {
+  const world = await startBoth();
+  const { checkpointer, order } = world.sites[1].group!;
+  const { checkpoints } = checkpointer.counters;
+  let lost = 0;
+  for (let round = 0; round < DEAD_SCOPES_MAX; round += 1) {
+    expect(checkpointer.counters.checkpoints).toBe(checkpoints);
+    const scope = await loseScope(world);
+    scope.confirmed.catch(() => {
+      lost += 1;
+    });
+    await world.until(() => lost > round && world.settled(), 5000, 'the scope does not lose');
+  }
+  await world.until(() => checkpointer.counters.checkpoints > checkpoints, 1000, 'no checkpoint');
+  expect(order!.conflicts.deadSince).toBe(0);
+  await atRest(world);
+});
+
+/** It would have been based on what the ABORT takes out. */
+test('no scope begins while one that has lost is not taken out', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { counters, journal } = first.group!;
+  const { reserve } = journal;
+  journal.reserve = (type, ...rest) => (type === TYPE_ABORT ? RING_FULL : reserve.call(journal, type, ...rest));
+  const scope = await loseScope(world);
+  await world.until(() => scope.ended !== null, 5000, 'the scope does not lose');
+  const volume = volumeOf(first);
+  const opened: Scope[] = [];
+  openScope(volume, { offset: 8 * volume.blockSize, size: volume.blockSize }).then(
+    (another) => opened.push(another),
+    world.fail,
+  );
+  const looked = world.scheduler.now + 100;
+  await world.until(() => world.scheduler.now >= looked, 200, 'time does not pass');
+  expect([opened.length, counters.scopesAborted]).toEqual([0, 0]);
+  journal.reserve = reserve;
+  await world.until(() => opened.length === 1, 5000, 'no scope is opened any more');
+  expect(counters.scopesAborted).toBe(1);
+  await opened[0]!.unlock();
+  await atRest(world);
+});
+
 /**
  * A backup held a read lock for longer than a scope may be open. It went on reading without an error, now what others had
  * written meanwhile, and its unlock was fine: nobody knew that the copy was of two moments.
@@ -244,25 +324,55 @@ test('a read that was held until its read lock was over is not answered with dat
   await atRest(world);
 });
 
+/** A verify that has its read lock, and waits at the head of the queue for room that `release` gives. */
+async function waitingVerify(world: DualWorld, site: DualSite) {
+  const group = site.group!;
+  let hasRoom = false;
+  const verified = codeOf(world, verifyVolume(site.pair!, volumeOf(site), false, hash));
+  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
+  group.whenRoom(() => hasRoom || group.ended !== null);
+  const { roomWaits } = group.counters;
+  await world.until(() => group.counters.roomWaits > roomWaits, 3000, 'it does not get to its point');
+  const release = (): void => {
+    hasRoom = true;
+    group.admissionsMoved();
+  };
+  return { verified, release };
+}
+
 /**
  * A verify's read lock was over before its point stood in the stream. What the other site's hosts wrote between the two
  * moments at which the images were pinned looked like a difference.
  */
-test('a verify whose lock is over before its point says so, and pins nothing', async () => {
+test('a verify whose lock is over before its point says so, and appends none', async () => {
   const world = await startBoth();
   const [first] = world.sites;
-  const group = first.group!;
-  const volume = volumeOf(first);
-  const verified = codeOf(world, verifyVolume(first.pair!, volume, false, hash));
-  await world.until(() => group.scopes.held.size === 1, 1000, 'the lock is not asked for');
-  let hasRoom = false;
-  group.whenRoom(() => hasRoom);
-  await world.until(() => group.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
-  const point = first.journal.own.appended + 1;
-  hasRoom = true;
-  group.admissionsMoved();
-  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', point]);
-  expect(group.views.atPoint(first.journal.own.site, point, volume.number)).toBeNull();
+  const { verified, release } = await waitingVerify(world, first);
+  await world.until(() => first.group!.scopes.held.size === 0, SCOPE_AGE_MS_MAX + 1000, 'the lock does not end');
+  const { appended } = first.journal.own;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['ETIMEDOUT', appended]);
+  await atRest(world);
+});
+
+/**
+ * The link went while it waited for room, which there is without a link. Its point was appended in a frozen group, behind
+ * what the other site had: nobody had written anything, and a person had to decide which site loses.
+ */
+test('a verify that waits while the group freezes appends nothing, and says so at once', async () => {
+  const world = await startBoth();
+  const [first] = world.sites;
+  const { verified, release } = await waitingVerify(world, first);
+  const { appended } = first.journal.own;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => first.group!.frozen, 5000, 'the link does not go down');
+  const from = world.scheduler.now;
+  release();
+  expect([await verified, first.journal.own.appended]).toEqual(['PEER_AWAY', appended]);
+  expect(world.scheduler.now - from).toBeLessThan(1000);
+  world.line.downUntil = 0;
+  await world.until(() => first.group!.scopes.held.size === 0, 20_000, 'its lock stays');
   await atRest(world);
 });
 
@@ -307,5 +417,54 @@ test('a transaction is not refused because the journal of the other site was ful
     const work = (transaction: Transaction) => writeOnce(world, transaction, name, size, hasRoom);
     expect(await codeOf(world, runTransaction(group, work))).toBeNull();
   }
+  await atRest(world);
+});
+
+/**
+ * Each block of a trim in a session with an open `abort` scope got an entry of its own, in case that it had to be taken
+ * out: the process died of a trim of a large volume.
+ */
+test('a trim waits until the abort scopes of its session are decided, and is remembered as a whole', async () => {
+  const world = await startBoth();
+  const [site] = world.sites;
+  const volume = volumeOf(site);
+  const { versions, conflicts } = site.group!.order!;
+  const session = site.group!.nextSession();
+  const scope = await openScope(volume, { offset: 0, size: volume.blockSize }, { onConflict: 'abort' }, session);
+  const answers: (string | null)[] = [];
+  let confirmed = -1;
+  volume.trim(session, volume.blockSize, volume.size - volume.blockSize, false, {
+    settle: (error) => {
+      confirmed = conflicts.confirmedThrough;
+      answers.push(error?.code ?? null);
+    },
+  });
+  expect(versions.listedBlocks).toBe(0);
+  await world.until(() => answers.length > 0, 5000, 'the trim is not answered');
+  expect([answers, versions.listedBlocks, confirmed >= scope.sequence]).toEqual([[null], 0, true]);
+  expect(await codeOf(world, scope.unlock())).toBe(null); // it was not waited for
+  await atRest(world);
+});
+
+test('who writes in a scope that may die waits while more cannot be remembered, and nobody with it', async () => {
+  const world = await startBoth();
+  const [site] = world.sites;
+  const volume = volumeOf(site);
+  const { versions } = site.group!.order!;
+  const { blockSize } = volume;
+  const scope = await openScope(volume, { offset: 0, size: blockSize }, { onConflict: 'abort' });
+  let full = true;
+  Object.defineProperty(versions, 'isFull', { get: () => full });
+  let over = false;
+  const written = scope.write(0, world.truth.history.payload(blockSize)).finally(() => {
+    over = true;
+  });
+  const answers: (string | null)[] = [];
+  write(world, volume, 2 * blockSize, blockSize, answers);
+  await world.until(() => answers.length > 0, 5000, 'the other write is not answered');
+  expect([over, answers]).toEqual([false, [null]]);
+  full = false;
+  expect(await codeOf(world, written)).toBe(null);
+  expect(await codeOf(world, scope.unlock())).toBe(null);
   await atRest(world);
 });

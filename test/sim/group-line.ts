@@ -194,9 +194,8 @@ export class Line {
     const given = [source, target].map(({ group }) => group?.cleaner.counters.retentionGivenUp ?? 0);
     const givenUp = (world.counts['retention given up'] ?? 0) + given[0]! + given[1]! > 0; // in this life or an earlier one
     const fine =
-      /both ends must decide the same|the journal is full|the returned tail is damaged|cannot write its state: ENOSPC/.test(
-        closed.reason,
-      ) ||
+      /both ends must decide the same|the journal is full|cannot write its state: ENOSPC/.test(closed.reason) ||
+      (world.counts['bit flip'] !== undefined && /the returned tail is damaged/.test(closed.reason)) ||
       (givenUp && /no longer holds/.test(closed.reason));
     const hasFailed = ({ group, unreadable }: LineSite): boolean =>
       unreadable || (group !== null && group.journal.failed !== null);

@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
+import { Group } from '../../src/volume/group.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -40,6 +41,49 @@ async function atRest(world: GroupWorld): Promise<void> {
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();
 }
+
+test('how far it has come is told at both ends', async () => {
+  // Both said that nothing was missing at the standby.
+  const world = await fullSource();
+  world.open(world.target);
+  let between = 0;
+  let last = '';
+  const look = (): boolean => {
+    const { sender } = world.source.group!;
+    const receiver = world.target.group?.receiver;
+    if (receiver && !receiver.imageConsistent && sender!.linked) {
+      const [here, there] = [sender!.copied?.lba ?? 64, receiver.copied.lba];
+      expect(here).toBeLessThanOrEqual(there);
+      if (here > 0 && here < 64) between += 1;
+      world.target.journal.sync(); // what the source is told is on the disk
+      last = `${here} ${there}`;
+    }
+    return world.settled();
+  };
+  await world.until(look, 20_000, 'the copy does not come to its end');
+  expect(between).toBeGreaterThan(0);
+  expect(last).toMatch(/ 64$/);
+});
+
+test('that it is under way is told once, however often the link goes, and that it is whole', async () => {
+  const world = await fullSource();
+  const tell = vi.spyOn(Group.prototype, 'tell');
+  world.open(world.target);
+  for (let cuts = 1; cuts <= 3; cuts += 1) {
+    const from = copied(world);
+    await world.until(() => copied(world) > from, 1000, 'the copy does not go on');
+    world.line.cut();
+    await world.until(() => !world.source.group!.sender!.linked, 1000, 'the source does not notice');
+  }
+  await atRest(world);
+  expect(tell.mock.calls.flat().sort()).toEqual([
+    'a first copy from the peer is under way',
+    'a first copy to the peer is under way',
+    'the first copy at the peer is whole',
+    'the first copy is whole',
+  ]);
+  tell.mockRestore();
+});
 
 test('it is taken up where the last checkpoint of its target had it', async () => {
   // Were the checkpoint further than the copy, a target that crashed behind it would leave blocks out, and count as

@@ -8,12 +8,14 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { AT_SIZE } from '../../assembly/layout.js';
-import { LOST_TAIL_WAIT_MS } from '../../src/limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
-import { decode, KIND_DATA, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
+import { RING_FULL } from '../../src/journal/journal.js';
+import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS } from '../../src/limits.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
+import { decode, KIND_DATA, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
+import { HandLink, meetByHand, startOf } from './hand-link.js';
 import { seededRandom } from './memory-store.js';
 
 const hash = await xxhash();
@@ -26,37 +28,10 @@ async function bothUp(options: Partial<GroupWorldOptions> = {}): Promise<GroupWo
   return world;
 }
 
-/** One end of a link whose other end is the test. */
-class HandLink implements Link {
-  onMessage: Link['onMessage'] = null;
-  onDrain: Link['onDrain'] = null;
-  onClose: Link['onClose'] = null;
-  readonly bufferedBytes = 0;
-  readonly roundTripMs = 0;
-  readonly unprovenMs = 0;
-  readonly bytesSent = 0;
-  readonly bytesReceived = 0;
-  readonly sent: { header: Uint8Array; stretch: Uint8Array | null }[] = [];
-  closed: { code: number; reason: string } | null = null;
-
-  send(header: Uint8Array, stretch: Uint8Array | null, released: (() => void) | null): void {
-    this.sent.push({ header: header.slice(), stretch: stretch?.slice() ?? null });
-    released?.();
-  }
-  pauseReceiving(): void {}
-  resumeReceiving(): void {}
-  close(code: number, reason: string): void {
-    this.closed ??= { code, reason };
-  }
-}
-
 /** The line is cut for good, and each site is told of the other over a link of the test's. */
 async function byHand(world: GroupWorld): Promise<{ source: HandLink; target: HandLink }> {
-  const hellos = [world.source, world.target].map((site) => structuredClone(site.pair!.hello()));
-  const links = { source: new HandLink(), target: new HandLink() };
-  world.source.pair!.onLink(links.source, hellos[1]);
-  world.target.pair!.onLink(links.target, hellos[0]);
-  return links;
+  const [source, target] = meetByHand(world.source, world.target);
+  return { source, target };
 }
 
 /** The source lost a tail that its peer has; the line is down, and both are up. */
@@ -73,12 +48,6 @@ async function lostTail(): Promise<{ world: GroupWorld; through: number }> {
   await world.until(() => world.target.pair!.link === null, 20_000, 'the target does not notice');
   expect(world.source.journal.own.appended).toBeLessThan(through - 1);
   return { world, through };
-}
-
-function startOf(link: HandLink): Start {
-  const message = decode(link.sent[0]!.header);
-  if (message.kind !== KIND_START) throw new Error(`a message of kind ${message.kind} in the place of START`);
-  return message.start;
 }
 
 async function atRest(world: GroupWorld): Promise<void> {
@@ -151,6 +120,70 @@ test('a returned tail with a gap is not taken', async () => {
   });
   expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /damaged/ });
   expect(world.source.journal.own.appended).toBe(appended);
+});
+
+test('a piece of a lost tail that finds no room keeps what comes behind it waiting', async () => {
+  // The link was paused, and brought what it had read already. Each piece was tried by itself: a small one found room, in
+  // front of a large one that had not, and was called damaged. Links came and went, while hosts that waited were served
+  // without the rest of the tail: only a person can let go of that.
+  const { world, through } = await lostTail();
+  const { journal } = world.source;
+  const { accept } = journal;
+  const links = await byHand(world);
+  let isFull = true;
+  journal.accept = (stretch, onRecord) => (isFull ? RING_FULL : accept.call(journal, stretch, onRecord));
+  await giveBack(world, links, (header, stretch) => {
+    const { data } = decode(header) as Extract<Message, { kind: typeof KIND_DATA }>;
+    const size = new DataView(stretch.buffer).getUint32(AT_SIZE, true);
+    const head = new WireEncoder().data({ ...data, count: 1, size });
+    links.source.onMessage!(head, stretch.slice(0, size));
+    expect(links.source.paused).toBe(true);
+    isFull = false;
+    const rest = { ...data, first: data.first + 1, count: data.count - 1, size: stretch.length - size };
+    return { header: new WireEncoder().data(rest), stretch: stretch.slice(size) };
+  });
+  expect(links.source.closed).toBeNull();
+  await world.until(() => links.source.closed !== null, 5000, 'it is never back');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
+  expect([journal.own.appended, links.source.paused]).toEqual([through, false]);
+});
+
+test('a disk that fails while a lost tail comes back is told to the peer', async () => {
+  // It was waited for until the tail was durable, which it never was: the link stood, and neither site said a word.
+  const { world } = await lostTail();
+  const links = await byHand(world);
+  world.source.store.fail('sync', 'EIO', 100);
+  await giveBack(world, links);
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /the lost tail cannot be kept: .*EIO/ });
+});
+
+test('and so is one that fails while a piece of it waits for room', async () => {
+  const { world } = await lostTail();
+  const { journal } = world.source;
+  const links = await byHand(world);
+  journal.accept = () => RING_FULL;
+  await giveBack(world, links);
+  expect(links.source).toMatchObject({ paused: true, closed: null });
+  world.source.store.fail('sync', 'EIO', 100);
+  journal.mark();
+  journal.sync();
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /the lost tail cannot be kept: .*EIO/ });
+});
+
+test('a disk that fails before a first copy can begin is told to the peer', async () => {
+  // The same: nobody had gone, and nothing began.
+  const world = new GroupWorld(QUIET, seededRandom(1), hash);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  for (const site of [world.source, world.target]) world.open(site);
+  await world.until(() => world.source.group?.serving === true && world.target.pair !== null, 20_000, 'not up');
+  world.source.group!.state.superblock.imported = true; // no stream makes its image
+  world.source.store.fail('sync', 'EIO', 100);
+  await world.settle(world.write(0, 8));
+  const links = await byHand(world);
+  await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its state: .*EIO/ });
 });
 
 test('a lost tail is back when it is on the disk', async () => {
@@ -397,6 +430,21 @@ test('that answers are lowered is on the disk before the first of them', async (
   expect(source.group!.state.superblock.degradedSince).not.toBeNull();
 });
 
+test('that answers are lowered, and are not any more, is told once each', async () => {
+  const world = await bothUp({ ack: 'received' });
+  const { source } = world;
+  const tell = vi.spyOn(source.group!, 'tell');
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => source.pair!.link === null, 1000, 'the source does not notice');
+  for (let unit = 0; unit < 32; unit += 8) await world.settle(world.write(unit, 8));
+  const { degradedSince } = source.group!.state.superblock;
+  expect(tell.mock.calls).toEqual([[expect.stringMatching(`^degraded: .* from sequence ${degradedSince} on$`)]]);
+  world.lineDownUntil = 0;
+  await atRest(world);
+  expect(tell.mock.calls.slice(1)).toEqual([[expect.stringContaining('the peer has all that was answered')]]);
+});
+
 test('what the peer has only received stays in the rollback log', async () => {
   // The journal was freed up to what the peer had received. The peer lost power, and the records were nowhere.
   const world = await bothUp();
@@ -409,4 +457,26 @@ test('what the peer has only received stays in the rollback log', async () => {
   await world.until(() => senderOf(source).source.received === world.records, 3000, 'it does not arrive');
   expect(senderOf(source).peerDurable).toBeLessThan(world.records);
   expect(senderOf(source).retainFrom).toBeLessThanOrEqual(from);
+});
+
+test('a full disk is not asked without pause to note that answers are degraded', async () => {
+  // Each save that failed began the next one: two to three thousand in a second, and each counted as a time of degrading.
+  const world = await bothUp({ ack: 'received' });
+  const { store, group } = world.source;
+  world.crash(world.target, false);
+  await world.until(() => !group!.mirror.connected, 60_000, 'the link does not go');
+  await world.pass(50);
+  let saves = 0;
+  const { save } = group!.state;
+  group!.state.save = (then) => {
+    saves += 1;
+    save.call(group!.state, then);
+  };
+  store.fail('write', 'ENOSPC', 1e9, /superblock/);
+  const answered = world.write(0, 8);
+  await world.pass(1000);
+  expect([saves > 1, saves <= 2 + 1000 / FULL_DISK_RETRY_MS, group!.counters.degraded]).toEqual([true, true, 0]);
+  store.heal();
+  await world.settle(answered);
+  expect(group!.counters.degraded).toBe(1);
 });

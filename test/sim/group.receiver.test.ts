@@ -7,7 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   SEGMENT_SIZE_MIN: 128 * 1024,
 }));
 
-import { AT_LBA, HEADER_SIZE, TYPE_WRITE } from '../../assembly/layout.js';
+import { AT_LBA, HEADER_SIZE, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { checked, KIND_DATA } from '../../src/mirror/wire.js';
@@ -181,4 +181,41 @@ test.each([
   told.mockRestore();
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();
+});
+
+test.each([
+  ['a LOCK over a scope that is open', TYPE_LOCK, 3, 1, 0],
+  ['a record outside of its scope', TYPE_ZERO, 8, 1, 1],
+  ['the end of a scope that is not open', TYPE_UNLOCK, 0, 0, 0],
+])('%s is refused, and no start applies it', async (_, type, lba, blockCount, within) => {
+  // It was in the journal by the time it was refused, and a start applies whatever stands there: the site went on from a
+  // record that it had refused, or, with the LOCK, could not be started any more.
+  const world = await bothUp();
+  const { source, target } = world;
+  await world.settle(world.write(64, 8));
+  await world.until(() => world.settled(), 3000, 'not at rest');
+  const [volume] = target.journal.volumes.values();
+  expect(volume!.map.lookup(8)).toBe(true);
+  const { journal } = source;
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {}); // of links that end so
+  const append = (type: number, lba: number, blockCount: number, scope: number): number => {
+    expect(journal.reserve(type, 0, 1, lba, blockCount, 0, 1, scope, 0)).toBeGreaterThanOrEqual(0);
+    return journal.publish();
+  };
+  const lock = append(TYPE_LOCK, 0, 4, 0);
+  append(type, lba, blockCount, within * lock);
+  append(TYPE_LOCK, 5, 1, 0);
+  journal.sync();
+  await world.pass(1000);
+  expect(told.mock.calls.length).toBeGreaterThan(0);
+  expect([target.journal.peer.appended, target.journal.peerApplied]).toEqual([lock, lock]);
+  source.held = true;
+  world.crash(source, true);
+  world.crash(target, false);
+  told.mockRestore();
+  world.open(target);
+  await world.until(() => target.state === 'up', 1000, 'it does not open');
+  expect([target.journal.peer.appended, target.journal.peerApplied]).toEqual([lock, lock]);
+  expect(target.group!.receiver!.target.openScopes()).toMatchObject([{ sequence: lock }]);
+  expect([...target.journal.volumes.values()][0]!.map.lookup(8)).toBe(true);
 });

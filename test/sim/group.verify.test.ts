@@ -168,6 +168,33 @@ test.each([
   expect(await world.settle(verify(world, () => Promise.resolve()))).toMatchObject({ equal: true });
 });
 
+test('a verify that waits for room while its site stops appends nothing any more, and ends', async () => {
+  // Its FLUSH was appended behind the last checkpoint, of a stop that counted as clean.
+  const world = await filled();
+  const { journal, group } = world.source;
+  const appended = journal.own.appended;
+  group!.whenRoom(() => group!.ended !== null);
+  const verified = verify(world, () => Promise.resolve());
+  const stopped = world.stop(world.source);
+  await expect(world.settle(verified)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await world.settle(stopped);
+  expect(journal.own.appended).toBe(appended);
+});
+
+test('what a verify has pinned goes with it when the peer goes before it has its point', async () => {
+  const world = await filled();
+  const { group } = world.source;
+  await world.settle(holdLock(volumeOf(world.target), 'write', { offset: 0, size: 4096 }, 1000));
+  await world.settle(world.write(0, 8));
+  const verified = verify(world, () => Promise.resolve());
+  const { site, appended } = group!.journal.own;
+  expect(group!.views.atPoint(site, appended, 1)).not.toBeNull();
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.crash(world.target, true);
+  await expect(world.settle(verified, 30_000)).rejects.toMatchObject({ code: 'AWAY' });
+  expect(group!.views.atPoint(site, appended, 1)).toBeNull();
+});
+
 test('left alone, it finds the sites equal', async () => {
   for (const platter of ['journal', 'flat'] as const) {
     const world = await filled(platter);

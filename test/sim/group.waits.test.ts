@@ -50,3 +50,22 @@ test('a burst of several rings is written as it was given', async () => {
     expect(Buffer.concat(pieces).equals(bytes), `block ${block}`).toBe(true);
   }
 });
+
+test('a write of several rings that covers its first and last blocks in part comes to its end', async () => {
+  // Each time there was room again it began from its first block: it filled the journal without end, nobody behind it was
+  // answered, and a stop waited for it.
+  const volumes = [{ blocks: 4096, blockSize: BLOCK, platter: 'journal' as const }];
+  const world = new GroupWorld({ ...QUIET, segmentSize: 4 << 20, ringSegments: 1, volumes }, seededRandom(1), hash);
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  const { journal } = world.source;
+  const units = (12 << 20) / 512;
+  const before = journal.head;
+  const large = world.write(1, units);
+  const behind = world.write(8 * 4000, 8);
+  await world.settle(Promise.all([large, behind]), 10_000);
+  expect(journal.head - before).toBeLessThan(24 << 20);
+  await world.until(() => world.settled(), 20_000, 'the writes do not arrive');
+  await world.compareAll();
+});

@@ -1,10 +1,13 @@
 /** A link in memory: a line that delays, slows, flips bits and is cut, with an end at each site. */
-import type { Link } from '../../src/link/link.js';
+import { CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
 import { decode, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Chance, Life } from './group-rig.js';
 
 /** Frames of a link that may come twice: as many as are within any credit. */
 const REPEATED_MAX = 3;
+
+/** Messages that an end has read when it is paused. */
+const READ_MAX = 3;
 
 interface Message {
   header: Uint8Array;
@@ -47,6 +50,8 @@ export class SimLink implements Link {
   readonly #in: (Message | { code: number; reason: string })[] = [];
   #leaving = false;
   #paused = false;
+  /** So many more come although it is paused: they were read already. */
+  #read = 0;
   #closing = false;
   #ended = false;
   #arrival = 0;
@@ -107,6 +112,7 @@ export class SimLink implements Link {
   }
 
   pauseReceiving(): void {
+    if (!this.#paused) this.#read = Math.floor(this.#world.random() * (READ_MAX + 1));
     this.#paused = true;
   }
 
@@ -121,6 +127,10 @@ export class SimLink implements Link {
     if (this.#closing || this.#ended) return;
     this.#closing = true;
     this.closedWith = { code, reason };
+    if (code === CLOSE_TIMEOUT) {
+      this.#world.scheduler.schedule(() => this.cut(), 0.05);
+      return;
+    }
     // behind what was sent: here simply after it, if it gets through at all
     this.#world.scheduler.schedule(() => {
       if (!this.#ended && !this.peer.#ended) this.peer.#arrive({ code, reason });
@@ -272,8 +282,9 @@ export class SimLink implements Link {
   #deliver(): void {
     if (this.#delivering) return;
     this.#delivering = true;
-    while (this.#in.length > 0 && !this.#paused && !this.#ended && !this.#life.over) {
+    while (this.#in.length > 0 && (!this.#paused || this.#read > 0) && !this.#ended && !this.#life.over) {
       const item = this.#in[0]!;
+      if (this.#paused) this.#read -= 1;
       if ('code' in item) {
         this.#in.shift();
         this.#end(item.reason, item.code);

@@ -1,0 +1,73 @@
+/** Two sites that write, one of which says what no site says: the link is closed with the reason, and nothing of it stays. */
+import { expect, test, vi } from 'vitest';
+import xxhash from 'xxhash-wasm';
+
+vi.mock('../../src/limits.js', async (original) => ({
+  ...(await original<typeof import('../../src/limits.js')>()),
+  ...(await import('./small-limits.js')).SMALL_LIMITS,
+}));
+
+import { EPOCH_MAX } from '../../src/limits.js';
+import { CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
+import { KIND_START, type Start } from '../../src/mirror/wire.js';
+import { DUAL_QUIET } from './dual-draw.js';
+import { DualWorld } from './dual-world.js';
+import { HandLink, meetByHand, startOf } from './hand-link.js';
+import { seededRandom } from './memory-store.js';
+
+const hash = await xxhash();
+
+/** Two sites that know each other; the line is down. */
+async function apart(): Promise<DualWorld> {
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  for (const site of world.sites) site.open();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  world.line.cut();
+  await world.until(() => world.sites.every(({ pair }) => pair!.link === null), 5000, 'the link does not go down');
+  return world;
+}
+
+/** They go on as if nothing had been. */
+async function backTogether(world: DualWorld): Promise<void> {
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+  await world.checks.compareAll();
+}
+
+/** The two meet over links of the test's. @returns the second site's, and the START that the first said */
+async function meet(world: DualWorld): Promise<{ link: HandLink; start: Start }> {
+  const [first, second] = world.sites;
+  const [said, link] = meetByHand(first, second);
+  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
+  return { link, start: startOf(said) };
+}
+
+/**
+ * `--role dual --on-reject retransmit`: a lock and a write in its way, and a site had dropped records that its order of both
+ * sites' scopes went on from. It died of that at every start.
+ */
+test.each(['halt', 'retransmit'] as const)('a stream that may %s is not begun', async (onReject) => {
+  const world = await apart();
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start: { ...start, onReject } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: new RegExp(`START with on-reject ${onReject}`) });
+  await backTogether(world);
+});
+
+/**
+ * Its epoch was remembered before anything else of it was looked at. The next one was above what a HELLO can say, so that
+ * nobody else was met any more.
+ */
+test.each([
+  ['whose epoch is the last', { epoch: 0xffffffff }, CLOSE_PROTOCOL],
+  ['that is refused', { epoch: EPOCH_MAX, group: 'other' }, CLOSE_REFUSED],
+])('of a HELLO %s no epoch stays', async (_, change, code) => {
+  const world = await apart();
+  const [first, second] = world.sites;
+  const { epoch } = first.pair!;
+  const link = new HandLink();
+  first.pair!.onLink(link, { ...structuredClone(second.pair!.hello()), ...change });
+  expect([link.closed?.code, first.pair!.epoch]).toEqual([code, epoch]);
+  await backTogether(world);
+});

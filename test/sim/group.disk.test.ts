@@ -1,0 +1,129 @@
+/** Stories of a disk that fails or is full: what the operator is told, and what a stop says of what it takes with it. */
+import { expect, type Mock, test, vi } from 'vitest';
+import xxhash from 'xxhash-wasm';
+
+vi.mock('../../src/limits.js', async (original) => ({
+  ...(await original<typeof import('../../src/limits.js')>()),
+  SEGMENT_SIZE_MIN: 128 * 1024,
+}));
+
+import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
+import { seededRandom } from './memory-store.js';
+
+const hash = await xxhash();
+
+/** The source serves. @returns the world, and what is told there */
+async function sourceUp(options: Partial<GroupWorldOptions> = {}): Promise<{ world: GroupWorld; tell: Mock }> {
+  const world = new GroupWorld({ ...QUIET, ...options }, seededRandom(1), hash);
+  world.open(world.source);
+  await world.until(() => world.source.group?.serving === true, 20_000, 'it does not serve');
+  const tell = vi.spyOn(world.source.group!, 'tell');
+  await world.settle(world.write(0, 8));
+  await world.settle(world.flush());
+  return { world, tell };
+}
+
+async function failSync(world: GroupWorld): Promise<void> {
+  world.source.store.fail('sync', 'EIO', 1, /segment/);
+  await expect(world.settle(world.flush())).rejects.toMatchObject({ code: 'EIO' });
+}
+
+test('a disk that failed is told once, and a stop says what it takes with it', async () => {
+  // Hosts got EIO, and nothing was said anywhere. The stop said `stopped`, although answered writes were lost with it.
+  const { world, tell } = await sourceUp({ syncMs: 4 });
+  const { journal } = world.source;
+  const first = journal.own.durable + 1;
+  for (let unit = 8; unit < 64; unit += 8) await world.settle(world.write(unit, 8));
+  await failSync(world);
+  await expect(world.settle(world.write(0, 8))).rejects.toMatchObject({ code: 'EIO' });
+  await world.pass(3000);
+  expect(tell.mock.calls).toEqual([[journal.failed!.message]]);
+  const undurable = await world.settle(world.source.group!.close());
+  expect(undurable).toMatchObject({
+    code: 'EIO',
+    message: expect.stringContaining(`could not make 8 records durable (sequence ${first} to ${first + 7}, `),
+  });
+  expect(undurable!.message).toContain('writes among them that were answered may be lost');
+});
+
+test('what a stop could not make durable is not lost where the peer has it on its disk, and it says how much', async () => {
+  for (const all of [true, false]) {
+    const { world } = await sourceUp({ syncMs: 4 });
+    world.open(world.target);
+    await world.until(() => world.settled(), 3000, 'the sites do not find together');
+    await world.settle(world.write(8, 8));
+    await failSync(world);
+    const { sender, journal } = world.source.group!;
+    await world.until(() => sender!.peerDurable === journal.own.appended, 3000, 'it does not arrive');
+    if (!all) {
+      const { peerDurable } = sender!;
+      vi.spyOn(sender!, 'peerDurable', 'get').mockReturnValue(peerDurable - 1);
+    }
+    const undurable = await world.settle(world.source.group!.close());
+    expect(undurable!.message).toContain('could not make 2 records durable');
+    expect(undurable!.message).toContain(
+      all ? 'the peer has all of them on its disk' : 'the peer has the first 1 of them on its disk',
+    );
+    expect(undurable!.message.includes('lost, but')).toBe(!all);
+  }
+});
+
+test('a stop that made all of it durable has nothing to say', async () => {
+  const { world } = await sourceUp();
+  await world.settle(world.write(8, 8));
+  expect(await world.settle(world.source.group!.close())).toBeNull();
+});
+
+test('a full disk is told once, and once when it goes on', async () => {
+  // A little is taken whenever some is freed, and the disk is full again: that is no news.
+  const { world, tell } = await sourceUp();
+  const { store, group } = world.source;
+  store.capacity = store.used;
+  await world.settle(world.write(8, 8));
+  await world.until(() => group!.journal.diskFull, 3000, 'it does not notice');
+  for (let turn = 0; turn < 4; turn += 1) {
+    store.capacity = Number.POSITIVE_INFINITY;
+    await world.until(() => !group!.journal.diskFull, 3000, 'it does not try again');
+    store.capacity = store.used;
+    await world.settle(world.write(8, 8));
+    await world.until(() => group!.journal.diskFull, 3000, 'it does not notice');
+  }
+  expect(group!.health.full).toBe('disk');
+  expect(tell.mock.calls).toEqual([[expect.stringContaining('the disk of the state directory is full')]]);
+  store.capacity = Number.POSITIVE_INFINITY;
+  await world.until(() => group!.health.full === null, 5000, 'it does not go on');
+  expect(tell.mock.calls.slice(1)).toEqual([['the disk has room again: it goes on']]);
+  store.capacity = store.used;
+  await world.settle(world.write(8, 8));
+  await world.until(() => group!.journal.diskFull, 3000, 'it does not notice');
+  const undurable = await world.settle(group!.close());
+  expect(undurable).toMatchObject({ code: 'ENOSPC', message: expect.stringContaining('could not make') });
+});
+
+test('a standby whose disk is full says that, too', async () => {
+  const { world } = await sourceUp();
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  const { store, group } = world.target;
+  const tell = vi.spyOn(group!, 'tell');
+  store.capacity = store.used;
+  await world.settle(world.write(8, 8));
+  await world.until(() => group!.health.full === 'disk', 5000, 'it does not notice');
+  expect(tell.mock.calls).toEqual([[expect.stringContaining('no more of the stream is taken')]]);
+});
+
+test('a journal that cannot hold its volumes is told when it is opened, and when writes are refused for it', async () => {
+  const volume = { blocks: 512, blockSize: 4096, platter: 'journal' } as const;
+  const { world: enough } = await sourceUp({ volumes: [volume], journalSegments: 20 });
+  expect(enough.source.group!.state.warnings).toEqual([]);
+  const { world, tell } = await sourceUp({ volumes: [volume], journalSegments: 8 });
+  const { group } = world.source;
+  expect(group!.state.warnings).toEqual([expect.stringContaining('--journal 1 MiB can hold 753 KiB of the 2 MiB of')]);
+  const fill = async (): Promise<void> => {
+    for (let unit = 0; unit < 4096; unit += 8) await world.settle(world.write(unit, 8));
+  };
+  await expect(fill()).rejects.toMatchObject({ code: 'ENOSPC' });
+  await world.pass(2000);
+  expect(group!.health.full).toBe('journal');
+  expect(tell.mock.calls).toEqual([[expect.stringContaining('the journal is full of what cannot be freed')]]);
+});
