@@ -1,6 +1,7 @@
 /** What a gateway tells about itself (GatewayStatus), gathered from its parts. Lags and ages are never negative. */
 import { VERSION } from '../paths.js';
 import type { Group } from '../volume/group.js';
+import { isAgreed, splitName } from '../volume/split.js';
 import type { DualStatus, GatewayStatus, GroupStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
@@ -146,7 +147,8 @@ function dualStatus({ options }: Member, group: Group): DualStatus | null {
   return {
     state: group.alone ? 'alone' : !group.frozen ? 'serving' : group.serving ? 'frozen' : 'waiting',
     frozenMs: group.frozenAt === null ? 0 : Math.max(0, group.nowMs() - group.frozenAt),
-    whenSplit: whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`,
+    whenSplit: splitName(whenSplit),
+    whenSplitAgreed: isAgreed(group.state.superblock, whenSplit),
     behind: { records: 0, ageMs: 0 },
     conflicts: { ...group.order.conflicts.counters },
   };

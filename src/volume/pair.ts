@@ -37,10 +37,11 @@ import {
   type Start,
   WireEncoder,
 } from '../mirror/wire.js';
-import type { Group, Platform, WhenSplit } from './group.js';
+import type { Group, Platform } from './group.js';
 import { type GroupConfig, offerMeeting, siteNumberOf } from './group-state.js';
 import { type TailLine, TailSender, TailTaker } from './lost-tail.js';
 import { type Peering, Serving, type ServingOptions } from './serving.js';
+import { splitName } from './split.js';
 
 /** What an empty site takes over from the source it meets. */
 export interface Adoption {
@@ -140,7 +141,7 @@ export class Pair implements Peering {
   hello(): SiteState {
     const { config } = this.#options;
     const group = this.group;
-    const whenSplit = nameOf(this.#options.whenSplit);
+    const whenSplit = splitName(this.#options.whenSplit);
     if (group === null) {
       return {
         format: RECORD_FORMAT,
@@ -354,6 +355,7 @@ export class Pair implements Peering {
     // where both write, an empty site is remembered once it has state of the group: when its own stream begins
     if (group.order === null || theirs.generations.length > 0)
       this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
+    this.#agree(group);
     const meeting = offerMeeting(state.superblock, theirs);
     state.save((error) => {
       if (this.#link !== link) return;
@@ -391,6 +393,11 @@ export class Pair implements Peering {
     const { number, name } = theirs.site;
     if (!superblock.sites.some((site) => site.number === number)) superblock.sites.push({ number, name });
     superblock.peers = { [number]: { durable: durable ?? superblock.peers[number]?.durable ?? 0 } };
+  }
+
+  /** Both have said the same in HELLO: row 1. */
+  #agree(group: Group): void {
+    if (group.role === 'dual') group.state.superblock.whenSplit = this.#peer!.whenSplit;
   }
 
   /** The peer has written down what was offered. */
@@ -541,6 +548,7 @@ export class Pair implements Peering {
     if (follows) superblock.peerAlone = group.order === null ? 0 : null;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
+    this.#agree(group);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
     const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
@@ -661,10 +669,6 @@ export class Pair implements Peering {
     const base = this.group!.receiver?.copy ?? null;
     return base !== null && base.end === null ? null : saved;
   }
-}
-
-function nameOf(whenSplit: WhenSplit): string {
-  return whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`;
 }
 
 /** @param begunAt where its records begin in the journal of this site */

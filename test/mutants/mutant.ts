@@ -88,7 +88,9 @@ const TESTS: Record<string, string[]> = {
     'sim/group.verify.test.ts',
     'sim/dual.regressions.test.ts',
     'sim/dual.scopes.test.ts',
+    'sim/dual.split.test.ts',
   ],
+  'volume/split.ts': ['sim/dual.split.test.ts'],
   'volume/own-scopes.ts': [
     'sim/group.scopes.test.ts',
     'sim/group.regressions.test.ts',
@@ -99,7 +101,12 @@ const TESTS: Record<string, string[]> = {
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],
-  'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts', 'platter/writeback.group.test.ts'],
+  'volume/group-state.ts': [
+    'sim/dual.split.test.ts',
+    'sim/dual.regressions.test.ts',
+    'platter/state.test.ts',
+    'platter/writeback.group.test.ts',
+  ],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',
     'sim/group.first-copy.test.ts',

@@ -2189,4 +2189,25 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '',
     breaks: 'a few strangers that stay take all places of the server, for ever',
   },
+  {
+    name: 'split: its own configuration is enough',
+    file: 'volume/split.ts',
+    find: 'return agreed === splitName(whenSplit) || Object.keys(met).length === 0;',
+    replace: "return agreed !== '' || Object.keys(met).length === 0;",
+    breaks: 'while who is preferred is being changed, both sites go on alone',
+  },
+  {
+    name: 'split: what was agreed on outlives a start with another value',
+    file: 'volume/group-state.ts',
+    find: '    superblock.whenSplit = null;\n',
+    replace: '    superblock.whenSplit ??= null;\n',
+    breaks: 'a site goes on alone by what it has told the other one that it would not',
+  },
+  {
+    name: 'split: goes on alone without what the other one answered',
+    file: 'volume/group.ts',
+    find: '(!whenSplit.only && this.receiver!.lacksAlone)',
+    replace: '(!whenSplit.only && this.receiver === null)',
+    breaks: 'who was alone before finds its flushed writes refused',
+  },
 ];
