@@ -37,7 +37,10 @@ export interface Link {
   pauseReceiving(): void;
   resumeReceiving(): void;
 
-  /** Closes behind what was sent, and tells the peer why. `reason` is cut to 123 bytes. No `onMessage` after this. */
+  /**
+   * Closes, and tells the peer why: behind what was sent, of which a stretch that has not left, and what is behind it, may be
+   * lost. From now on no ping of the peer is answered. `reason` is cut to 123 bytes. No `onMessage` after this.
+   */
   close(code: number, reason: string): void;
 
   /** The last measured round trip in milliseconds (0 before the first), of the ping behind whatever was queued. */

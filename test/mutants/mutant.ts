@@ -72,6 +72,7 @@ const TESTS: Record<string, string[]> = {
   ],
   'journal/reader.ts': [],
   'link/endpoint.ts': [],
+  'link/shaper.ts': [],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/conflict.ts': [],

@@ -2210,4 +2210,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '(!whenSplit.only && this.receiver === null)',
     breaks: 'who was alone before finds its flushed writes refused',
   },
+  {
+    name: 'shaper: the link inside is closed behind the line',
+    file: 'link/shaper.ts',
+    find: 'this.#inner.close(code, fitted);\n    queueMicrotask(',
+    replace: 'setTimeout(() => this.#inner.close(code, fitted), 84_000);\n    queueMicrotask(',
+    breaks: 'the other site takes it for alive, and both serve',
+  },
+  {
+    name: 'shaper: what a close leaves behind is not given back',
+    file: 'link/shaper.ts',
+    find: 'if (item !== null) releaseSoon(item);',
+    replace: '',
+    breaks: 'a buffer of the stream is gone for good with each close',
+  },
 ];
