@@ -132,6 +132,8 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       linkRefusals: endpoint?.status().refusals ?? 0,
       ...Object.fromEntries([...pair.counters.rows].map(([row, count]) => [`linkRow${row}`, count])),
       linkProtocolErrors: pair.counters.protocolErrors,
+      linkStalls: pair.counters.stalls,
+      linkShunned: pair.counters.shunned,
       tailRecordsReturned: pair.counters.tailRecordsReturned,
       tailRecordsRecovered: pair.counters.tailRecordsRecovered,
       generationsMinted: pair.counters.minted,

@@ -92,6 +92,7 @@ const TESTS: Record<string, string[]> = {
     'sim/dual.split.test.ts',
   ],
   'volume/split.ts': ['sim/dual.split.test.ts'],
+  'volume/peer-watch.ts': ['mirror/peer-watch.test.ts', 'sim/dual.stalled.test.ts'],
   'volume/own-scopes.ts': [
     'sim/group.scopes.test.ts',
     'sim/group.regressions.test.ts',
@@ -123,6 +124,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'volume/pair.ts': [
+    'sim/dual.stalled.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
@@ -131,6 +133,8 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
   ],
   'volume/serving.ts': [
+    'sim/dual.stalled.test.ts',
+    'sim/dual.split.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'sim/group.pair.test.ts',
