@@ -373,7 +373,15 @@ export class Group {
       return `the other site has not agreed to --when-split ${splitName(whenSplit)} yet, so site ${site} does not go on alone: let the two meet with it, or start with --when-split only:${site} if the other is gone for good`;
     if (!whenSplit.only && this.receiver!.lacksAlone)
       return `site ${site} has not caught up with what the other answered alone, and does not go on alone before it has: if the other is gone for good, start with --when-split only:${site}`;
-    return null;
+    return this.cannotMint === null ? null : `site ${site} cannot go on alone: ${this.cannotMint.message}`;
+  }
+
+  /** Why `mint` comes to nothing, until somebody does something about it; or null. */
+  get cannotMint(): ForelockError | null {
+    const { failed, diskFull } = this.journal;
+    const damage = failed ?? this.receiver?.damage ?? null;
+    if (damage !== null || !diskFull) return damage;
+    return new ForelockError('ENOSPC', 'the disk is full');
   }
 
   /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
@@ -413,7 +421,7 @@ export class Group {
    */
   mint(why: string): boolean {
     const { journal, order, checkpointer } = this;
-    if (journal.failed !== null || journal.diskFull) return false;
+    if (this.cannotMint !== null) return false;
     this.receiver!.applyReceived();
     this.scopes.abortDoomed();
     if (!this.scopes.endNow(why)) return false;
@@ -546,8 +554,9 @@ export class Group {
    * False: it could not; who waits is refused.
    */
   setReadyAlone(ready: boolean): void {
+    const had = this.#readyAlone;
     this.#readyAlone = ready;
-    if (!ready) this.#askAgain();
+    if (had && !ready) this.#askAgain();
   }
 
   /** Somebody waits for the group to go on alone. */

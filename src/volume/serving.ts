@@ -146,7 +146,7 @@ export class Serving {
       this.#lookAtSplit(nowMs);
     }
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
-    group.setReadyAlone(group.journal.failed === null);
+    group.setReadyAlone(group.cannotMint === null);
     if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#pair.mayAnswer && !this.#givesUp(this.#lostTail, nowMs)) return;
@@ -206,15 +206,19 @@ export class Serving {
     const { staysFrozen } = group;
     if (staysFrozen !== this.#told && staysFrozen !== null) group.tell(staysFrozen);
     this.#told = staysFrozen;
+    group.setReadyAlone(staysFrozen === null);
     if (staysFrozen !== null) return;
-    group.setReadyAlone(group.journal.failed === null);
     if (group.isAsked || group.peerIsAwaited) this.#mintSafely();
   }
 
   /** A tail may be missing that the other site has, or its old disk: nothing goes into its place under the same generation. */
   #mintSafely(): void {
-    if (!this.#group.serving && !isMintedAtEnd(this.#group)) this.#mintAtEnd(() => {});
-    else this.#mint();
+    const group = this.#group;
+    if (group.serving || isMintedAtEnd(group)) return this.#mint();
+    // it is tried again, and who was held for long enough is told meanwhile
+    this.#mintAtEnd((error) => {
+      if (error !== null) group.setReadyAlone(false);
+    });
   }
 
   #mint(): void {
@@ -233,6 +237,7 @@ export class Serving {
 
   #lookAtMint(): void {
     const { checkpointer } = this.#group;
+    this.#group.setReadyAlone(this.#group.cannotMint === null);
     if (checkpointer.number.done < this.#mintedBy) {
       if (!checkpointer.running) checkpointer.request(); // again, for it failed
       return;

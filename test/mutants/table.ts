@@ -2274,4 +2274,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'this.#shunMs = Math.min(ms, SHUN_MS_MAX);',
     breaks: 'hosts are kept waiting for most of the time',
   },
+  {
+    name: 'group: a full disk does not keep from minting',
+    file: 'volume/group.ts',
+    find: 'if (damage !== null || !diskFull) return damage;',
+    replace: 'if (damage !== null || diskFull) return damage;',
+    breaks: 'hosts wait without a limit for a preferred site that cannot go on alone',
+  },
+  {
+    name: 'group: damage of what is to be applied does not keep from minting',
+    file: 'volume/group.ts',
+    find: 'const damage = failed ?? this.receiver?.damage ?? null;',
+    replace: 'const damage = failed;',
+    breaks: 'hosts wait without a limit for a preferred site that cannot go on alone',
+  },
 ];

@@ -7,7 +7,8 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
-import { SPLIT_WAIT_MS } from '../../src/limits.js';
+import { ForelockError } from '../../src/errors.js';
+import { FREEZE_HOLD_MS, SPLIT_WAIT_MS } from '../../src/limits.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -139,6 +140,39 @@ test('a site that has not caught up with who was alone does not go on alone', as
   await world.until(() => world.settled() && answer.code === null, 20_000, 'the sites do not find together');
   await world.checks.compareAll();
 });
+
+/**
+ * The preferred site could not mint: its disk was full, or what it had of the other's stream was damaged. It took itself for
+ * ready all the same, and hosts were held for it without a limit, where a frozen group answers them after 30 seconds.
+ */
+test.each(['its disk is full', 'its commit log is damaged'])(
+  'hosts of a preferred site that cannot go on alone are told: %s',
+  async (why) => {
+    const world = await startBoth({ whenSplit: 'prefer:alpha' });
+    const [alpha] = world.sites;
+    const group = alpha.group!;
+    if (why === 'its disk is full') {
+      alpha.store.capacity = alpha.store.used;
+      write(world, alpha, 0);
+      await world.until(() => alpha.journal.diskFull, 5000, 'the disk does not fill up');
+    } else {
+      const damage = new ForelockError('STATE_CORRUPT', why);
+      Object.defineProperty(group.receiver, 'damage', { get: () => damage, configurable: true });
+    }
+    await cut(world);
+    await wait(world);
+    const answer = write(world, alpha, 1);
+    await world.until(() => answer.code !== undefined, FREEZE_HOLD_MS + 1000, 'nobody tells it');
+    expect([answer.code, group.alone]).toEqual(['PEER_AWAY', false]);
+    expect(group.refuseRead()?.message).toMatch(/site alpha cannot go on alone: (the disk is full|its commit log)/);
+    // somebody makes room
+    if (why !== 'its disk is full') Reflect.deleteProperty(group.receiver!, 'damage');
+    alpha.store.capacity = Number.POSITIVE_INFINITY;
+    await world.until(() => !alpha.journal.diskFull, 5000, 'the disk is full still');
+    await wait(world);
+    await goesOnAlone(world, alpha, 2);
+  },
+);
 
 test('who never met another site asks nobody, and only:SITE does not either', async () => {
   const world = new DualWorld({ ...DUAL_QUIET, whenSplit: 'prefer:alpha', soloMs: 1 }, seededRandom(1), hash);
