@@ -67,7 +67,7 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
     );
   }
   if (group.dual !== null) {
-    const { state, frozenMs, whenSplit, behind, conflicts } = group.dual;
+    const { state, frozenMs, whenSplit, whenSplitAgreed, behind, conflicts } = group.dual;
     const says = {
       serving: paint.good('both sites serve'),
       waiting: paint.warn(`waits for the other site, ${formatDuration(frozenMs)}: hosts are not served yet`),
@@ -75,6 +75,11 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
       alone: paint.bad('this site serves alone'),
     }[state];
     add('dual', `${says}  ${paint.dim(`when-split ${whenSplit}`)}`);
+    if (!whenSplitAgreed && whenSplit !== 'freeze')
+      add(
+        '',
+        paint.warn(`the other site has not agreed to ${whenSplit} yet: nobody goes on alone by it before the two meet`),
+      );
     if (behind.records > 0) add('', `${behind.records} of the other's records to apply, ${formatAge(behind.ageMs)}`);
     const { met, aborted, cascaded, abortedPeer } = conflicts;
     if (met > 0) add('conflicts', `${met} met, ${aborted} + ${cascaded} scopes lost here, ${abortedPeer} there`);

@@ -21,7 +21,7 @@ import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import { type AckName, findVoidPromise } from '../volume/gate.js';
-import { Group, type Platform, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
+import { Group, type Platform, type Role, type WhenPeerAway } from '../volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -33,6 +33,7 @@ import {
 } from '../volume/group-state.js';
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
+import type { WhenSplit } from '../volume/split.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
@@ -407,6 +408,7 @@ export class Gateway {
       group: options.group,
       site: this.options.site,
       role,
+      whenSplit: options.whenSplit,
       volumes: options.volumes,
       journalSize: options.journal,
       ringSize: options.ring,
