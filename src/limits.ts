@@ -139,6 +139,14 @@ export const SPLIT_WAIT_MS = 2 * PEER_SILENT_MS_MAX;
  * earlier than that ping was sent, and the clocks of the two may differ by a quarter.
  */
 export const SPLIT_LEASE_MS = 1.5 * PEER_SILENT_MS_MAX;
+/**
+ * A peer that holds its link gets on within this, be it by one cursor: one with a slow disk takes or syncs something every
+ * second or two. Less than FREEZE_HOLD_MS, so that whom it holds up in a frozen group can still be served without it.
+ */
+export const PEER_STALL_MS = 25_000;
+/** So long the links of one that did not are refused, twice as long each time: who waits to go on alone must be able to. */
+export const SHUN_MS_MIN = SPLIT_WAIT_MS + 4000;
+export const SHUN_MS_MAX = 300_000;
 /** Pings that wait for their answer; older ones are forgotten. */
 export const PINGS_MAX = 16;
 
@@ -175,6 +183,11 @@ assert(
 );
 assert(VERIFY_STALL_MS > LOCK_WAIT_MS_MAX, 'a verify waits as long as the mirror may wait for a lock');
 assert(SPLIT_LEASE_MS <= 0.75 * SPLIT_WAIT_MS, 'who is not preferred has stopped before the other goes on alone');
+assert(
+  PEER_STALL_MS < FREEZE_HOLD_MS,
+  'who is held because of a peer that does not get on is not told before it is served',
+);
+assert(SHUN_MS_MIN > SPLIT_WAIT_MS && SHUN_MS_MAX >= SHUN_MS_MIN, 'who refuses links has the time to go on alone');
 assert(PINGS_MAX * HEARTBEAT_MS > SPLIT_LEASE_MS, 'an answer counts as long as it could prolong a lease');
 assert(TRANSACTION_LOCKS_MAX <= SCOPES_MAX, 'a transaction may have its locks');
 assert(2 * CLOCK_MAX <= 2 ** 53, 'who has taken the latest stamp has as many more to give');

@@ -118,6 +118,8 @@ const schema = z.strictObject({
    * and nobody is served with less. Null before that: first all that it has answered is applied.
    */
   peerAlone: count.nullable().default(0),
+  /** Where both sites write: the `--when-split` on which both have agreed (volume/split.ts); null: on none. */
+  whenSplit: z.string().max(4096).nullable().default(null),
   /** A base copy was begun here once: the image has blocks that no stream wrote. */
   imported: z.boolean(),
   /** A resync past the journal is unfinished. */

@@ -38,8 +38,9 @@ export interface Link {
   resumeReceiving(): void;
 
   /**
-   * Closes behind what was sent, and tells the peer why; with CLOSE_TIMEOUT at once: who takes nothing cannot be told.
-   * `reason` is cut to 123 bytes. No `onMessage` after this.
+   * Closes, and tells the peer why: behind what was sent, of which a stretch that has not left, and what is behind it, may be
+   * lost; with CLOSE_TIMEOUT at once, without a word: who takes nothing cannot be told. From now on no ping of the peer is
+   * answered. `reason` is cut to 123 bytes. No `onMessage` after this.
    */
   close(code: number, reason: string): void;
 

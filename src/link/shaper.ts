@@ -9,8 +9,10 @@
  *     in:  inner.onMessage -> waits for the line -> in flight -> onMessage
  *
  * What waits for the line counts as buffered, what is in flight does not (on a real line it has left this machine),
- * up to CREDIT_BYTES. A close by the owner goes behind what was sent. A cut of the inner link is not delayed: what
- * had arrived is delivered at once and the close after it, so the owner never has two live links.
+ * up to CREDIT_BYTES. A cut of the inner link is not delayed: what had arrived is delivered at once and the close after
+ * it, so the owner never has two live links. Nor is a close by the owner: the inner link answers pings for as long as it
+ * lives, and by those the other site may take it that this one still counts on the link. So it ends with the owner's, behind
+ * a REFUSE and whatever else is in front of the first stretch under way; the rest is dropped, as by a cut.
  */
 import { assert } from '../assert.js';
 import { CREDIT_BYTES } from '../limits.js';
@@ -138,8 +140,6 @@ export class ShapedLink implements Link {
   #paused = false;
   #innerPaused = false;
   #wasFull = false;
-  /** The owner's close, on its way behind what was sent. */
-  #closing: { code: number; reason: string } | null = null;
 
   constructor(inner: Link, shape: LinkShape, clock: Clock) {
     assert(shape.roundTripMs >= 0 && shape.bytesPerSecond >= 0, 'a shape is not negative');
@@ -199,26 +199,27 @@ export class ShapedLink implements Link {
     this.#in.held = true;
     this.#in.stop();
     const fitted = fitReason(reason);
-    this.#closing = { code, reason: fitted };
-    queueMicrotask(() => {
-      this.#closeBehind();
-      this.onClose?.(fitted, code);
-    });
+    this.#out.stop();
+    let item = this.#out.take(true);
+    for (; item !== null && item.stretch === null; item = this.#out.take(true))
+      this.#inner.send(item.header, null, item.released);
+    if (item !== null) releaseSoon(item);
+    this.#drop();
+    this.#inner.close(code, fitted);
+    queueMicrotask(() => this.onClose?.(fitted, code));
   }
 
   #leave(): void {
     for (let item = this.#out.take(false); item !== null; item = this.#out.take(false)) {
       this.#inner.send(item.header, item.stretch, item.released);
     }
-    this.#closeBehind();
     this.#drain();
   }
 
-  #closeBehind(): void {
-    if (this.#closing === null || !this.#out.isEmpty) return;
-    const { code, reason } = this.#closing;
-    this.#closing = null;
-    this.#inner.close(code, reason);
+  /** What has not left never will. */
+  #drop(): void {
+    this.#out.stop();
+    for (let item = this.#out.take(true); item !== null; item = this.#out.take(true)) releaseSoon(item);
   }
 
   #drain(): void {
@@ -254,11 +255,7 @@ export class ShapedLink implements Link {
   }
 
   #cut(reason: string, code: number): void {
-    this.#out.stop();
-    for (let item = this.#out.take(true); item !== null; item = this.#out.take(true)) {
-      if (item.released !== null) process.nextTick(item.released);
-    }
-    this.#closing = null;
+    this.#drop();
     if (this.#closed) return;
     this.#deliver(true);
     this.#in.stop();
@@ -266,4 +263,8 @@ export class ShapedLink implements Link {
     this.#closed = true;
     this.onClose?.(reason, code);
   }
+}
+
+function releaseSoon({ released }: Item): void {
+  if (released !== null) process.nextTick(released);
 }

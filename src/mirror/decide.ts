@@ -8,7 +8,7 @@
  *     row  finding                                              then
  *     1    ids, names, sizes or formats do not fit, the roles   refuse
  *          are neither one primary and one standby nor dual
- *          at both (with one --when-split), a clone, a state
+ *          at both (with one --when-split, which is then agreed on), a clone, a state
  *          older than the one that the peer has met
  *     2    no common generation                                 both empty: adopt (dual: one of them founds the group
  *                                                               first); only the standby empty: its tail is the whole
@@ -377,7 +377,10 @@ function findMisfit(p: SiteState, s: SiteState): string | null {
     return `${p.role === 'dual' ? a : b} is dual, ${p.role === 'dual' ? b : a} is not: start both with --role dual, or one as primary and one as standby`;
   }
   if (p.role === 'dual' && p.whenSplit !== s.whenSplit) {
-    return `${a} has --when-split ${p.whenSplit}, ${b} has --when-split ${s.whenSplit}: give both the same, or both could go on alone`;
+    return `${a} has --when-split ${p.whenSplit}, ${b} has --when-split ${s.whenSplit}: give both the same; until the two have met with it, nobody goes on alone by it`;
+  }
+  if (p.role === 'dual' && p.whenSplit.startsWith('only:')) {
+    return `${a} and ${b} have --when-split ${p.whenSplit}, by which the other site is gone for good: give both prefer:SITE or freeze`;
   }
   if (p.role === 'dual' && !['freeze', `prefer:${a}`, `prefer:${b}`].includes(p.whenSplit)) {
     return `--when-split ${p.whenSplit} names neither ${a} nor ${b}: correct both configurations`;

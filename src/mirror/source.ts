@@ -227,6 +227,21 @@ export class SourceStream {
   get credit(): number {
     return Math.max(0, this.#creditBytes - this.#sentBytes);
   }
+  /** Grows whenever the peer takes, syncs, locks or applies something of this stream, or makes room for it. */
+  get peerProgress(): number {
+    return this.#received + this.#granted + this.#applied + this.#creditBytes + this.peerKept;
+  }
+  /** Grows whenever more of this stream, or of the base copy, is durable there. */
+  get peerKept(): number {
+    const base = this.#baseDurable;
+    return this.#peerDurable + (base === null ? 0 : base.lba + 2 ** 33 * base.volume);
+  }
+  /** Something that was sent is not received or not durable there, or more could be sent if there were credit. */
+  get peerOwes(): boolean {
+    if (this.#phase === 'base' || !this.#consistent) return true;
+    if (this.#received < this.#sent || this.#peerDurable < this.#sent) return true;
+    return this.#sent < this.#sealed && this.credit === 0;
+  }
   /** The most that it was in this epoch. */
   get creditMost(): number {
     return this.#creditMost;

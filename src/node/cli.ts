@@ -159,7 +159,10 @@ function addServe(program: Command): void {
         'fail',
       ),
     )
-    .option('--when-split <policy>', 'dual, link down: freeze (default), or prefer:SITE goes on alone')
+    .option(
+      '--when-split <policy>',
+      'dual, link down: freeze (default), or prefer:SITE goes on alone, once both have met with it; only:SITE: the other site is gone for good',
+    )
     .addOption(
       choice(
         '--on-reject <policy>',

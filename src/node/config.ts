@@ -65,8 +65,8 @@ export interface GroupOptions {
   speculation: boolean;
   kernel: 'wasm' | 'reference' | 'compare';
   whenPeerAway: 'degrade' | 'block' | 'fail';
-  /** Role dual, without a link: both sites freeze, or the site of this name goes on alone. */
-  whenSplit: 'freeze' | { prefer: string };
+  /** Role dual, without a link: both sites freeze, or the site of this name goes on alone; `only`: the other is gone for good. */
+  whenSplit: 'freeze' | { prefer: string; only?: true };
   onReject: RejectPolicy;
   /** Bytes of journal on disk; null: twice the volumes' size and four segments. */
   journal: number | null;
@@ -282,13 +282,14 @@ const GATEWAY_KEYS = Object.keys(gatewayFields);
 const GROUP_KEYS = Object.keys(groupFields);
 const VOLUME_KEYS = Object.keys(volumeFields);
 
-function parseWhenSplit(text: string): 'freeze' | { prefer: string } {
+function parseWhenSplit(text: string): GroupOptions['whenSplit'] {
   if (text === 'freeze') return text;
   const [policy, site, ...rest] = text.split(':');
-  if (policy !== 'prefer' || site === undefined || rest.length > 0) {
-    throw new Error(`${JSON.stringify(text)} is neither freeze nor prefer:SITE`);
+  if ((policy !== 'prefer' && policy !== 'only') || site === undefined || rest.length > 0) {
+    throw new Error(`${JSON.stringify(text)} is none of freeze, prefer:SITE and only:SITE`);
   }
-  return { prefer: parseName(site, 'site') };
+  const prefer = parseName(site, 'site');
+  return policy === 'prefer' ? { prefer } : { prefer, only: true };
 }
 
 function parsePeer(text: string): string {

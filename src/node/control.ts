@@ -94,8 +94,10 @@ export interface DualStatus {
   state: 'serving' | 'waiting' | 'frozen' | 'alone';
   /** How long it has waited or been frozen; 0 otherwise. */
   frozenMs: number;
-  /** freeze, or prefer:SITE. */
+  /** freeze, prefer:SITE, or only:SITE. */
   whenSplit: string;
+  /** The two sites have met with it. */
+  whenSplitAgreed: boolean;
   /** How far this site's image is behind the other's stream. */
   behind: { records: number; ageMs: number | null };
   /** Since the start: scopes of the other site that met own ones; scopes lost, own ones, those that went with them, the other's. */

@@ -68,8 +68,9 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
     );
   }
   if (group.dual !== null) {
-    const { state, frozenMs, whenSplit, behind, conflicts } = group.dual;
-    const waits = frozenMs < FREEZE_HOLD_MS || whenSplit === `prefer:${site}`; // the preferred one goes on for them
+    const { state, frozenMs, whenSplit, whenSplitAgreed, behind, conflicts } = group.dual;
+    // who is to go on alone does so for them
+    const waits = frozenMs < FREEZE_HOLD_MS || (whenSplitAgreed && whenSplit.split(':')[1] === site);
     const says = {
       serving: paint.good('both sites serve'),
       waiting: paint.warn(`waits for the other site, ${formatDuration(frozenMs)}: hosts are not served yet`),
@@ -79,6 +80,11 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
       alone: paint.bad('this site serves alone'),
     }[state];
     add('dual', `${says}  ${paint.dim(`when-split ${whenSplit}`)}`);
+    if (!whenSplitAgreed && whenSplit !== 'freeze')
+      add(
+        '',
+        paint.warn(`the other site has not agreed to ${whenSplit} yet: nobody goes on alone by it before the two meet`),
+      );
     if (behind.records > 0) add('', `${behind.records} of the other's records to apply, ${formatAge(behind.ageMs)}`);
     const { met, aborted, cascaded, abortedPeer } = conflicts;
     if (met > 0) add('conflicts', `${met} met, ${aborted} + ${cascaded} scopes lost here, ${abortedPeer} there`);

@@ -21,7 +21,7 @@ import type { RejectPolicy } from '../mirror/wire.js';
 import { FlatImage } from '../platter/flat.js';
 import { Catalog } from '../volume/catalog.js';
 import { type AckName, findVoidPromise } from '../volume/gate.js';
-import { Group, type Platform, type Role, type WhenPeerAway, type WhenSplit } from '../volume/group.js';
+import { Group, type Platform, type Role, type WhenPeerAway } from '../volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -33,6 +33,7 @@ import {
 } from '../volume/group-state.js';
 import { Pair } from '../volume/pair.js';
 import { holdLock } from '../volume/scope.js';
+import { splitName, type WhenSplit } from '../volume/split.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
@@ -409,6 +410,7 @@ export class Gateway {
       group: options.group,
       site: this.options.site,
       role,
+      whenSplit: options.whenSplit,
       volumes: options.volumes,
       journalSize: options.journal,
       ringSize: options.ring,
@@ -453,13 +455,14 @@ export class Gateway {
   /** A policy that does nothing, or names nobody. */
   #warnOfSplit({ group, role, whenSplit = 'freeze' }: GroupOptions, superblock: Superblock | null): void {
     if (whenSplit === 'freeze') return;
-    const { prefer } = whenSplit;
     const is = role ?? superblock?.role;
     if (is !== undefined && is !== 'dual')
       this.warnings.push(`group ${group}: --when-split is for --role dual, and does nothing at a ${is}`);
     const sites = [this.options.site, ...(superblock?.sites ?? []).map(({ name }) => name)];
-    if (sites.length > 2 && !sites.includes(prefer))
-      this.warnings.push(`group ${group}: --when-split prefer:${prefer} names neither of ${sites.slice(1).join(', ')}`);
+    if (sites.length > 2 && !sites.includes(whenSplit.prefer))
+      this.warnings.push(
+        `group ${group}: --when-split ${splitName(whenSplit)} names none of ${sites.slice(1).join(', ')}`,
+      );
   }
 
   /** Has a host written to it, or a peer heard of it? */

@@ -5,6 +5,7 @@ import type { BasePosition } from '../mirror/base.js';
 import { VERSION } from '../paths.js';
 import type { Group } from '../volume/group.js';
 import type { Receiver } from '../volume/receiver.js';
+import { isAgreed, splitName } from '../volume/split.js';
 import type { DualStatus, GatewayStatus, GroupStatus, LagStatus, LinkState, OwnCursors } from './control.js';
 import { STATUS_SCHEMA } from './control.js';
 import type { Gateway, Member } from './gateway.js';
@@ -140,6 +141,8 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       linkRefusals: endpoint?.status().refusals ?? 0,
       ...Object.fromEntries([...pair.counters.rows].map(([row, count]) => [`linkRow${row}`, count])),
       linkProtocolErrors: pair.counters.protocolErrors,
+      linkStalls: pair.counters.stalls,
+      linkShunned: pair.counters.shunned,
       tailRecordsReturned: pair.counters.tailRecordsReturned,
       tailRecordsRecovered: pair.counters.tailRecordsRecovered,
       generationsMinted: pair.counters.minted,
@@ -187,7 +190,8 @@ function dualStatus({ options }: Member, group: Group): DualStatus | null {
   return {
     state: group.alone ? 'alone' : !group.frozen ? 'serving' : group.serving ? 'frozen' : 'waiting',
     frozenMs: group.frozenAt === null ? 0 : Math.max(0, group.nowMs() - group.frozenAt),
-    whenSplit: whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`,
+    whenSplit: splitName(whenSplit),
+    whenSplitAgreed: isAgreed(group.state.superblock, whenSplit),
     behind: behindOf(group, group.receiver!),
     conflicts: { ...group.order.conflicts.counters },
   };

@@ -37,6 +37,7 @@ import { formatSize } from '../units.js';
 import { DualOrder } from './dual-order.js';
 import type { Role } from './group.js';
 import { lockTableSize, RangeLocks } from './locks.js';
+import { splitName, type WhenSplit } from './split.js';
 import type { VolumeOptions } from './volume.js';
 
 export interface VolumeConfig {
@@ -54,6 +55,8 @@ export interface GroupConfig {
   site: string;
   role: Role;
   volumes: readonly VolumeConfig[];
+  /** Dual only. @default 'freeze' */
+  whenSplit?: WhenSplit | undefined;
   /** Bytes of journal on disk; default twice the volumes' size and four segments. */
   journalSize?: number | undefined;
   ringSize?: number | undefined;
@@ -180,6 +183,7 @@ export function newSuperblock(
     streamStart: adopt?.inconsistent?.startSequence ?? 0,
     // whom it adopts this history from may have been alone, and have answered all of it
     peerAlone: adopt !== null && config.role === 'dual' ? null : 0,
+    whenSplit: null,
     imported: (adopt?.inconsistent ?? null) !== null,
     inconsistent: adopt?.inconsistent ?? null,
     checkpoint: {
@@ -436,6 +440,9 @@ async function recoverState(
   superblock.incarnation += 1;
   superblock.clean = false;
   superblock.role = config.role;
+  // before the other site can hear of the new one, and rely on it
+  if (config.role === 'dual' && superblock.whenSplit !== splitName(config.whenSplit ?? 'freeze'))
+    superblock.whenSplit = null;
   const save = (done: (error: Error | null) => void): void => {
     // whatever this save tells of, the journal must still hold then: rot there is not to pass for a torn tail
     superblock.checkpoint.durable = Math.max(superblock.checkpoint.durable, journal.durable);
@@ -485,7 +492,7 @@ function checkSettled(config: GroupConfig, superblock: Superblock, journal: Jour
   throw new ForelockError(
     'STATE_MISMATCH',
     `site ${superblock.site.name} was dual, and the other site is not known to have all that was written here (${known} of ${journal.own.appended}): it cannot become ${config.role} yet. ` +
-      'Start both with --role dual, let them catch up with no host writing, and stop both; then change their roles. If the other site is gone for good, stay dual with --when-split prefer:' +
+      'Start both with --role dual, let them catch up with no host writing, and stop both; then change their roles. If the other site is gone for good, stay dual with --when-split only:' +
       superblock.site.name,
   );
 }

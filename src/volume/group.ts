@@ -28,14 +28,13 @@ import { OwnScopes } from './own-scopes.js';
 import { PayloadSpares } from './payload-spares.js';
 import { Receiver } from './receiver.js';
 import { Sender } from './sender.js';
+import { isAgreed, isPreferred, splitName, type WhenSplit } from './split.js';
 import { Views } from './views.js';
 import { Volume } from './volume.js';
 
 /** What a site does for a group: serve hosts alone, follow, or serve hosts while the other site does so, too. */
 export type Role = 'primary' | 'standby' | 'dual';
 export type WhenPeerAway = 'degrade' | 'block' | 'fail';
-/** Dual, without a link: nobody serves, or the site of this name alone does. */
-export type WhenSplit = 'freeze' | { prefer: string };
 
 export interface GroupPolicy {
   ack: AckName;
@@ -363,15 +362,36 @@ export class Group {
   }
 
   #frozenError(): ForelockError {
-    const { prefer } = this.policy.whenSplit === 'freeze' ? { prefer: null } : this.policy.whenSplit;
+    const { whenSplit } = this.policy;
     const until =
-      prefer === null || prefer === this.state.superblock.site.name
-        ? 'nobody serves until it is back'
-        : `until it is back site ${prefer} alone may serve`;
+      whenSplit === 'freeze' || isPreferred(this.state.superblock, whenSplit)
+        ? `${this.staysFrozen === null ? '' : `${this.staysFrozen}; `}nobody serves until it is back`
+        : `until it is back site ${whenSplit.prefer} alone may serve`;
     return new ForelockError(
       'PEER_AWAY',
       `group ${this.name} is frozen: both sites write, and the other is not there (${this.mirror.describe()}); ${until}`,
     );
+  }
+
+  /** Dual: why this site does not go on alone, though it is to by its configuration; or null. */
+  get staysFrozen(): string | null {
+    const { whenSplit } = this.policy;
+    const { superblock } = this.state;
+    if (whenSplit === 'freeze' || !isPreferred(superblock, whenSplit)) return null;
+    const site = superblock.site.name;
+    if (!isAgreed(superblock, whenSplit))
+      return `the other site has not agreed to --when-split ${splitName(whenSplit)} yet, so site ${site} does not go on alone: let the two meet with it, or start with --when-split only:${site} if the other is gone for good`;
+    if (!whenSplit.only && this.receiver!.lacksAlone)
+      return `site ${site} has not caught up with what the other answered alone, and does not go on alone before it has: if the other is gone for good, start with --when-split only:${site}`;
+    return this.cannotMint === null ? null : `site ${site} cannot go on alone: ${this.cannotMint.message}`;
+  }
+
+  /** Why `mint` comes to nothing, until somebody does something about it; or null. */
+  get cannotMint(): ForelockError | null {
+    const { failed, diskFull } = this.journal;
+    const damage = failed ?? this.receiver?.damage ?? null;
+    if (damage !== null || !diskFull) return damage;
+    return new ForelockError('ENOSPC', 'the disk is full');
   }
 
   /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
@@ -411,7 +431,7 @@ export class Group {
    */
   mint(why: string): boolean {
     const { journal, order, checkpointer } = this;
-    if (journal.failed !== null || journal.diskFull) return false;
+    if (this.cannotMint !== null) return false;
     this.receiver!.applyReceived();
     this.scopes.abortDoomed();
     if (!this.scopes.endNow(why)) return false;
@@ -544,8 +564,9 @@ export class Group {
    * False: it could not; who waits is refused.
    */
   setReadyAlone(ready: boolean): void {
+    const had = this.#readyAlone;
     this.#readyAlone = ready;
-    if (!ready) this.#askAgain();
+    if (had && !ready) this.#askAgain();
   }
 
   /** Somebody waits for the group to go on alone. */

@@ -20,7 +20,7 @@ import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import type { Superblock } from '../journal/superblock.js';
 import { BLOCK_SIZE_DEFAULT } from '../limits.js';
-import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -37,10 +37,12 @@ import {
   type Start,
   WireEncoder,
 } from '../mirror/wire.js';
-import type { Group, Platform, WhenSplit } from './group.js';
+import type { Group, Platform } from './group.js';
 import { type GroupConfig, offerMeeting, siteNumberOf } from './group-state.js';
 import { type TailLine, TailSender, TailTaker } from './lost-tail.js';
+import { type PeerSight, PeerWatch } from './peer-watch.js';
 import { type Peering, Serving, type ServingOptions } from './serving.js';
+import { isPreferred, splitName } from './split.js';
 
 /** What an empty site takes over from the source it meets. */
 export interface Adoption {
@@ -85,6 +87,9 @@ export class Pair implements Peering {
   #refusal: string | null = null;
   #parted: string | null = null;
   #serving: Serving | null = null;
+  readonly #watch = new PeerWatch();
+  /** Why links are refused for a while. */
+  #shunned = '';
   /** Its own lost tail is coming back to this site. */
   #tail: TailTaker | null = null;
   /** Gives the peer's back, once that was needed. */
@@ -97,6 +102,9 @@ export class Pair implements Peering {
     tailRecordsRecovered: 0,
     minted: 0,
     protocolErrors: 0,
+    /** Links that were closed, and refused, because the peer did not get on. */
+    stalls: 0,
+    shunned: 0,
   };
 
   constructor(group: Group | null, options: PairOptions) {
@@ -147,7 +155,7 @@ export class Pair implements Peering {
   hello(): SiteState {
     const { config } = this.#options;
     const group = this.group;
-    const whenSplit = nameOf(this.#options.whenSplit);
+    const whenSplit = splitName(this.#options.whenSplit);
     if (group === null) {
       return {
         format: RECORD_FORMAT,
@@ -235,6 +243,10 @@ export class Pair implements Peering {
       if (decision.action === 'refuse') return this.#refuse(link, decision);
       const damage = this.group?.receiver?.damage ?? null;
       if (damage !== null) return this.#refuse(link, { ...decision, code: damage.code, reason: damage.message });
+      if (this.#watch.isShunned(this.#options.platform.nowMs())) {
+        this.counters.shunned += 1;
+        return this.#refuse(link, { ...decision, code: 'PEER_TIMEOUT', reason: this.#shunned });
+      }
       this.#refusal = null;
       this.#epoch = decision.epoch;
       if (decision.action === 'found') {
@@ -248,6 +260,7 @@ export class Pair implements Peering {
 
   tick(nowMs: number): void {
     this.#serving?.tick(nowMs);
+    this.#lookAtPeer(nowMs);
   }
 
   /**
@@ -271,6 +284,63 @@ export class Pair implements Peering {
     this.#serving?.stopWaiting();
     this.group?.leavePeer();
     this.#failAsks('the gateway is stopping');
+  }
+
+  // ---- a peer that does not get on
+
+  #lookAtPeer(nowMs: number): void {
+    if (this.#link === null) return this.#watch.rest();
+    const stalled = this.#watch.look(nowMs, this.#sight());
+    if (stalled === null) return;
+    const { group } = this;
+    this.counters.stalls += 1;
+    const site = this.#options.config.site;
+    let then = 'the link is closed';
+    if (group !== null && this.#standsInTheWay(group)) {
+      const ms = this.#watch.shun(nowMs);
+      then += `, and site ${site} refuses another for ${Math.round(ms / 1000)} s`;
+      this.#shunned = `site ${site} refuses links for a while: ${stalled}`;
+    }
+    group?.tell(`${stalled}: ${then}`);
+    this.drop(CLOSE_TIMEOUT, stalled);
+  }
+
+  /** Could hosts be answered, be it otherwise, if there were no link? */
+  #standsInTheWay(group: Group): boolean {
+    const { policy, state, journal } = group;
+    if (journal.failed !== null) return false;
+    if (group.role === 'dual') return isPreferred(state.superblock, policy.whenSplit) && group.staysFrozen === null;
+    return group.role === 'primary' && policy.whenPeerAway !== 'block' && group.peerIsAwaited;
+  }
+
+  #sight(): PeerSight {
+    const { group } = this;
+    const decision = this.#decision;
+    const dual = group?.role === 'dual';
+    const none = { progress: 0, durable: Number.NaN, waitsForLock: false };
+    const link = this.#link!;
+    // what the settling of an emptied site's stream waits for has limits of its own
+    if (decision?.action === 'renew' || this.#serving?.minting) return { ...none, task: 'fine' };
+    if (group === null || !this.#running) return { ...none, task: 'shaking hands' };
+    const { journal, sender, receiver } = group;
+    // nobody can tell what holds them up
+    if (journal.failed !== null || journal.diskFull) return { ...none, task: 'fine' };
+    if (decision?.action === 'returnTail')
+      return { ...none, task: 'tail', progress: journal.own.appended + link.bytesSent };
+    if (dual && !this.bothRun) return { ...none, task: 'shaking hands' };
+    if (sender === null) return { ...none, task: 'fine' };
+    const { source } = sender;
+    let progress = source.peerProgress;
+    let owes = source.peerOwes;
+    // what hosts wait for may be the peer's own stream: that it comes, and that this site has caught up with it
+    if (receiver !== null && (group.frozen || sender.awaitsProof)) {
+      progress += journal.peer.appended + journal.peerApplied + receiver.counters.recordsReceived;
+      owes ||= !receiver.isFull && receiver.target.rejected === 0;
+    }
+    const asked = group.peerIsAwaited || sender.isAskedForGrants;
+    const waited = asked || (dual && (group.frozen || group.roomIsWaitedFor));
+    const waitsForLock = source.rejected > 0;
+    return { task: waited && owes ? 'owing' : 'fine', progress, durable: source.peerKept, waitsForLock };
   }
 
   // ---- handshake
@@ -379,6 +449,7 @@ export class Pair implements Peering {
     // where both write, an empty site is remembered once it has state of the group: when its own stream begins
     if (group.order === null || theirs.generations.length > 0)
       this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
+    this.#agree(group);
     const meeting = offerMeeting(state.superblock, theirs);
     state.save((error) => {
       if (this.#link !== link) return;
@@ -416,6 +487,11 @@ export class Pair implements Peering {
     const { number, name } = theirs.site;
     if (!superblock.sites.some((site) => site.number === number)) superblock.sites.push({ number, name });
     superblock.peers = { [number]: { durable: durable ?? superblock.peers[number]?.durable ?? 0 } };
+  }
+
+  /** Both have said the same in HELLO: row 1. */
+  #agree(group: Group): void {
+    if (group.role === 'dual') group.state.superblock.whenSplit = this.#peer!.whenSplit;
   }
 
   /** The peer has written down what was offered. */
@@ -569,6 +645,7 @@ export class Pair implements Peering {
     if (follows) superblock.peerAlone = group.order === null ? 0 : null;
     const theirs = this.#peer!;
     this.#remember(group, theirs, group.sender === null ? 0 : null);
+    this.#agree(group);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
     const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
@@ -691,10 +768,6 @@ export class Pair implements Peering {
     const base = this.group!.receiver?.copy ?? null;
     return base !== null && base.end === null ? null : saved;
   }
-}
-
-function nameOf(whenSplit: WhenSplit): string {
-  return whenSplit === 'freeze' ? whenSplit : `prefer:${whenSplit.prefer}`;
 }
 
 /** @param begunAt where its records begin in the journal of this site */

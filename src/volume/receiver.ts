@@ -188,6 +188,10 @@ export class Receiver implements MirrorEnd {
   get damage(): ForelockError | null {
     return this.#damage;
   }
+  /** What has come finds no room here. */
+  get isFull(): boolean {
+    return this.#waitingForRoom;
+  }
 
   describe(): string {
     if (this.#damage !== null) return this.#damage.message;

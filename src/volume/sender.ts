@@ -342,6 +342,16 @@ export class Sender implements MirrorEnd {
     return true;
   }
 
+  /** Somebody waits until the peer has granted a lock. */
+  get isAskedForGrants(): boolean {
+    return this.#grantWaiters.length > 0;
+  }
+
+  /** What the peer said counts once more of its stream is here. */
+  get awaitsProof(): boolean {
+    return this.#unproved.length > 0;
+  }
+
   // ---- what the peer said
 
   /** Of an earlier link that counts on which had been proved, as far as the peer still has it. What it says now has to be proved first. */

@@ -27,13 +27,16 @@
  *                                     frozen --SPLIT_WAIT_MS--> ready --request--> minting --durable--> alone
  *     alone --both streams run--> serving
  *
+ * That the preferred site is the same at both is agreed on before (split.ts).
+ *
  * Who has not served since it was opened mints at its recovered end first, and then ends its scopes: what it appends may
  * not stand under the sequences of a lost tail that the other site still has.
  */
 import { LOST_TAIL_WAIT_MS, SPLIT_LEASE_MS, SPLIT_WAIT_MS } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_TIMEOUT, type Link } from '../link/link.js';
-import type { Group, WhenSplit } from './group.js';
+import type { Group } from './group.js';
 import { mintGeneration } from './group-state.js';
+import { isPreferred, type WhenSplit } from './split.js';
 
 export interface ServingOptions {
   whenSplit: WhenSplit;
@@ -68,6 +71,8 @@ export class Serving {
   #minting = false;
   /** Dual: since when the other site cannot be serving with this one's knowledge, ms. */
   #splitAt = 0;
+  /** Why it stays frozen, as the operator was told. */
+  #told: string | null = null;
   /** The checkpoint that names the generation being minted, where both write. */
   #mintedBy = 0;
   /** It is minted because the other site was emptied, not to go on alone. */
@@ -141,7 +146,7 @@ export class Serving {
       this.#lookAtSplit(nowMs);
     }
     if (this.#lostTail === null || nowMs < this.#lostTail.until) return;
-    group.setReadyAlone(group.journal.failed === null);
+    group.setReadyAlone(group.cannotMint === null);
     if (!group.isAsked) return;
     // not while a peer is about to answer: it would follow a history that does not know of the new generation
     if (this.#pair.mayAnswer && !this.#givesUp(this.#lostTail, nowMs)) return;
@@ -168,7 +173,7 @@ export class Serving {
   /** Dual: may this site still believe that the other has not gone on alone? */
   #hasLease(): boolean {
     const { whenSplit } = this.#options;
-    if (whenSplit === 'freeze' || whenSplit.prefer === this.#group.state.superblock.site.name) return true;
+    if (whenSplit === 'freeze' || isPreferred(this.#group.state.superblock, whenSplit)) return true;
     const { link } = this.#pair;
     return link !== null && link.unprovenMs <= SPLIT_LEASE_MS;
   }
@@ -196,16 +201,24 @@ export class Serving {
     if (this.#pair.link !== null) return;
     const group = this.#group;
     if (group.alone) return group.closeAlone();
-    if (whenSplit === 'freeze' || whenSplit.prefer !== group.state.superblock.site.name) return;
+    if (!isPreferred(group.state.superblock, whenSplit)) return;
     if (!group.receiver!.imageConsistent || nowMs - this.#splitAt < SPLIT_WAIT_MS) return;
-    group.setReadyAlone(group.journal.failed === null);
+    const { staysFrozen } = group;
+    if (staysFrozen !== this.#told && staysFrozen !== null) group.tell(staysFrozen);
+    this.#told = staysFrozen;
+    group.setReadyAlone(staysFrozen === null);
+    if (staysFrozen !== null) return;
     if (group.isAsked || group.peerIsAwaited) this.#mintSafely();
   }
 
   /** A tail may be missing that the other site has, or its old disk: nothing goes into its place under the same generation. */
   #mintSafely(): void {
-    if (!this.#group.serving && !isMintedAtEnd(this.#group)) this.#mintAtEnd(() => {});
-    else this.#mint();
+    const group = this.#group;
+    if (group.serving || isMintedAtEnd(group)) return this.#mint();
+    // it is tried again, and who was held for long enough is told meanwhile
+    this.#mintAtEnd((error) => {
+      if (error !== null) group.setReadyAlone(false);
+    });
   }
 
   #mint(): void {
@@ -224,6 +237,7 @@ export class Serving {
 
   #lookAtMint(): void {
     const { checkpointer } = this.#group;
+    this.#group.setReadyAlone(this.#group.cannotMint === null);
     if (checkpointer.number.done < this.#mintedBy) {
       if (!checkpointer.running) checkpointer.request(); // again, for it failed
       return;

@@ -35,6 +35,7 @@ const superblock = (incarnation: number): Superblock => ({
   degradedSince: null,
   streamStart: 4,
   peerAlone: 3,
+  whenSplit: 'prefer:berlin',
   imported: true,
   inconsistent: {
     source: 2,

@@ -123,6 +123,13 @@ const DUAL_CASES: Case[] = [
     says: /names neither a nor b/,
   },
   {
+    finding: 'dual, each was told that the other is gone for good',
+    a: { ...DUAL, whenSplit: 'only:a' },
+    b: { ...DUAL, whenSplit: 'only:a' },
+    expected: refuse(1),
+    says: /a and b have --when-split only:a, by which the other site is gone for good/,
+  },
+  {
     finding: 'dual, equal ends',
     a: { ...DUAL, streams: { 1: 100, 2: 40 } },
     b: { ...DUAL, streams: { 1: 100, 2: 40 } },

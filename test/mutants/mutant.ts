@@ -72,6 +72,7 @@ const TESTS: Record<string, string[]> = {
   ],
   'journal/reader.ts': [],
   'link/endpoint.ts': [],
+  'link/shaper.ts': [],
   'mirror/source.ts': [],
   'mirror/target.ts': [],
   'mirror/wire.ts': [],
@@ -90,7 +91,10 @@ const TESTS: Record<string, string[]> = {
     'sim/group.verify.test.ts',
     'sim/dual.regressions.test.ts',
     'sim/dual.scopes.test.ts',
+    'sim/dual.split.test.ts',
   ],
+  'volume/split.ts': ['sim/dual.split.test.ts'],
+  'volume/peer-watch.ts': ['mirror/peer-watch.test.ts', 'sim/dual.stalled.test.ts'],
   'volume/own-scopes.ts': [
     'sim/group.scopes.test.ts',
     'sim/group.regressions.test.ts',
@@ -104,7 +108,12 @@ const TESTS: Record<string, string[]> = {
   'volume/verify.ts': ['sim/group.verify.test.ts', 'sim/dual.scopes.test.ts', 'node/dual.test.ts'],
   'volume/scope.ts': ['sim/dual.scopes.test.ts', 'sim/dual.regressions.test.ts', 'node/library.test.ts'],
   'volume/transaction.ts': ['sim/group.transactions.test.ts', 'sim/dual.scopes.test.ts', 'node/transaction.test.ts'],
-  'volume/group-state.ts': ['sim/dual.regressions.test.ts', 'platter/state.test.ts', 'platter/writeback.group.test.ts'],
+  'volume/group-state.ts': [
+    'sim/dual.split.test.ts',
+    'sim/dual.regressions.test.ts',
+    'platter/state.test.ts',
+    'platter/writeback.group.test.ts',
+  ],
   'volume/sender.ts': [
     'sim/group.sender.test.ts',
     'sim/group.first-copy.test.ts',
@@ -123,6 +132,7 @@ const TESTS: Record<string, string[]> = {
   'volume/pair.ts': [
     'sim/dual.hostile.test.ts',
     'sim/dual.lost-tail.test.ts',
+    'sim/dual.stalled.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'mirror/adoption.test.ts',
@@ -131,6 +141,8 @@ const TESTS: Record<string, string[]> = {
     'sim/group.regressions.test.ts',
   ],
   'volume/serving.ts': [
+    'sim/dual.stalled.test.ts',
+    'sim/dual.split.test.ts',
     'sim/dual.replaced.test.ts',
     'sim/dual.regressions.test.ts',
     'sim/group.pair.test.ts',

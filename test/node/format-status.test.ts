@@ -131,10 +131,11 @@ test('durations', () => {
 });
 
 test('of a frozen site it is told what hosts get, and of one thing that it is one', () => {
-  const told = (frozenMs: number, whenSplit: string): string => {
+  const told = (frozenMs: number, whenSplit: string, whenSplitAgreed = true): string => {
     const status = new FakeGateway().status();
     const conflicts = { met: 0, aborted: 0, cascaded: 0, abortedPeer: 0 };
-    const dual = { state: 'frozen' as const, frozenMs, whenSplit, behind: { records: 0, ageMs: 0 }, conflicts };
+    const split = { whenSplit, whenSplitAgreed };
+    const dual = { state: 'frozen' as const, frozenMs, ...split, behind: { records: 0, ageMs: 0 }, conflicts };
     const { link, journal } = status.groups[0]!;
     status.groups = [
       groupStatus({ role: 'dual', dual, link: { ...link, connects: 1 }, journal: { ...journal, segments: 1 } }),
@@ -145,6 +146,7 @@ test('of a frozen site it is told what hosts get, and of one thing that it is on
   expect(told(31_000, 'freeze')).toContain('is not there, hosts get errors');
   expect(told(31_000, 'prefer:b')).toContain('is not there, hosts get errors');
   expect(told(31_000, 'prefer:a')).toContain('is not there, hosts wait'); // for it goes on alone for the first of them
+  expect(told(31_000, 'prefer:a', false)).toContain('is not there, hosts get errors');
   expect(told(0, 'freeze')).toContain(', 1 connect, ');
   expect(told(0, 'freeze')).toContain(', 1 segment, ');
 });

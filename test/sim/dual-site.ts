@@ -5,7 +5,7 @@ import type { RecordHeader } from '../../src/journal/record.js';
 import { RecordHeader as Header } from '../../src/journal/record.js';
 import { createKernel } from '../../src/kernel/create.js';
 import type { Kernel } from '../../src/kernel/kernel.js';
-import { Group, type Platform, type Role, type WhenSplit } from '../../src/volume/group.js';
+import { Group, type Platform, type Role } from '../../src/volume/group.js';
 import {
   type GroupConfig,
   loadSuperblock,
@@ -16,6 +16,7 @@ import {
   volumesFromConfig,
 } from '../../src/volume/group-state.js';
 import { Pair } from '../../src/volume/pair.js';
+import type { WhenSplit } from '../../src/volume/split.js';
 import type { Shown, SiteIndex } from './dual-truth.js';
 import type { DualWorld } from './dual-world.js';
 import type { Hold } from './group-faults.js';
@@ -198,7 +199,8 @@ export class DualSite {
 
   get #whenSplit(): WhenSplit {
     const [policy, site] = this.#world.options.whenSplit.split(':');
-    return policy === 'freeze' ? policy : { prefer: site! };
+    if (policy === 'freeze') return policy;
+    return policy === 'prefer' ? { prefer: site! } : { prefer: site!, only: true };
   }
 
   /** When it goes on alone, and when both serve again. */
@@ -352,6 +354,7 @@ export class DualSite {
       group: 'main',
       site: this.name,
       role: this.role,
+      whenSplit: this.#whenSplit,
       volumes: options.volumes.map(({ blocks, blockSize }, index) => ({
         name: `v${index}`,
         size: blocks * blockSize,

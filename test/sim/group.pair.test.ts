@@ -9,7 +9,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 
 import { AT_SIZE } from '../../assembly/layout.js';
 import { RING_FULL } from '../../src/journal/journal.js';
-import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS } from '../../src/limits.js';
+import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS, PEER_STALL_MS, SHUN_MS_MIN } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
 import { decode, KIND_DATA, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
@@ -444,6 +444,34 @@ test('that answers are lowered, and are not any more, is told once each', async 
   await atRest(world);
   expect(tell.mock.calls.slice(1)).toEqual([[expect.stringContaining('the peer has all that was answered')]]);
 });
+
+test.each(['degrade', 'fail', 'block'] as const)(
+  '%s: a standby that is there and takes nothing more counts as away after a while',
+  async (whenPeerAway) => {
+    // Its disk hung: it held its link, and hosts of the primary were never answered, whatever --when-peer-away said.
+    const world = await bothUp({ ack: 'received', whenPeerAway });
+    const { source, target } = world;
+    target.group!.receiver!.onMessage = () => true;
+    let answer: string | null = null;
+    world.write(0, 8).then(
+      () => {
+        answer = 'success';
+      },
+      (error) => {
+        answer = error.code;
+      },
+    );
+    await world.until(() => source.pair!.counters.stalls === 1, PEER_STALL_MS + 5000, 'the link is not closed');
+    await world.until(() => answer !== null, 5000, null);
+    expect(answer).toBe({ degrade: 'success', fail: 'PEER_AWAY', block: null }[whenPeerAway]);
+    await world.until(() => source.pair!.counters.shunned > 0, SHUN_MS_MIN, null);
+    expect(source.pair!.counters.shunned > 0).toBe(whenPeerAway !== 'block');
+    world.crash(target, true);
+    world.open(target);
+    await world.until(() => world.settled(), 2 * SHUN_MS_MIN, 'it is not met again');
+    await atRest(world);
+  },
+);
 
 test('what the peer has only received stays in the rollback log', async () => {
   // The journal was freed up to what the peer had received. The peer lost power, and the records were nowhere.
