@@ -1209,7 +1209,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'serving: hosts wait for a tail that a failed disk cannot take',
     file: 'volume/serving.ts',
-    find: 'group.setReadyAlone(group.journal.failed === null);\n    if (!group.isAsked) return;',
+    find: 'group.setReadyAlone(group.cannotMint === null);\n    if (!group.isAsked) return;',
     replace: 'group.setReadyAlone(true);\n    if (!group.isAsked) return;',
     breaks: 'hosts get neither an answer nor an error',
   },
