@@ -162,6 +162,8 @@ export class Journal {
   peerApplied = 0;
   /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
   canClean: () => boolean = () => false;
+  /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
+  #wantedAtPeer = 0;
   /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
   peerTakes: () => number = () => Number.POSITIVE_INFINITY;
 
@@ -635,12 +637,19 @@ export class Journal {
     return volume;
   }
 
+  /** Hosts wait for room that the peer has not promised. */
+  get wantsRoomAtPeer(): boolean {
+    return this.#wantedAtPeer > this.peerTakes();
+  }
+
   /**
    * 0 when hosts may append `size` more bytes now: there is room at both sites that is not for others.
    * @param payload records without it (LOCK, TRIM, FLUSH) are small, and may be what makes room
    */
   #admitHost(size: number, payload: boolean): number {
+    this.#wantedAtPeer = 0;
     if (size > this.peerTakes()) {
+      this.#wantedAtPeer = size;
       this.#roomWanted = true;
       return RING_FULL;
     }

@@ -331,7 +331,8 @@ export class Pair implements Peering {
     if (sender === null) return { ...none, task: 'fine' };
     const { source } = sender;
     let progress = source.peerProgress;
-    let owes = source.peerOwes;
+    const wantsRoom = group.roomIsWaitedFor && journal.wantsRoomAtPeer;
+    let owes = source.peerOwes || wantsRoom;
     // what hosts wait for may be the peer's own stream: that it comes, and that this site has caught up with it
     if (receiver !== null && (group.frozen || sender.awaitsProof)) {
       progress += journal.peer.appended + journal.peerApplied + receiver.counters.recordsReceived;

@@ -2743,4 +2743,11 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'const damage = failed;',
     breaks: 'hosts wait without a limit for a preferred site that cannot go on alone',
   },
+  {
+    name: 'pair: no peer owes room',
+    file: 'volume/pair.ts',
+    find: 'let owes = source.peerOwes || wantsRoom;',
+    replace: 'let owes = source.peerOwes;',
+    breaks: 'where a peer makes no room for more, hosts wait as long as it holds its link',
+  },
 ];

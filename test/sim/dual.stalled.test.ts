@@ -103,6 +103,19 @@ test('a peer that takes nothing more does not keep hosts of the preferred site w
   await restart(world, beta);
 });
 
+/** What it had taken was all on its disk, and it made no room for more. */
+test('a peer that promises no more room does not keep hosts of the preferred site waiting', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
+  const [alpha, beta] = world.sites;
+  Object.defineProperty(beta.journal.room, 'forPeer', { get: () => 0 });
+  const answers: Answer[] = [];
+  for (let i = 0; i < 100; i += 1) answers.push(flushedWrite(world, alpha));
+  await world.until(() => alpha.pair!.counters.stalls === 1, 3 * PEER_STALL_MS, 'the link is not closed');
+  await world.until(() => answers.every(({ code }) => code === null), 5000, 'they are not answered');
+  expect(alpha.group!.alone).toBe(true);
+  await restart(world, beta);
+});
+
 test('freeze: the link is closed and comes back, and nobody refuses anybody', async () => {
   const world = await startBoth({});
   const [alpha, beta] = world.sites;
@@ -115,6 +128,21 @@ test('freeze: the link is closed and comes back, and nobody refuses anybody', as
   receiver!.onMessage = onMessage;
   await world.until(() => world.settled() && answer.code === null, 5000, 'the sites do not find together');
   expect([alpha.pair!.counters.shunned, beta.pair!.counters.shunned]).toEqual([0, 0]);
+});
+
+test('who has no room for more before it gets a lock is waited for until that lock’s lease ends', async () => {
+  const world = await startBoth({ whenSplit: 'prefer:alpha', journalSegments: 9 });
+  const [alpha, beta] = world.sites;
+  const [volume] = beta.group!.volumes.values();
+  alpha.journal.room.limit *= 4;
+  await holdLock(volume!, 'read', { offset: 0, size: volume!.blockSize }, 100);
+  const answers: Answer[] = [];
+  for (let i = 0; i < 600; i += 1) answers.push(flushedWrite(world, alpha));
+  await world.until(() => alpha.group!.sender!.source.rejected > 0, 1000, 'nothing waits for the lock');
+  await pass(world, 500);
+  expect([alpha.group!.roomIsWaitedFor, alpha.journal.wantsRoomAtPeer]).toEqual([true, true]);
+  await world.until(() => answers.every(({ code }) => code !== undefined), LOCK_WAIT_MS_MAX + 5000, 'they wait on');
+  expect([answers.every(({ code }) => code === null), alpha.pair!.counters.stalls]).toEqual([true, 0]);
 });
 
 test('who gets on slowly, or waits for a lock or its own disk, is not taken for that', async () => {
@@ -131,7 +159,7 @@ test('who gets on slowly, or waits for a lock or its own disk, is not taken for 
   const locked = flushedWrite(world, alpha);
   await world.until(() => locked.code !== undefined, LOCK_WAIT_MS_MAX + 3000, 'it is not answered');
   // this site's own disk
-  alpha.slowSyncMs = 2 * PEER_STALL_MS;
+  alpha.slowSyncMs = 4 * PEER_STALL_MS;
   const own = flushedWrite(world, alpha);
   await world.until(() => own.code !== undefined, 6 * PEER_STALL_MS, 'it is not answered');
   alpha.slowSyncMs = 0;
