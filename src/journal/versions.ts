@@ -19,6 +19,7 @@
  *     What cannot be taken out (the peer's versions, decided before they are applied; own ones that nothing can kill)
  *     makes everything beneath it unreachable: placed in a list it becomes its base, placed on top it ends the list.
  *     A block never swings back to what it showed before, only to what its list says is highest now.
+ *     There are no more lists than blocks of data: a TRIM or ZERO outside of an explicit scope cannot be taken out.
  *
  * Lists end as their writes close. A write that is masking while a scope of the peer with a lower stamp is open on its
  * blocks is held beyond its close, until that scope's UNLOCK: the rest of the scope's writes must still go beneath it.
@@ -183,7 +184,7 @@ export class Versions {
   get listedBlocks(): number {
     return this.#listedBlocks;
   }
-  /** So many blocks have lists that `abort` scopes and their writes must wait until some are closed. */
+  /** So many blocks have lists that `abort` scopes, and writes in scopes that may die, wait until some are closed. */
   get isFull(): boolean {
     return this.#listedBlocks >= LISTED_BLOCKS_MAX;
   }

@@ -37,6 +37,10 @@
  * would take out what the reader saw. Whoever can kill it stands in the reader's stream before the reader has all that
  * was written there, and has judged it by then: so a read lock is not had before the ABORT of each is here (`isReadable`).
  *
+ * What may die is remembered block by block (journal/versions.ts), and a TRIM or ZERO may be of a whole volume. So none
+ * dies: it waits until the `abort` scopes of its session are confirmed, which takes a round trip. By then all that could
+ * kill them is received, and stands in the journal before it: told again, it cannot die either.
+ *
  * Three consequences for a site that crashed:
  *   - Its new scopes must not have seen less than the other end has closed, or the other end could have forgotten
  *     whom they conflict with; nor stand on the extent of a read lock that it had granted. So nothing is admitted until
@@ -95,6 +99,9 @@ export interface ScopeRecord {
 
 /** What a scope does when it conflicts: goes on top, or dies; a read lock is for reading alone. */
 export type ScopeKind = 'replay' | 'abort' | 'read';
+
+/** What asks to begin: `bare` is a TRIM or ZERO, which goes on top and does not die with its session either. */
+export type Newcomer = ScopeKind | 'bare';
 
 /** What its fate is found by. */
 export type HeadRecord = Pick<ScopeRecord, 'type' | 'scope' | 'sequence'>;
@@ -281,13 +288,14 @@ export class Conflicts {
   // ---- own stream
 
   /** Must a new own scope, or a write that implies its scope, wait for the peer? Own locks are not looked at. */
-  mustWait(session: number, volume: number, lba: number, blockCount: number, kind: ScopeKind): boolean {
+  mustWait(session: number, volume: number, lba: number, blockCount: number, kind: Newcomer): boolean {
     if (this.isBehind) return true;
     if (this.#own.count >= OPEN_SCOPES_MAX) return true;
     const end = lba + blockCount;
     if (this.#peerOpenIndex.first(volume, lba, end, 0) !== null) return true;
     if (kind === 'read') return this.#pendingReads.first(volume, lba, end, 0) !== null;
     if (kind === 'replay') return false;
+    if (kind === 'bare') return (this.#ownSessions.get(session)?.abortThrough ?? 0) > this.#confirmedThrough;
     // What an `abort` scope reads must be what stands before it in the order: nothing may still come in between, ...
     if (this.#pendingIndex.first(volume, lba, end, 0) !== null) return true;
     // ... and nothing go away. What its own session wrote takes it along.
@@ -320,8 +328,13 @@ export class Conflicts {
     }
   }
 
-  /** May the write just told, of this own scope, be taken back? False for a scope that is not known any more. */
-  mayDie(scope: number): boolean {
+  /** May this own write, just told, be taken back? False if its scope is not known any more. */
+  mayDie(write: HeadRecord): boolean {
+    return !isBare(write) && this.scopeMayDie(write.scope);
+  }
+
+  /** The same of a scope's data. */
+  scopeMayDie(scope: number): boolean {
     if (this.#appended <= this.#retoldOwnThrough) return true; // its ABORT may be told next
     const found = scope > this.#closedThrough ? this.#findOwn(scope) : null;
     return found?.mayDie ?? false;
@@ -367,7 +380,8 @@ export class Conflicts {
     this.#ownIndex.add(scope);
     if (scope.abort) this.#ownAborts.add(scope);
     const last = this.#ownSessions.get(session);
-    scope.mayDie = scope.abort || (last !== undefined && last.abortThrough > this.#closedThrough);
+    const depends = !isBare(record) && last !== undefined && last.abortThrough > this.#closedThrough;
+    scope.mayDie = scope.abort || depends;
     if (scope.mayDie) this.#mayDieCount += 1;
     if (last === undefined) {
       this.#ownSessions.set(session, { last: scope, abortThrough: scope.abort ? sequence : 0 });
@@ -497,6 +511,7 @@ export class Conflicts {
   #kill(own: Scope): void {
     for (let scope: Scope | null = own; scope !== null; scope = scope.next) {
       if (scope.dead) continue;
+      assert(scope.mayDie, 'a TRIM or ZERO stands behind all that could kill what it depends on');
       scope.dead = true;
       if (scope.abort) this.#ownAborts.remove(scope);
       this.#doomed.add(scope.sequence);
@@ -799,6 +814,11 @@ function find(queue: Queue<Scope>, sequence: number): Scope | null {
 
 function isWrite(record: HeadRecord): boolean {
   return record.type === TYPE_WRITE || record.type === TYPE_ZERO || record.type === TYPE_TRIM;
+}
+
+/** A TRIM or ZERO that implies its lock: of any size, at no cost. */
+function isBare({ type, scope, sequence }: HeadRecord): boolean {
+  return (type === TYPE_ZERO || type === TYPE_TRIM) && scope === sequence;
 }
 
 /** A LOCK, or a write that implies its lock. */

@@ -110,7 +110,7 @@ export class DualOrder implements RecordOrder {
   }
 
   #ownWrite(header: RecordHeader, position: number): void {
-    this.versions.own(header, position, this.conflicts.mayDie(header.scope));
+    this.versions.own(header, position, this.conflicts.mayDie(header));
   }
 
   /** @throws ForelockError PEER_PROTOCOL */

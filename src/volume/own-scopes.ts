@@ -10,7 +10,7 @@ import { assert } from '../assert.js';
 import { ForelockError, LockAbortedError, LockTimeoutError } from '../errors.js';
 import { RING_FULL } from '../journal/journal.js';
 import { SCOPE_AGE_MS_MAX, SCOPES_MAX } from '../limits.js';
-import type { ScopeKind } from '../mirror/conflict.js';
+import type { Newcomer, ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
 import type { Scope } from './scope.js';
 import type { Volume } from './volume.js';
@@ -208,7 +208,7 @@ export class OwnScopes {
   // ---- when one may begin
 
   /** May a scope of this site be opened here now, as far as the peer's are concerned? */
-  admits(session: number, volume: Volume, lba: number, blockCount: number, kind: ScopeKind): boolean {
+  admits(session: number, volume: Volume, lba: number, blockCount: number, kind: Newcomer): boolean {
     const { order } = this.#group;
     if (order === null) return true;
     if (this.#group.frozen) return false;
@@ -282,6 +282,24 @@ export class OwnScopes {
         return true;
       };
       if (!look(this.#group.nowMs())) this.#admissions.push(look);
+    });
+  }
+
+  /**
+   * A write of a scope that may die is remembered block by block (journal/versions.ts).
+   * @returns null: there is room for that; else what resolves once there is, or the scope is over
+   */
+  whenListable(scope: Scope): Promise<void> | null {
+    const { order } = this.#group;
+    const isListable = (): boolean =>
+      order === null || !order.versions.isFull || !order.conflicts.scopeMayDie(scope.sequence);
+    if (isListable()) return null;
+    return new Promise((resolve) => {
+      this.#admissions.push(() => {
+        if (!isListable() && scope.ended === null && !this.#group.stopping) return false;
+        resolve();
+        return true;
+      });
     });
   }
 

@@ -281,6 +281,8 @@ export class Scope {
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
       const last = at + piece.length === bytes.length;
+      const listable = group.scopes.whenListable(this);
+      if (listable !== null) await listable;
       this.#waiting += 1;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none

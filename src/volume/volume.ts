@@ -321,7 +321,7 @@ export class Volume {
       return -1;
     }
     // where both sites write: the peer's stream has to come first
-    if (!group.scopes.admits(session, this, lba, blockCount, 'replay')) return done;
+    if (!group.scopes.admits(session, this, lba, blockCount, payload === null ? 'bare' : 'replay')) return done;
     const max = payload === null ? BARE_BLOCKS_MAX : this.payloadBlocksMax;
     const shift = payload === null ? 0 : this.blockShift;
     let sequence = 0;

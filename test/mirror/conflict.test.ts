@@ -103,7 +103,7 @@ class End {
     this.conflicts.own(record);
     if (record.type === TYPE_ABORT) this.versions.abort(record.scope);
     else if (record.type <= TYPE_TRIM && record.type >= TYPE_WRITE) {
-      this.versions.own(record, this.#position(record), this.conflicts.mayDie(record.scope));
+      this.versions.own(record, this.#position(record), this.conflicts.mayDie(record));
     }
   }
 
@@ -161,6 +161,10 @@ class End {
     this.journal.length = records;
     this.sent.length = this.journal.filter(({ site }) => site === this.site).length;
     this.open(null);
+    this.tell();
+  }
+
+  tell(): void {
     for (const record of this.journal) {
       if (record.site === this.site) this.#tellOwn(record);
       else this.conflicts.receive(record);
@@ -630,6 +634,29 @@ describe('admission', () => {
     a.receive(...b.sent);
     b.conflicts.confirmed(3, 0);
     expect(b.conflicts.mustWait(2, 0, 1, 1, 'abort')).toBe(false);
+  });
+
+  /**
+   * A trim of a volume, in a session with an `abort` scope, made a list for each of its blocks: the process died of a
+   * map that was too large. So did every start after large trims, because all that is told again counted as mortal.
+   */
+  test('a TRIM or ZERO waits for what its session may lose, and has no lists then, nor when it is told again', () => {
+    const [a, b] = pair();
+    b.lock('L', 0, 2, ABORT);
+    for (const kind of ['abort', 'replay'] as const) expect(b.conflicts.mustWait(1, 0, 8, 50, kind)).toBe(false);
+    expect(b.conflicts.mustWait(1, 0, 8, 50, 'bare')).toBe(true);
+    expect(b.conflicts.mustWait(2, 0, 8, 50, 'bare')).toBe(false);
+    a.receive(...b.sent);
+    const crossing = a.write('a', 9);
+    b.conflicts.confirmed(1, 1);
+    expect(b.conflicts.mustWait(1, 0, 8, 50, 'bare')).toBe(true);
+    b.receive(crossing);
+    expect(b.conflicts.mustWait(1, 0, 8, 50, 'bare')).toBe(false);
+    b.write('t', 8, 50, TYPE_TRIM);
+    expect([b.conflicts.closedThrough, b.versions.listedBlocks]).toEqual([0, 0]);
+    b.open({ appended: 2, closedThrough: 0, received: 0, applied: 0, dead: [], cascades: [] });
+    b.tell();
+    expect([b.conflicts.closedThrough, b.versions.listedBlocks]).toEqual([0, 0]);
   });
 
   // Diverged: a had confirmed b's write, crashed without having synced it, and then made a scope that had not seen it.

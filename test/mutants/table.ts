@@ -1605,8 +1605,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: what follows cannot die',
     file: 'mirror/conflict.ts',
-    find: 'scope.mayDie = scope.abort || (last !== undefined && last.abortThrough > this.#closedThrough);',
-    replace: 'scope.mayDie = scope.abort;',
+    find: 'const depends = !isBare(record) && last !== undefined && last.abortThrough > this.#closedThrough;',
+    replace: 'const depends = false;',
     breaks: 'a cascade cannot take out what it has to',
   },
   {
@@ -1735,6 +1735,27 @@ export const MUTANTS: readonly Mutant[] = [
     find: ' && !this.state.mapLog.isWriting);',
     replace: ');',
     breaks: 'a stop on a disk that failed ends in an assertion',
+  },
+  {
+    name: 'conflict: a TRIM begins while its session may lose',
+    file: 'mirror/conflict.ts',
+    find: '?.abortThrough ?? 0) > this.#confirmedThrough;',
+    replace: '?.abortThrough ?? 0) > Number.POSITIVE_INFINITY;',
+    breaks: 'a TRIM or ZERO would have to be taken out, and is not remembered for that',
+  },
+  {
+    name: 'conflict: a TRIM told again may die',
+    file: 'mirror/conflict.ts',
+    find: 'return !isBare(write) && this.scopeMayDie(write.scope);',
+    replace: 'return this.scopeMayDie(write.scope);',
+    breaks: 'a start after large TRIMs keeps a list for each of their blocks',
+  },
+  {
+    name: 'scope: writes that may die are listed without end',
+    file: 'volume/scope.ts',
+    find: 'if (listable !== null) await listable;',
+    replace: 'void listable;',
+    breaks: 'what a scope writes before the other site has decided grows in memory',
   },
   {
     name: 'versions: earlier ones mask',

@@ -27,7 +27,7 @@ import {
 import { Liveness } from '../../src/journal/liveness.js';
 import { BlockMap } from '../../src/journal/map.js';
 import { isLater, type Settled, Versions } from '../../src/journal/versions.js';
-import { type ConflictState, Conflicts, type ScopeKind } from '../../src/mirror/conflict.js';
+import { type ConflictState, Conflicts, type Newcomer } from '../../src/mirror/conflict.js';
 
 export const BLOCKS = 4;
 const SEGMENT_SIZE = 4 * 1024 * 1024;
@@ -158,7 +158,8 @@ const isWrite = (record: { type: number }): boolean =>
   record.type === TYPE_WRITE || record.type === TYPE_ZERO || record.type === TYPE_TRIM;
 const beginsScope = (record: ModelRecord): boolean =>
   record.type === TYPE_LOCK || (isWrite(record) && record.scope === record.sequence);
-const kindOf = (op: Op): ScopeKind => (op.abort ? 'abort' : op.read ? 'read' : 'replay');
+const kindOf = (op: Op): Newcomer =>
+  op.abort ? 'abort' : op.read ? 'read' : op.kind === 'write' && op.type !== TYPE_WRITE ? 'bare' : 'replay';
 const isRead = (record: ModelRecord): boolean => (record.flags & FLAG_READ_LOCK) !== 0;
 const overlaps = (a: { lba: number; blockCount: number }, b: { lba: number; blockCount: number }): boolean =>
   a.lba < b.lba + b.blockCount && b.lba < a.lba + a.blockCount;
@@ -422,7 +423,7 @@ export class World {
 
   #tellOwn(core: Core, record: ModelRecord, position: number): void {
     core.conflicts.own(record);
-    if (isWrite(record)) core.versions.own(record, position, core.conflicts.mayDie(record.scope));
+    if (isWrite(record)) core.versions.own(record, position, core.conflicts.mayDie(record));
     else if (record.type === TYPE_ABORT) {
       core.aborted.add(record.scope);
       core.versions.abort(record.scope);

@@ -369,3 +369,52 @@ test('a transaction is not refused because the journal of the other site was ful
   }
   await atRest(world);
 });
+
+/**
+ * Each block of a trim in a session with an open `abort` scope got an entry of its own, in case that it had to be taken
+ * out: the process died of a trim of a large volume.
+ */
+test('a trim waits until the abort scopes of its session are decided, and is remembered as a whole', async () => {
+  const world = await startBoth();
+  const [site] = world.sites;
+  const volume = volumeOf(site);
+  const { versions, conflicts } = site.group!.order!;
+  const session = site.group!.nextSession();
+  const scope = await openScope(volume, { offset: 0, size: volume.blockSize }, { onConflict: 'abort' }, session);
+  const answers: (string | null)[] = [];
+  let confirmed = -1;
+  volume.trim(session, volume.blockSize, volume.size - volume.blockSize, false, {
+    settle: (error) => {
+      confirmed = conflicts.confirmedThrough;
+      answers.push(error?.code ?? null);
+    },
+  });
+  expect(versions.listedBlocks).toBe(0);
+  await world.until(() => answers.length > 0, 5000, 'the trim is not answered');
+  expect([answers, versions.listedBlocks, confirmed >= scope.sequence]).toEqual([[null], 0, true]);
+  expect(await codeOf(world, scope.unlock())).toBe(null); // it was not waited for
+  await atRest(world);
+});
+
+test('who writes in a scope that may die waits while more cannot be remembered, and nobody with it', async () => {
+  const world = await startBoth();
+  const [site] = world.sites;
+  const volume = volumeOf(site);
+  const { versions } = site.group!.order!;
+  const { blockSize } = volume;
+  const scope = await openScope(volume, { offset: 0, size: blockSize }, { onConflict: 'abort' });
+  let full = true;
+  Object.defineProperty(versions, 'isFull', { get: () => full });
+  let over = false;
+  const written = scope.write(0, world.truth.history.payload(blockSize)).finally(() => {
+    over = true;
+  });
+  const answers: (string | null)[] = [];
+  write(world, volume, 2 * blockSize, blockSize, answers);
+  await world.until(() => answers.length > 0, 5000, 'the other write is not answered');
+  expect([over, answers]).toEqual([false, [null]]);
+  full = false;
+  expect(await codeOf(world, written)).toBe(null);
+  expect(await codeOf(world, scope.unlock())).toBe(null);
+  await atRest(world);
+});
