@@ -11,7 +11,7 @@ import { Cleaner } from '../journal/cleaner.js';
 import type { Journal } from '../journal/journal.js';
 import { NO_SPACE } from '../journal/journal.js';
 import { BlockReader, type ImageSource } from '../journal/reader.js';
-import { FREEZE_HOLD_MS, VIEW_STALL_MS } from '../limits.js';
+import { FREEZE_HOLD_MS, FULL_DISK_RETRY_MS, VIEW_STALL_MS } from '../limits.js';
 import type { RejectPolicy } from '../mirror/wire.js';
 import { Writeback } from '../platter/writeback.js';
 import type { Completion } from './device.js';
@@ -131,6 +131,8 @@ export class Group {
   #leaving = false;
   #closed = false;
   #degrading = false;
+  /** It could not be written down: not to be tried again before this time. */
+  #degradeAt = 0;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Where what is kept for the peer began when that was last asked, and since when. */
   #kept = { from: 0, at: 0 };
@@ -750,13 +752,17 @@ export class Group {
 
   /** Records durably that answers are lowered from here on, before the first of them. */
   #degrade(): void {
-    if (this.#degrading) return;
+    if (this.#degrading || this.nowMs() < this.#degradeAt) return;
     this.#degrading = true;
-    this.counters.degraded += 1;
     this.state.superblock.degradedSince = this.mirror.peerDurable + 1;
     this.state.save((error) => {
       this.#degrading = false;
-      if (error) this.state.superblock.degradedSince = null;
+      if (error !== null) {
+        this.state.superblock.degradedSince = null;
+        this.#degradeAt = this.nowMs() + FULL_DISK_RETRY_MS; // at the first tick from then on
+        return;
+      }
+      this.counters.degraded += 1;
       this.#queueAdvance();
     });
   }

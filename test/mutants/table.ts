@@ -1722,6 +1722,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'after a crash of the source its standby does not count as whole',
   },
   {
+    name: 'group: degrading is tried again at once',
+    file: 'volume/group.ts',
+    find: 'this.#degradeAt = this.nowMs() + FULL_DISK_RETRY_MS; // at the first tick from then on\n        return;',
+    replace: '',
+    breaks: 'a disk that is full is asked without pause to note that answers are degraded',
+  },
+  {
     name: 'group: a stop waits for whoever asks for room',
     file: 'volume/group.ts',
     find: 'journal.durable >= position ||',

@@ -8,7 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { AT_SIZE } from '../../assembly/layout.js';
-import { LOST_TAIL_WAIT_MS } from '../../src/limits.js';
+import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT, type Link } from '../../src/link/link.js';
 import { decode, KIND_DATA, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
@@ -409,4 +409,26 @@ test('what the peer has only received stays in the rollback log', async () => {
   await world.until(() => senderOf(source).source.received === world.records, 3000, 'it does not arrive');
   expect(senderOf(source).peerDurable).toBeLessThan(world.records);
   expect(senderOf(source).retainFrom).toBeLessThanOrEqual(from);
+});
+
+test('a full disk is not asked without pause to note that answers are degraded', async () => {
+  // Each save that failed began the next one: two to three thousand in a second, and each counted as a time of degrading.
+  const world = await bothUp({ ack: 'received' });
+  const { store, group } = world.source;
+  world.crash(world.target, false);
+  await world.until(() => !group!.mirror.connected, 60_000, 'the link does not go');
+  await world.pass(50);
+  let saves = 0;
+  const { save } = group!.state;
+  group!.state.save = (then) => {
+    saves += 1;
+    save.call(group!.state, then);
+  };
+  store.fail('write', 'ENOSPC', 1e9, /superblock/);
+  const answered = world.write(0, 8);
+  await world.pass(1000);
+  expect([saves > 1, saves <= 2 + 1000 / FULL_DISK_RETRY_MS, group!.counters.degraded]).toEqual([true, true, 0]);
+  store.heal();
+  await world.settle(answered);
+  expect(group!.counters.degraded).toBe(1);
 });
