@@ -56,6 +56,7 @@ import type { Store } from './store.js';
 const SEAL_AHEAD_SIZE = 256 * KIB;
 /** Of a batch for the pool at most this part: where those are small, as in simulated worlds, pieces are, too. */
 const SEAL_AHEAD_SHARE = 16;
+const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, SEGMENT_HEAD_SHIFT);
 
 /** Records that name blocks of a volume. */
 const PLACED: ReadonlySet<number> = new Set([TYPE_LOCK, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM, TYPE_BASE, TYPE_BASE_ZERO]);
@@ -554,6 +555,20 @@ export class Journal {
     return this.#admitHost(size, true);
   }
 
+  /** The same for records of these sizes, one after the other in one turn: with what turns of segment take between them. */
+  roomForAll(sizes: readonly number[]): number {
+    let at = this.head;
+    let end = at;
+    for (const size of sizes) {
+      const rest = this.segmentSize - (at % this.segmentSize);
+      end = Math.max(end, at + size + Math.min(size + RECORD_SIZE_MIN, rest)); // as #admit will ask
+      if (!fits(size, rest)) at += rest;
+      if (at % this.segmentSize === 0) at += SEGMENT_RECORD_SIZE;
+      at += size;
+    }
+    return this.roomFor(end - this.head);
+  }
+
   /** Asks that everything appended so far becomes durable soon. */
   sync(): void {
     this.appender.sync();
@@ -643,7 +658,7 @@ export class Journal {
   #turnSegment(size: number): void {
     if (this.head % this.segmentSize !== 0) {
       const rest = this.#segmentRest();
-      if (size === rest || size <= rest - RECORD_SIZE_MIN) return;
+      if (fits(size, rest)) return;
       this.#encodeLocal(TYPE_PAD, 0, 0, 0, 0, 0);
       this.memory.view.setUint32(this.address(this.head) + AT_SIZE, rest, true);
       if (rest > RECORD_SIZE_MIN) this.appender.skip(this.head + RECORD_SIZE_MIN, this.head + rest);
@@ -802,6 +817,11 @@ export class Journal {
       if (!this.#closed) this.listener.room();
     });
   }
+}
+
+/** Does a record fit what is left of a segment? Behind it there must be nothing, or room for a PAD. */
+function fits(size: number, rest: number): boolean {
+  return size === rest || size <= rest - RECORD_SIZE_MIN;
 }
 
 /** Size field of the record at `offset`, or 0 if it cannot be one. */

@@ -204,7 +204,7 @@ export class Transaction {
       // the peer may have come with a smaller journal: nobody is to wait behind what never has room
       const refused = refuseSize(group, this.#bytes, this.#writes.length);
       if (refused !== null) return refused;
-      const room = journal.roomFor(this.#roomNeeded());
+      const room = journal.roomForAll(this.#recordSizes());
       if (room < 0) return room;
       for (const { scope, lba, bytes } of this.#writes) {
         const staged = scope.appendStaged(lba, bytes);
@@ -237,11 +237,13 @@ export class Transaction {
     await Promise.race([decided(this.#group, this.#scopes), ended]);
   }
 
-  /** With what PADs and SEGMENT records take where the run meets the end of a segment. */
-  #roomNeeded(): number {
-    const turns = Math.ceil(this.#bytes / this.#group.journal.segmentSize);
-    const largest = this.#writes.reduce((most, { bytes }) => Math.max(most, bytes.length), 0);
-    return this.#bytes + turns * (largest + 2 * KIB) + KIB;
+  /** Of the run, in its order. */
+  #recordSizes(): number[] {
+    const sizes = this.#writes.map(({ scope: { volume }, bytes }) =>
+      recordSize(TYPE_WRITE, bytes.length / volume.blockSize, volume.blockShift),
+    );
+    sizes.push(recordSize(TYPE_COMMIT, 0, 0));
+    return sizes;
   }
 
   #end(reason: ForelockError): void {

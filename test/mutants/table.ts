@@ -633,8 +633,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'journal: records turn no segment',
     file: 'journal/journal.ts',
-    find: 'if (size === rest || size <= rest - RECORD_SIZE_MIN) return;',
-    replace: 'if (size <= rest) return;',
+    find: 'return size === rest || size <= rest - RECORD_SIZE_MIN;',
+    replace: 'return size <= rest;',
     breaks: 'no room is left for a PAD',
   },
   {
@@ -1722,6 +1722,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'after a crash of the source its standby does not count as whole',
   },
   {
+    name: 'journal: a run of records has no turns of segment',
+    file: 'journal/journal.ts',
+    find: 'if (!fits(size, rest)) at += rest;',
+    replace: '',
+    breaks: 'a transaction that meets the ends of two segments finds no room for its last records',
+    tests: ['sim/group.transactions.test.ts'],
+  },
+  {
     name: 'group: degrading is tried again at once',
     file: 'volume/group.ts',
     find: 'this.#degradeAt = this.nowMs() + FULL_DISK_RETRY_MS; // at the first tick from then on\n        return;',
@@ -1873,7 +1881,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'transactions: room for nothing',
     file: 'volume/transaction.ts',
-    find: 'const room = journal.roomFor(this.#roomNeeded());',
+    find: 'const room = journal.roomForAll(this.#recordSizes());',
     replace: 'const room = journal.roomFor(0);',
     breaks: 'a transaction is cut in half by a full ring',
   },
