@@ -225,7 +225,7 @@ export class RangeLocks {
     this.#pump();
   }
 
-  /** A connection is gone: all it holds and waits for goes with it. Nothing is reported about its requests. */
+  /** A connection is gone: all it holds and waits for goes with it. `drain` tells those who wait. */
   releaseSession(session: number): void {
     assert(session > 0, `session ${session}`);
     let touched = false;
@@ -234,6 +234,7 @@ export class RangeLocks {
         const request = list[index];
         if (request.session !== session) continue;
         list.splice(index, 1);
+        if (request.state === 'waiting') this.#results.push(request);
         request.state = 'released';
         this.#clear(request.lba, request.end);
         touched = true;

@@ -18,6 +18,7 @@ import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
 import type { LockRequest } from './locks.js';
+import { type Opening, sessionClosed } from './own-scopes.js';
 import { readBytes } from './read-bytes.js';
 import type { Volume } from './volume.js';
 
@@ -52,14 +53,20 @@ export interface ScopeOptions {
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other; or SCOPES_MAX are open
- * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
+ * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC;
+ *                       ESHUTDOWN the session or the gateway was closed meanwhile
  */
-export async function openScope(
+export function openScope(
   volume: Volume,
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
 ): Promise<Scope> {
+  return volume.group.scopes.opening(volume, session, (opening) => open(opening, extent, options));
+}
+
+async function open(opening: Opening, extent: ExtentBytes, options: ScopeOptions): Promise<Scope> {
+  const { volume, session } = opening;
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
   if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
@@ -73,7 +80,7 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(opening, kind, lba, blockCount, deadline);
   if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
     const scope = await ask('read');
@@ -88,25 +95,26 @@ export async function openScope(
 }
 
 async function begin(
-  volume: Volume,
+  opening: Opening,
   kind: ScopeKind,
   lba: number,
   blockCount: number,
   deadline: number,
-  session: number,
 ): Promise<Scope> {
+  const { volume, session } = opening;
   const { group } = volume;
   const mode = kind === 'read' ? 'read' : 'write';
-  const lock = await acquire(volume, mode, lba, blockCount, deadline);
+  if (opening.ended !== null) throw opening.ended;
+  const lock = await acquire(volume, mode, lba, blockCount, deadline, opening);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
     for (;;) {
-      await group.scopes.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+      await group.scopes.whenAdmitted(opening, lba, blockCount, kind, deadline);
       try {
         const opened = await append<Scope | number>(volume, () => {
-          const late = group.refuseWrite();
+          const late = group.refuseWrite() ?? opening.ended;
           if (late !== null) return late;
           // the lease may have ended while this waited: by now somebody else may have the blocks
           if (lock.state !== 'held') {
@@ -422,17 +430,20 @@ function acquire(
   lba: number,
   blockCount: number,
   deadline: number,
+  opening: Opening | null = null,
 ): Promise<LockRequest> {
   const { group } = volume;
   const request = volume.locks.request('scope', mode, lba, blockCount, group.nextSession(), deadline);
   if (request === null) throw new LockTimeoutError('too many requests already wait for locks on this volume');
+  if (opening !== null) opening.lock = request;
   if (request.state === 'held') return Promise.resolve(request);
   return new Promise((resolve, reject) => {
     request.context = (ended: LockRequest) => {
       if (ended.state === 'held') {
         ended.context = null;
         resolve(ended);
-      } else
+      } else if (ended.state === 'released') reject(group.refuseRead() ?? sessionClosed());
+      else
         reject(
           new LockTimeoutError(
             `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by another holder until the wait's end`,

@@ -1766,6 +1766,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a start after large TRIMs keeps a list for each of their blocks',
   },
   {
+    name: 'locks: who waits in a session that ends is not told',
+    file: 'volume/locks.ts',
+    find: "if (request.state === 'waiting') this.#results.push(request);\n        request",
+    replace: 'request',
+    breaks: 'requests of a closed session never end',
+  },
+  {
+    name: 'own scopes: a session that ends goes on to open scopes',
+    file: 'volume/own-scopes.ts',
+    find: 'if (opening.session !== session) continue;',
+    replace: 'continue;',
+    breaks: 'a lock is had by a session that is gone, and held until it is too old',
+  },
+  {
     name: 'scope: writes that may die are listed without end',
     file: 'volume/scope.ts',
     find: 'if (listable !== null) await listable;',

@@ -10,7 +10,9 @@ vi.mock('../../src/limits.js', async (original) => ({
   SCOPES_MAX: 16,
 }));
 
+import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
+import { HostSession } from '../../src/volume/catalog.js';
 import { openScope } from '../../src/volume/scope.js';
 import { UNIT } from './group-history.js';
 import { GroupWorld, QUIET } from './group-world.js';
@@ -41,5 +43,38 @@ test('lock-step: writes have a place beside all scopes that hosts may open', asy
   group!.scopes.open.delete(1e9);
   for (const scope of scopes) await world.settle(scope.unlock());
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  await world.compareAll();
+});
+
+test('what a session waits for when it is closed is refused, and not had afterwards', async () => {
+  // Its requests were taken out of the queue, and nobody was told: they never ended. Its wait for a scope's lock was not
+  // taken out, so a session that was gone held it until the scope was too old.
+  const world = new GroupWorld({ ...QUIET }, seededRandom(1), hash);
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  const { group } = world.source;
+  const [volume] = group!.volumes.values();
+  const size = volume!.blockSize;
+  const held = await world.settle(openScope(volume!, { offset: 0, size }));
+  const reader = await world.settle(openScope(volume!, { offset: size, size }, { mode: 'read' }));
+  const session = new HostSession(volume!);
+  const codes: string[] = [];
+  const settle = (error: ForelockError | null): void => void codes.push(error?.code ?? 'done');
+  session.write(0, size, [world.history.payload(size)], false, { settle });
+  session.trim(0, size, false, { settle });
+  session.read(size, size, { settleRead: settle });
+  const locks = [session.lock({ offset: 0, size }, {}), session.lock({ offset: size, size }, { mode: 'read' })];
+  const free = { offset: 2 * size, size };
+  await world.pass(5);
+  const inTurn = session.lock(free, {}); // it has its lock, and no LOCK in the stream yet
+  session.close();
+  const refused = [...locks, inTurn, session.lock(free, {})];
+  for (const lock of refused) await expect(world.settle(lock)).rejects.toMatchObject({ code: 'ESHUTDOWN' });
+  await world.until(() => codes.length === 3, 1000, 'not answered');
+  expect(codes).toEqual(['ESHUTDOWN', 'ESHUTDOWN', 'ESHUTDOWN']);
+  for (const scope of [held, reader]) await world.settle(scope.unlock());
+  await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  expect([volume!.locks.held, volume!.locks.waiting, group!.scopes.open.size]).toEqual([0, 0, 0]);
   await world.compareAll();
 });
