@@ -208,8 +208,9 @@ export class Scope {
   /** Of the LOCK's stamp: all the scope's writes have it. */
   readonly #clock: number;
   #open = true;
-  /** Writes that are not in the journal yet. */
-  #waiting = 0;
+  /** Writes that are not in the journal yet, or not to their last record; and who waits for that. */
+  #writing = 0;
+  readonly #whenWritten: (() => void)[] = [];
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
   /** Of the transaction that it belongs to: told when somebody else ends it. */
@@ -282,16 +283,25 @@ export class Scope {
   /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
+    this.#writing += 1;
+    const promised = await this.#append(offset, bytes).finally(() => {
+      this.#writing -= 1;
+      if (this.#writing === 0) for (const resolve of this.#whenWritten.splice(0)) resolve();
+    });
+    await promised();
+  }
+
+  /** @returns once all its records are in: what resolves as the group promises */
+  async #append(offset: number, bytes: Uint8Array): Promise<() => Promise<void>> {
     const { volume } = this;
     const { group, blockSize } = volume;
     const pieceMax = volume.payloadBlocksMax * blockSize;
-    let promised: Promise<void> | null = null;
+    let promised = Promise.resolve();
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
       const last = at + piece.length === bytes.length;
       const listable = group.scopes.whenListable(this);
       if (listable !== null) await listable;
-      this.#waiting += 1;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
         const late = this.#ended ?? group.refuseWrite();
@@ -310,11 +320,9 @@ export class Scope {
         // in the same turn: promises are made in the order of the stream
         if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);
         return sequence;
-      }).finally(() => {
-        this.#waiting -= 1;
       });
     }
-    await promised;
+    return () => promised;
   }
 
   /**
@@ -346,7 +354,7 @@ export class Scope {
   }
 
   /**
-   * Ends the scope: others may lock the extent. Calling it again does nothing.
+   * Ends the scope once all its writes are in, and others may lock the extent. Calling it again does nothing.
    *
    * @throws ForelockError ENOSPC the scope is still open: try again; of a read lock, why it had ended before: what was
    *                       read may be of more than one moment
@@ -354,18 +362,20 @@ export class Scope {
   async unlock(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    // behind all records of its writes, of which some may wait for room
+    if (this.#writing > 0) await new Promise<void>((resolve) => this.#whenWritten.push(resolve));
     const { volume } = this;
     const { group } = volume;
     const attempt = (): number | ForelockError => {
       if (this.#ended !== null || group.ended !== null) return 0;
-      // in order with writes of the scope that are held
+      // held as a request is: the preferred site goes on alone for it
       if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopes.closed(this.sequence, sequence);
       return sequence;
     };
-    // behind writes of the scope that wait for room, and not behind others, who may wait for it
-    await append<number>(volume, attempt, this.#waiting === 0).catch((error) => {
+    // not behind other hosts, who may wait for it
+    await append<number>(volume, attempt, true).catch((error) => {
       this.#open = true;
       throw error;
     });

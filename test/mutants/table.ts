@@ -1780,6 +1780,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a lock is had by a session that is gone, and held until it is too old',
   },
   {
+    name: 'scope: an unlock overtakes its own write',
+    file: 'volume/scope.ts',
+    find: 'if (this.#writing > 0) await',
+    replace: 'if (this.#writing > 1e9) await',
+    breaks: 'a write of several records is cut off by an unlock that follows it',
+    tests: ['sim/group.scopes.test.ts'],
+  },
+  {
     name: 'scope: writes that may die are listed without end',
     file: 'volume/scope.ts',
     find: 'if (listable !== null) await listable;',
