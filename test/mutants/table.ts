@@ -1319,6 +1319,13 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a receiver that does not give back keeps others from reading',
   },
   {
+    name: 'reader: what was given back at once counts as lent',
+    file: 'journal/reader.ts',
+    find: 'if (!lent) this.#lentSlices += 1;',
+    replace: 'if (users === 1) this.#lentSlices += 1;',
+    breaks: 'large reads are copied for ever after a connection or two was lost',
+  },
+  {
     name: 'reader: takes a slice back from its first user',
     file: 'journal/reader.ts',
     find: 'if (users > 0) return;\n',
