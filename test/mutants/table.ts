@@ -1780,10 +1780,18 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'requests of a closed session never end',
   },
   {
+    name: 'group state: volumes that are too much together',
+    file: 'volume/group-state.ts',
+    find: 'if (needed <= GROUP_MEMORY_MAX) return null;',
+    replace: 'if (needed > 0) return null;',
+    breaks: 'a group that cannot be opened is written down',
+    tests: ['mirror/adoption.test.ts'],
+  },
+  {
     name: 'own scopes: a session that ends goes on to open scopes',
     file: 'volume/own-scopes.ts',
     find: 'if (opening.session !== session) continue;',
-    replace: 'continue;',
+    replace: 'if (opening.session === session) continue;',
     breaks: 'a lock is had by a session that is gone, and held until it is too old',
   },
   {
