@@ -470,7 +470,7 @@ async function recoverState(
     async close() {
       await offload.close();
       mapLog.close();
-      for (const image of images.values()) image.close();
+      for (const image of images.values()) await image.close();
       environment.closed();
     },
   };

@@ -1188,7 +1188,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'flat: a stop keeps the image',
     file: 'volume/group-state.ts',
-    find: 'for (const image of images.values()) image.close();\n      environment.closed();',
+    find: 'for (const image of images.values()) await image.close();\n      environment.closed();',
     replace: 'environment.closed();',
     breaks: 'the same',
   },
@@ -1778,6 +1778,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: "if (request.state === 'waiting') this.#results.push(request);\n        request",
     replace: 'request',
     breaks: 'requests of a closed session never end',
+  },
+  {
+    name: 'flat: closes under a read',
+    file: 'platter/flat.ts',
+    find: 'if (this.#reading > 0) {',
+    replace: 'if (this.#reading > 1e9) {',
+    breaks: 'a read that a stop meets goes to a descriptor that is closed, or is another file by then',
   },
   {
     name: 'group state: volumes that are too much together',
