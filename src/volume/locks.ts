@@ -12,7 +12,8 @@
  * Modes. `write` and `read` are explicit locks and are held: all of them exclude each other on overlap. A write lock
  * lets others read and stops them writing; a read lock stops both. `plainWrite` and `plainRead` are single operations:
  * they are granted for the moment and held by nobody, so the driver acts on a grant before it asks for anything else.
- * A session's plain operations pass its own locks.
+ * A session's plain operations pass its own locks. (A host's have none: each of its locks has a session number of its own.
+ * A plain write in an open scope would need at the peer what the scope holds there until its UNLOCK, which is behind it.)
  *
  * Fairness: FIFO. A waiter blocks every later request that conflicts with it; only a plain operation that lies wholly
  * within its session's own lock passes a waiter (the waiter waits for that very lock). The mirror stands before all

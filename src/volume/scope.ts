@@ -433,7 +433,10 @@ export function checkRead(volume: Volume, offset: number, size: number): void {
   }
 }
 
-/** @param deadline ms of the group's clock */
+/**
+ * Takes a lock under a session number of its own: plain requests of the host that asks do not pass it (see locks.ts).
+ * @param deadline ms of the group's clock
+ */
 function acquire(
   volume: Volume,
   mode: 'read' | 'write',

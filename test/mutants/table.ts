@@ -1810,6 +1810,14 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ['sim/group.scopes.test.ts'],
   },
   {
+    name: 'scope: plain writes pass the lock of their host',
+    file: 'volume/scope.ts',
+    find: 'blockCount, group.nextSession(), deadline);',
+    replace: 'blockCount, opening?.session ?? group.nextSession(), deadline);',
+    breaks: 'a plain write waits at the peer for the scope in front of it, whose end is behind it',
+    tests: ['sim/group.scopes.test.ts'],
+  },
+  {
     name: 'scope: writes that may die are listed without end',
     file: 'volume/scope.ts',
     find: 'if (listable !== null) await listable;',

@@ -106,3 +106,25 @@ test('a scope that is unlocked while it writes is open until all of the write is
   await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
   await world.compareAll();
 });
+
+test('a plain write of the host that holds a scope there waits for its end', async () => {
+  // In the stream it would stand in front of the UNLOCK that it needs at the target.
+  const world = new GroupWorld({ ...QUIET }, seededRandom(1), hash);
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  const [volume] = world.source.group!.volumes.values();
+  const size = volume!.blockSize;
+  const session = new HostSession(volume!);
+  const scope = await world.settle(session.lock({ offset: 0, size }, {}));
+  const answers: (ForelockError | null)[] = [];
+  session.write(0, size, [world.history.payload(size)], false, { settle: (error) => void answers.push(error) });
+  await world.settle(scope.write(0, world.history.payload(size)));
+  await world.pass(50);
+  expect(answers).toEqual([]);
+  await world.settle(scope.unlock());
+  await world.until(() => answers.length > 0, 1000, 'not answered');
+  expect(answers).toEqual([null]);
+  await world.until(() => world.settled(), 20_000, 'the sites do not come to rest');
+  await world.compareAll();
+});
