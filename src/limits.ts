@@ -38,8 +38,9 @@ export const CLOCK_OWN_MAX = CLOCK_MAX - 2 ** 48;
 // ---- journal
 export const RING_SIZE_DEFAULT = 64 * MIB;
 export const RING_SIZE_MIN = 4 * MIB;
-/** One shared WebAssembly memory holds ring, lock tables and scratch: 4 GiB in all. */
 export const RING_SIZE_MAX = 1 * GIB;
+/** One shared WebAssembly memory holds ring, lock tables and scratch of a group: its addresses have 32 bits. */
+export const GROUP_MEMORY_MAX = 4 * GIB;
 /** Memory that a group keeps for payloads that wait for room in the ring: what a few connections with large requests need. */
 export const PAYLOAD_SPARES_SIZE_MAX = 8 * MIB;
 export const SEGMENT_SIZE_MAX = 64 * MIB; // a map pointer's low word spans exactly this much

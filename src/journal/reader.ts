@@ -249,10 +249,11 @@ export class BlockReader {
     this.#offload.read(job.runs, (error, payloadAt) => {
       const bytes = this.#journal.memory.bytes;
       let users = 1;
+      let lent = false;
       const release = (): void => {
         users -= 1;
         if (users > 0) return;
-        this.#lentSlices -= 1;
+        if (lent) this.#lentSlices -= 1;
         this.#give(slice);
       };
       for (let i = 0; i < job.runs.length; i += 1) {
@@ -262,9 +263,10 @@ export class BlockReader {
           const payload = bytes.subarray(at, at + (run.count << run.blockShift));
           const into = job.into[i]!;
           if (into !== null) copyBytes(into, 0, payload);
-          else if (users === 1 && this.#lentSlices === this.#lentMax) job.owner[i]!.copy(payload);
+          else if (!lent && this.#lentSlices === this.#lentMax) job.owner[i]!.copy(payload);
           else {
-            if (users === 1) this.#lentSlices += 1;
+            if (!lent) this.#lentSlices += 1;
+            lent = true;
             users += 1;
             job.owner[i]!.lend(payload, release);
           }
@@ -273,8 +275,7 @@ export class BlockReader {
         this.#journal.segments.release(job.segments[i]!);
         job.owner[i]!.partDone(at >= 0 ? null : unreadable(run, job.segments[i]!.number, at, error));
       }
-      if (users === 1) this.#give(slice);
-      else release();
+      release();
     });
   }
 

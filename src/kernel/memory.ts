@@ -4,6 +4,7 @@
  */
 import { MEMORY_BASE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
+import { GROUP_MEMORY_MAX } from '../limits.js';
 
 export interface Region {
   readonly at: number;
@@ -11,6 +12,7 @@ export interface Region {
 }
 
 const PAGE = 65536;
+const PAGES_MAX = GROUP_MEMORY_MAX / PAGE;
 
 /** From here on the call that `fill` is costs no more than it saves. */
 const FILL_SIZE_MIN = 4096;
@@ -35,9 +37,9 @@ export class GroupMemory {
   /** @param size bytes to provide for; untouched pages cost nothing */
   constructor(size: number) {
     const pages = Math.ceil((MEMORY_BASE + size) / PAGE);
-    assert(pages <= 65536, `a group's memory is at most 4 GiB, ${size} bytes asked`);
+    assert(pages <= PAGES_MAX, `a group's memory is at most 4 GiB, ${size} bytes asked`);
     // initial = maximum: memory.grow would hand out a new buffer and leave every view behind
-    this.memory = new WebAssembly.Memory({ initial: Math.max(2, pages), maximum: 65536, shared: true });
+    this.memory = new WebAssembly.Memory({ initial: Math.max(2, pages), maximum: PAGES_MAX, shared: true });
     const buffer = this.memory.buffer;
     this.bytes = new Uint8Array(buffer);
     this.words = new Int32Array(buffer);

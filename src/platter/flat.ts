@@ -33,6 +33,9 @@ export class FlatImage {
   readonly #fd: number;
   readonly #lock: DirectoryLock | null;
   #closed = false;
+  /** Reads under way, and who waits for their end. */
+  #reading = 0;
+  #whenRead: (() => void) | null = null;
 
   /**
    * Opens the image. Of a new volume it is made, sparse, where there is nothing at `path`; of one that has been served a
@@ -87,15 +90,21 @@ export class FlatImage {
     this.#check(offset, size);
     assert(into.length >= size, 'there is room for what is read');
     this.counters.reads++;
+    this.#reading++;
+    const over = (error: Error | null) => {
+      this.#reading--;
+      done(error);
+      if (this.#reading === 0) this.#whenRead?.();
+    };
     let at = 0;
     const next = () => {
       fs.read(this.#fd, into, at, size - at, offset + at, (error, n) => {
-        if (error) return done(error);
+        if (error) return over(error);
         at += n;
         this.counters.bytesRead += n;
-        if (at === size) return done(null);
+        if (at === size) return over(null);
         if (n === 0) {
-          return done(new ForelockError('EIO', `${this.path} ends at ${offset + at}, its volume at ${this.size}`));
+          return over(new ForelockError('EIO', `${this.path} ends at ${offset + at}, its volume at ${this.size}`));
         }
         next();
       });
@@ -151,10 +160,18 @@ export class FlatImage {
     fs.fdatasync(this.#fd, (error) => done(error ?? null));
   }
 
-  /** No operation may be under way. */
-  close(): void {
+  /**
+   * No write may be under way, and nothing is begun any more. Reads are waited for: another file may get the descriptor's
+   * number, and they would read that.
+   */
+  async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#reading > 0) {
+      await new Promise<void>((resolve) => {
+        this.#whenRead = resolve;
+      });
+    }
     fs.closeSync(this.#fd);
     this.#lock?.release();
   }

@@ -6,7 +6,9 @@ import { ForelockError } from '../errors.js';
 import type { MapView } from '../journal/map.js';
 import type { BlockDevice, Completion, DeviceCatalog, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
+import { sessionClosed } from './own-scopes.js';
 import { readBytes } from './read-bytes.js';
+import { type ExtentBytes, openScope, type Scope, type ScopeOptions } from './scope.js';
 import type { Volume } from './volume.js';
 
 const VIEW_SUFFIX = '@applied';
@@ -91,6 +93,7 @@ export class Catalog implements DeviceCatalog {
 /** A host's connection to a volume: its own session for locks. */
 export class HostSession implements BlockDevice {
   readonly #volume: Volume;
+  #closed = false;
   /** Its number within the site, in records and locks. */
   readonly session: number;
 
@@ -145,7 +148,13 @@ export class HostSession implements BlockDevice {
   extents(offset: number, size: number, count: number): DeviceExtent[] {
     return this.#volume.extents(offset, size, count);
   }
+  /** Locks an extent and opens a scope over it, which ends with the session. */
+  lock(extent: ExtentBytes, options: ScopeOptions): Promise<Scope> {
+    return this.#closed ? Promise.reject(sessionClosed()) : openScope(this.#volume, extent, options, this.session);
+  }
+  /** What it has locked is unlocked; what waits for a lock is refused, and what waits for room goes on. */
   close(): void {
+    this.#closed = true;
     this.#volume.group.scopes.endSession(this.session);
     this.#volume.locks.releaseSession(this.session);
     this.#volume.group.locksMoved();

@@ -4,7 +4,7 @@
 
 import { createHash, randomInt, randomUUID } from 'node:crypto';
 import type { XXHashAPI } from 'xxhash-wasm';
-import { TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
+import { MEMORY_BASE, TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { Journal, type JournalVolume } from '../journal/journal.js';
 import { Liveness } from '../journal/liveness.js';
@@ -22,6 +22,7 @@ import {
   BLOCK_SIZE_MAX,
   BLOCK_SIZE_MIN,
   GENERATIONS_MAX,
+  GROUP_MEMORY_MAX,
   JOURNAL_SEGMENTS_MIN,
   MEETINGS_MAX,
   MIB,
@@ -39,6 +40,8 @@ import type { Role } from './group.js';
 import { lockTableSize, RangeLocks } from './locks.js';
 import { splitName, type WhenSplit } from './split.js';
 import type { VolumeOptions } from './volume.js';
+
+type Shape = { readonly size: number; readonly blockSize: number };
 
 export interface VolumeConfig {
   name: string;
@@ -132,7 +135,7 @@ export function loadSuperblock(
 
 /**
  * What a new group, or a standby that adopts one, writes down first.
- * @throws ForelockError CONFIG, or PEER_REFUSED when they are the peer's: volumes that cannot be
+ * @throws ForelockError CONFIG, or PEER_REFUSED when they are the peer's: volumes that cannot be, or not together
  */
 export function newSuperblock(
   config: GroupConfig,
@@ -151,6 +154,8 @@ export function newSuperblock(
     const wrong = findMisshape(volume, volumes);
     if (wrong !== null) throw new ForelockError(adopt === null ? 'CONFIG' : 'PEER_REFUSED', wrong);
   }
+  const tooMuch = findMemoryLack(config.ringSize ?? RING_SIZE_DEFAULT, volumes);
+  if (tooMuch !== null) throw new ForelockError(adopt === null ? 'CONFIG' : 'PEER_REFUSED', tooMuch);
   const number = adopt === null ? 1 : adopt.number;
   const size = volumes.reduce((sum, volume) => sum + volume.size, 0);
   const ringSize = config.ringSize ?? RING_SIZE_DEFAULT;
@@ -273,13 +278,14 @@ async function recoverState(
       `--ring ${ringSize}: this journal has segments of ${superblock.segmentSize} bytes; the ring must be a multiple of that`,
     );
   }
+  const tooMuch = findMemoryLack(ringSize, superblock.volumes);
+  if (tooMuch !== null) throw new ForelockError('CONFIG', tooMuch);
   const total = superblock.volumes.reduce((sum, volume) => sum + volume.size, 0);
   const limit = config.journalSize ?? journalDefault(total, superblock.segmentSize);
   checkLimit(limit, superblock.segmentSize);
 
   const liveness = new Liveness(superblock.segmentSize);
-  const tables = superblock.volumes.map((volume) => lockTableSize(volume.size / volume.blockSize, regionShift(volume)));
-  const memory = new GroupMemory(ringSize + tables.reduce((sum, size) => sum + size + 64, 0) + 60 * MIB);
+  const memory = new GroupMemory(memorySize(ringSize, superblock.volumes));
   const regions: Regions = {
     ring: memory.take(ringSize),
     readSlices: Array.from({ length: 4 }, () => memory.take(4 * MIB)),
@@ -311,10 +317,10 @@ async function recoverState(
   journal.stamp = superblock.checkpoint.clock;
 
   const maps = new Map<number, BlockMap>();
-  const volumes: VolumeOptions[] = superblock.volumes.map((volume, index) => {
+  const volumes: VolumeOptions[] = superblock.volumes.map((volume) => {
     const map = new BlockMap(volume.size / volume.blockSize, liveness);
     maps.set(volume.number, map);
-    const table = memory.take(tables[index]!);
+    const table = memory.take(lockTable(volume));
     const blockCount = volume.size / volume.blockSize;
     const locks = new RangeLocks({ kernel, table: table.at, regionShift: regionShift(volume), blockCount });
     const ofJournal: JournalVolume = {
@@ -474,7 +480,7 @@ async function recoverState(
     async close() {
       await offload.close();
       mapLog.close();
-      for (const image of images.values()) image.close();
+      for (const image of images.values()) await image.close();
       environment.closed();
     },
   };
@@ -579,9 +585,26 @@ function checkLimit(limit: number, segmentSize: number): void {
   }
 }
 
-function regionShift(volume: { size: number; blockSize: number }): number {
+function regionShift(volume: Shape): number {
   // at most 2^28 regions, a table of 32 MiB
   return Math.max(0, Math.ceil(Math.log2(volume.size / volume.blockSize)) - 28);
+}
+
+/** Bytes of a volume's lock bitmap. */
+function lockTable(volume: Shape): number {
+  return lockTableSize(volume.size / volume.blockSize, regionShift(volume));
+}
+
+/** Bytes of shared memory that a group needs. */
+function memorySize(ringSize: number, volumes: readonly Shape[]): number {
+  return ringSize + volumes.reduce((sum, volume) => sum + lockTable(volume) + 64, 0) + 60 * MIB;
+}
+
+/** Why a group cannot have these volumes together, though each of them is good; or null. */
+function findMemoryLack(ringSize: number, volumes: readonly Shape[]): string | null {
+  const needed = MEMORY_BASE + memorySize(ringSize, volumes);
+  if (needed <= GROUP_MEMORY_MAX) return null;
+  return `the group's ${volumes.length} volumes with a ring of ${formatSize(ringSize)} need ${formatSize(needed)} of shared memory, and a group has at most ${formatSize(GROUP_MEMORY_MAX)}: put some of the volumes into another group, or choose a smaller --ring`;
 }
 
 /** An existing state must be what the configuration says. */

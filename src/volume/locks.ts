@@ -12,7 +12,8 @@
  * Modes. `write` and `read` are explicit locks and are held: all of them exclude each other on overlap. A write lock
  * lets others read and stops them writing; a read lock stops both. `plainWrite` and `plainRead` are single operations:
  * they are granted for the moment and held by nobody, so the driver acts on a grant before it asks for anything else.
- * A session's plain operations pass its own locks.
+ * A session's plain operations pass its own locks. (A host's have none: each of its locks has a session number of its own.
+ * A plain write in an open scope would need at the peer what the scope holds there until its UNLOCK, which is behind it.)
  *
  * Fairness: FIFO. A waiter blocks every later request that conflicts with it; only a plain operation that lies wholly
  * within its session's own lock passes a waiter (the waiter waits for that very lock). The mirror stands before all
@@ -225,7 +226,7 @@ export class RangeLocks {
     this.#pump();
   }
 
-  /** A connection is gone: all it holds and waits for goes with it. Nothing is reported about its requests. */
+  /** A connection is gone: all it holds and waits for goes with it. `drain` tells those who wait. */
   releaseSession(session: number): void {
     assert(session > 0, `session ${session}`);
     let touched = false;
@@ -234,6 +235,7 @@ export class RangeLocks {
         const request = list[index];
         if (request.session !== session) continue;
         list.splice(index, 1);
+        if (request.state === 'waiting') this.#results.push(request);
         request.state = 'released';
         this.#clear(request.lba, request.end);
         touched = true;

@@ -12,8 +12,19 @@ import { RING_FULL } from '../journal/journal.js';
 import { SCOPE_AGE_MS_MAX, SCOPES_MAX } from '../limits.js';
 import type { Newcomer, ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
+import type { LockRequest } from './locks.js';
 import type { Scope } from './scope.js';
 import type { Volume } from './volume.js';
+
+/** A scope that a host has asked for and has not got yet. */
+export interface Opening {
+  readonly session: number;
+  readonly volume: Volume;
+  /** Its wait for this site's lock, or the lock. */
+  lock: LockRequest | null;
+  /** Its session is gone. */
+  ended: ForelockError | null;
+}
 
 export class OwnScopes {
   /** LOCK sequences of the open ones, with their volumes. */
@@ -26,6 +37,7 @@ export class OwnScopes {
   readonly #admissions: ((now: number) => boolean)[] = [];
   /** LOCK sequences of scopes that are ended as soon as there is room for it. */
   readonly #ending = new Set<number>();
+  readonly #openings = new Set<Opening>();
   /** Scopes that have their place among SCOPES_MAX, and no LOCK in the stream yet. */
   #placesTaken = 0;
   /** Dead scopes whose ABORT is not durable yet, and how to tell who waits for their grant. */
@@ -93,9 +105,17 @@ export class OwnScopes {
 
   /** A host's session is gone: what it left open ends. */
   endSession(session: number): void {
-    for (const scope of [...this.held.values()]) {
-      if (scope.session === session) this.end(scope.sequence, new ForelockError('ESHUTDOWN', 'the session was closed'));
+    const reason = sessionClosed();
+    for (const scope of [...this.held.values()]) if (scope.session === session) this.end(scope.sequence, reason);
+    for (const opening of [...this.#openings]) {
+      if (opening.session !== session) continue;
+      opening.ended = reason;
+      const { lock, volume } = opening;
+      if (lock === null || lock.state !== 'waiting') continue;
+      volume.locks.release(lock);
+      (lock.context as (lock: LockRequest) => void)(lock);
     }
+    this.pumpAdmissions();
   }
 
   /** Sessions of an earlier life are gone: their scopes end here, or the peer would hold their locks for ever. */
@@ -233,30 +253,40 @@ export class OwnScopes {
   }
 
   /**
+   * A scope is asked for.
+   * @param open how; `opening` is told when its session ends meanwhile
+   */
+  async opening<T>(volume: Volume, session: number, open: (opening: Opening) => Promise<T>): Promise<T> {
+    const opening: Opening = { session, volume, lock: null, ended: null };
+    this.#openings.add(opening);
+    try {
+      return await open(opening);
+    } finally {
+      this.#openings.delete(opening);
+    }
+  }
+
+  /**
    * Resolves once the scope may be opened. It has its place from then on, until `leavePlace`: many that wait are admitted
    * in one turn, and append their LOCKs later.
    *
    * @throws LockTimeoutError, ForelockError ESHUTDOWN
    */
-  whenAdmitted(
-    session: number,
-    volume: Volume,
-    lba: number,
-    blockCount: number,
-    kind: ScopeKind,
-    deadline: number,
-  ): Promise<void> {
+  whenAdmitted(opening: Opening, lba: number, blockCount: number, kind: ScopeKind, deadline: number): Promise<void> {
     const group = this.#group;
+    const { session, volume } = opening;
     const takesPlace = (): boolean => {
       if (!this.#hasPlace || !this.admits(session, volume, lba, blockCount, kind)) return false;
       this.#placesTaken += 1;
       return true;
     };
+    if (opening.ended !== null) return Promise.reject(opening.ended);
     if (takesPlace()) return Promise.resolve();
     if (group.stopping) return Promise.reject(group.refuseRead()); // it had the lock from a request that the stop ended
     return new Promise((resolve, reject) => {
       this.#admissions.push((now) => {
         if (group.stopping) reject(group.refuseRead());
+        else if (opening.ended !== null) reject(opening.ended);
         else if (now >= deadline) {
           reject(
             new LockTimeoutError(
@@ -324,4 +354,9 @@ export class OwnScopes {
     const waiting = this.#admissions.splice(0).filter((attempt) => !attempt(now));
     this.#admissions.unshift(...waiting);
   }
+}
+
+/** What somebody is told whose session was closed while he waited. */
+export function sessionClosed(): ForelockError {
+  return new ForelockError('ESHUTDOWN', 'the session was closed');
 }

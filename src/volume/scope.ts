@@ -18,6 +18,7 @@ import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { ScopeKind } from '../mirror/conflict.js';
 import type { Group } from './group.js';
 import type { LockRequest } from './locks.js';
+import { type Opening, sessionClosed } from './own-scopes.js';
 import { readBytes } from './read-bytes.js';
 import type { Volume } from './volume.js';
 
@@ -52,14 +53,20 @@ export interface ScopeOptions {
  *
  * @param session of the host: what it does in one scope may depend on what it did in another
  * @throws LockTimeoutError another holder kept it, at this site or (mode read) at the other; or SCOPES_MAX are open
- * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC
+ * @throws ForelockError EINVAL extent not aligned, outside the volume or overlapping an open scope of this session; EPERM, ENOSPC;
+ *                       ESHUTDOWN the session or the gateway was closed meanwhile
  */
-export async function openScope(
+export function openScope(
   volume: Volume,
   extent: ExtentBytes,
   options: ScopeOptions = {},
   session = volume.group.nextSession(),
 ): Promise<Scope> {
+  return volume.group.scopes.opening(volume, session, (opening) => open(opening, extent, options));
+}
+
+async function open(opening: Opening, extent: ExtentBytes, options: ScopeOptions): Promise<Scope> {
+  const { volume, session } = opening;
   const { group } = volume;
   checkExtent(volume, extent.offset, extent.size);
   if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
@@ -73,7 +80,7 @@ export async function openScope(
     }
   }
   const deadline = group.nowMs() + Math.min(Math.max(0, options.waitMsMax ?? LOCK_WAIT_MS_MAX), LOCK_WAIT_MS_MAX);
-  const ask = (kind: ScopeKind): Promise<Scope> => begin(volume, kind, lba, blockCount, deadline, session);
+  const ask = (kind: ScopeKind): Promise<Scope> => begin(opening, kind, lba, blockCount, deadline);
   if (options.mode !== 'read') return ask(options.onConflict ?? 'replay');
   for (;;) {
     const scope = await ask('read');
@@ -88,25 +95,26 @@ export async function openScope(
 }
 
 async function begin(
-  volume: Volume,
+  opening: Opening,
   kind: ScopeKind,
   lba: number,
   blockCount: number,
   deadline: number,
-  session: number,
 ): Promise<Scope> {
+  const { volume, session } = opening;
   const { group } = volume;
   const mode = kind === 'read' ? 'read' : 'write';
-  const lock = await acquire(volume, mode, lba, blockCount, deadline);
+  if (opening.ended !== null) throw opening.ended;
+  const lock = await acquire(volume, mode, lba, blockCount, deadline, opening);
   // from here on the mirror passes it: which of the two goes first is judged by their records (mirror/conflict.ts)
   lock.streamed = true;
   const flags = { read: FLAG_READ_LOCK, abort: FLAG_ABORT_ON_CONFLICT, replay: 0 }[kind];
   try {
     for (;;) {
-      await group.scopes.whenAdmitted(session, volume, lba, blockCount, kind, deadline);
+      await group.scopes.whenAdmitted(opening, lba, blockCount, kind, deadline);
       try {
         const opened = await append<Scope | number>(volume, () => {
-          const late = group.refuseWrite();
+          const late = group.refuseWrite() ?? opening.ended;
           if (late !== null) return late;
           // the lease may have ended while this waited: by now somebody else may have the blocks
           if (lock.state !== 'held') {
@@ -200,8 +208,9 @@ export class Scope {
   /** Of the LOCK's stamp: all the scope's writes have it. */
   readonly #clock: number;
   #open = true;
-  /** Writes that are not in the journal yet. */
-  #waiting = 0;
+  /** Writes that are not in the journal yet, or not to their last record; and who waits for that. */
+  #writing = 0;
+  readonly #whenWritten: (() => void)[] = [];
   /** Why the scope was ended by somebody else. */
   #ended: ForelockError | null = null;
   /** Of the transaction that it belongs to: told when somebody else ends it. */
@@ -274,16 +283,25 @@ export class Scope {
   /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
+    this.#writing += 1;
+    const promised = await this.#append(offset, bytes).finally(() => {
+      this.#writing -= 1;
+      if (this.#writing === 0) for (const resolve of this.#whenWritten.splice(0)) resolve();
+    });
+    await promised();
+  }
+
+  /** @returns once all its records are in: what resolves as the group promises */
+  async #append(offset: number, bytes: Uint8Array): Promise<() => Promise<void>> {
     const { volume } = this;
     const { group, blockSize } = volume;
     const pieceMax = volume.payloadBlocksMax * blockSize;
-    let promised: Promise<void> | null = null;
+    let promised = Promise.resolve();
     for (let at = 0; at < bytes.length; at += pieceMax) {
       const piece = bytes.subarray(at, Math.min(at + pieceMax, bytes.length));
       const last = at + piece.length === bytes.length;
       const listable = group.scopes.whenListable(this);
       if (listable !== null) await listable;
-      this.#waiting += 1;
       await append(volume, () => {
         // a stop ends all scopes: what came behind its UNLOCK would belong to none
         const late = this.#ended ?? group.refuseWrite();
@@ -302,11 +320,9 @@ export class Scope {
         // in the same turn: promises are made in the order of the stream
         if (sequence > 0 && last && group.writeAck !== 'local') promised = promise(volume, sequence);
         return sequence;
-      }).finally(() => {
-        this.#waiting -= 1;
       });
     }
-    await promised;
+    return () => promised;
   }
 
   /**
@@ -338,7 +354,7 @@ export class Scope {
   }
 
   /**
-   * Ends the scope: others may lock the extent. Calling it again does nothing.
+   * Ends the scope once all its writes are in, and others may lock the extent. Calling it again does nothing.
    *
    * @throws ForelockError ENOSPC the scope is still open: try again; of a read lock, why it had ended before: what was
    *                       read may be of more than one moment
@@ -346,18 +362,20 @@ export class Scope {
   async unlock(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    // behind all records of its writes, of which some may wait for room
+    if (this.#writing > 0) await new Promise<void>((resolve) => this.#whenWritten.push(resolve));
     const { volume } = this;
     const { group } = volume;
     const attempt = (): number | ForelockError => {
       if (this.#ended !== null || group.ended !== null) return 0;
-      // in order with writes of the scope that are held
+      // held as a request is: the preferred site goes on alone for it
       if (group.frozen) return group.frozenOut === null ? (group.refuseRead() ?? RING_FULL) : RING_FULL;
       const sequence = volume.appendScoped(TYPE_UNLOCK, 0, this.session, this.sequence, 0, 0, null);
       if (sequence > 0) group.scopes.closed(this.sequence, sequence);
       return sequence;
     };
-    // behind writes of the scope that wait for room, and not behind others, who may wait for it
-    await append<number>(volume, attempt, this.#waiting === 0).catch((error) => {
+    // not behind other hosts, who may wait for it
+    await append<number>(volume, attempt, true).catch((error) => {
       this.#open = true;
       throw error;
     });
@@ -415,24 +433,30 @@ export function checkRead(volume: Volume, offset: number, size: number): void {
   }
 }
 
-/** @param deadline ms of the group's clock */
+/**
+ * Takes a lock under a session number of its own: plain requests of the host that asks do not pass it (see locks.ts).
+ * @param deadline ms of the group's clock
+ */
 function acquire(
   volume: Volume,
   mode: 'read' | 'write',
   lba: number,
   blockCount: number,
   deadline: number,
+  opening: Opening | null = null,
 ): Promise<LockRequest> {
   const { group } = volume;
   const request = volume.locks.request('scope', mode, lba, blockCount, group.nextSession(), deadline);
   if (request === null) throw new LockTimeoutError('too many requests already wait for locks on this volume');
+  if (opening !== null) opening.lock = request;
   if (request.state === 'held') return Promise.resolve(request);
   return new Promise((resolve, reject) => {
     request.context = (ended: LockRequest) => {
       if (ended.state === 'held') {
         ended.context = null;
         resolve(ended);
-      } else
+      } else if (ended.state === 'released') reject(group.refuseRead() ?? sessionClosed());
+      else
         reject(
           new LockTimeoutError(
             `volume ${volume.name}: blocks ${lba}+${blockCount} stayed locked by another holder until the wait's end`,

@@ -338,7 +338,7 @@ export class Sender implements MirrorEnd {
     this.#lookAtRejection();
     this.pump();
     this.#group.journal.offerRoom();
-    this.#group.admissionsMoved();
+    if (this.#group.order !== null) this.#group.admissionsMoved(); // some wait for what is confirmed
     return true;
   }
 

@@ -16,6 +16,7 @@ import { LOCK_WAIT_MS_MAX } from '../limits.js';
 import type { Completion, DeviceExtent, ReadCompletion } from './device.js';
 import type { Group } from './group.js';
 import type { LockRequest, RangeLocks } from './locks.js';
+import { sessionClosed } from './own-scopes.js';
 import { readBytes } from './read-bytes.js';
 import { decided, openScope } from './scope.js';
 
@@ -476,6 +477,7 @@ export class Volume {
   #lockError(request: LockRequest, lba: number): ForelockError {
     const refused = this.group.refuseRead();
     if (refused !== null) return refused;
+    if (request.state === 'released') return sessionClosed();
     this.counters.lockTimeouts += 1;
     return new ForelockError(
       'ETIMEDOUT',

@@ -1,8 +1,8 @@
 /** What an empty standby writes down of the group that it meets. */
 import { expect, test } from 'vitest';
-import { BLOCK_SIZE_MAX, MEETINGS_MAX, VOLUME_SIZE_MAX } from '../../src/limits.js';
+import { BLOCK_SIZE_MAX, MEETINGS_MAX, RING_SIZE_MAX, VOLUME_SIZE_MAX } from '../../src/limits.js';
 import type { SiteState } from '../../src/mirror/decide.js';
-import { newSuperblock, offerMeeting } from '../../src/volume/group-state.js';
+import { newSuperblock, offerMeeting, openState } from '../../src/volume/group-state.js';
 
 const CONFIG = { group: 'g', site: 'b', role: 'standby', volumes: [] } as const;
 const ADOPT = {
@@ -41,4 +41,25 @@ test('a meeting is offered that the peer can be told, whatever it says of earlie
   const offered = { count: MEETINGS_MAX, id: 7 };
   const theirs = { site: ADOPT.peer, met: { [superblock.site.number]: { last: null, offered } } };
   expect(offerMeeting(superblock, theirs as unknown as SiteState).count).toBe(MEETINGS_MAX);
+});
+
+test('volumes that are too much for one group are refused, with what to do', async () => {
+  // Each was good, and the memory for the locks of all of them was not to be had: an assertion, once they were written down.
+  const many = (count: number) =>
+    Array.from({ length: count }, (_, i) => ({ ...GOOD, number: i + 1, name: `v${i}`, size: VOLUME_SIZE_MAX }));
+  for (const [adopt, code] of [
+    [ADOPT, 'PEER_REFUSED'],
+    [null, 'CONFIG'],
+  ] as const) {
+    const config = { ...CONFIG, ringSize: RING_SIZE_MAX };
+    expect(newSuperblock(config, many(90), adopt).volumes).toHaveLength(90);
+    expect(() => newSuperblock(config, many(100), adopt)).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(/another group, or choose a smaller --ring/) }),
+    );
+    expect(newSuperblock(CONFIG, many(100), adopt).volumes).toHaveLength(100);
+    expect(() => newSuperblock(CONFIG, many(130), adopt)).toThrow(expect.objectContaining({ code }));
+    // and at a later start, with a larger ring
+    const opened = openState(config, null as never, newSuperblock(CONFIG, many(100), adopt), {} as never);
+    await expect(opened).rejects.toMatchObject({ code: 'CONFIG' });
+  }
 });

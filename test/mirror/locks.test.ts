@@ -80,6 +80,7 @@ test('a connection that goes takes along what it holds and waits for', () => {
   locks.request('host', 'write', 0, 16, 3, Infinity);
   locks.releaseSession(1);
   expect([locks.held, locks.waiting]).toEqual([1, 1]);
+  expect(states(locks.drain())).toEqual(['1 released']); // who waited is told
   locks.releaseSession(2);
   expect(states(locks.drain())).toEqual(['3 held']);
 });

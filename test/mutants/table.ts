@@ -633,8 +633,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'journal: records turn no segment',
     file: 'journal/journal.ts',
-    find: 'if (fits(size, rest)) return;',
-    replace: 'if (size <= rest) return;',
+    find: 'return size === rest || size <= rest - RECORD_SIZE_MIN;',
+    replace: 'return size <= rest;',
     breaks: 'no room is left for a PAD',
   },
   {
@@ -1252,7 +1252,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'flat: a stop keeps the image',
     file: 'volume/group-state.ts',
-    find: 'for (const image of images.values()) image.close();\n      environment.closed();',
+    find: 'for (const image of images.values()) await image.close();\n      environment.closed();',
     replace: 'environment.closed();',
     breaks: 'the same',
   },
@@ -1495,6 +1495,13 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'this.#lentMax = slices.length >> 1;',
     replace: 'this.#lentMax = slices.length;',
     breaks: 'a receiver that does not give back keeps others from reading',
+  },
+  {
+    name: 'reader: what was given back at once counts as lent',
+    file: 'journal/reader.ts',
+    find: 'if (!lent) this.#lentSlices += 1;',
+    replace: 'if (users === 1) this.#lentSlices += 1;',
+    breaks: 'large reads are copied for ever after a connection or two was lost',
   },
   {
     name: 'reader: takes a slice back from its first user',
@@ -1832,8 +1839,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'conflict: what follows cannot die',
     file: 'mirror/conflict.ts',
-    find: 'scope.mayDie = scope.abort || depends;',
-    replace: 'scope.mayDie = scope.abort;',
+    find: 'const depends = !isBare(record) && last !== undefined && last.abortThrough > this.#closedThrough;',
+    replace: 'const depends = false;',
     breaks: 'a cascade cannot take out what it has to',
   },
   {
@@ -1991,6 +1998,51 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'return !isBare(write) && this.scopeMayDie(write.scope);',
     replace: 'return this.scopeMayDie(write.scope);',
     breaks: 'a start after large TRIMs keeps a list for each of their blocks',
+  },
+  {
+    name: 'locks: who waits in a session that ends is not told',
+    file: 'volume/locks.ts',
+    find: "if (request.state === 'waiting') this.#results.push(request);\n        request",
+    replace: 'request',
+    breaks: 'requests of a closed session never end',
+  },
+  {
+    name: 'flat: closes under a read',
+    file: 'platter/flat.ts',
+    find: 'if (this.#reading > 0) {',
+    replace: 'if (this.#reading > 1e9) {',
+    breaks: 'a read that a stop meets goes to a descriptor that is closed, or is another file by then',
+  },
+  {
+    name: 'group state: volumes that are too much together',
+    file: 'volume/group-state.ts',
+    find: 'if (needed <= GROUP_MEMORY_MAX) return null;',
+    replace: 'if (needed > 0) return null;',
+    breaks: 'a group that cannot be opened is written down',
+    tests: ['mirror/adoption.test.ts'],
+  },
+  {
+    name: 'own scopes: a session that ends goes on to open scopes',
+    file: 'volume/own-scopes.ts',
+    find: 'if (opening.session !== session) continue;',
+    replace: 'if (opening.session === session) continue;',
+    breaks: 'a lock is had by a session that is gone, and held until it is too old',
+  },
+  {
+    name: 'scope: an unlock overtakes its own write',
+    file: 'volume/scope.ts',
+    find: 'if (this.#writing > 0) await',
+    replace: 'if (this.#writing > 1e9) await',
+    breaks: 'a write of several records is cut off by an unlock that follows it',
+    tests: ['sim/group.scopes.test.ts'],
+  },
+  {
+    name: 'scope: plain writes pass the lock of their host',
+    file: 'volume/scope.ts',
+    find: 'blockCount, group.nextSession(), deadline);',
+    replace: 'blockCount, opening?.session ?? group.nextSession(), deadline);',
+    breaks: 'a plain write waits at the peer for the scope in front of it, whose end is behind it',
+    tests: ['sim/group.scopes.test.ts'],
   },
   {
     name: 'scope: writes that may die are listed without end',

@@ -43,6 +43,37 @@ describe('flat image', () => {
     expect(fs.readdirSync(directory)).toEqual(['volume.img']);
   });
 
+  test('is not closed under a read', async () => {
+    // A stop closed the file while a host's read of several parts was under way. The next part asked a descriptor that was
+    // closed by then, or another file's.
+    fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
+    const image = make();
+    const { read } = fs;
+    const stalled: (() => void)[] = [];
+    const some = (fd: number, into: Uint8Array, at: number, size: number, position: number, done: () => void): void =>
+      void stalled.push(() => read(fd, into, at, Math.min(size, 1024), position, done));
+    const spy = vi.spyOn(fs, 'read').mockImplementation(some as never);
+    try {
+      const into = new Uint8Array(4096);
+      const order: string[] = [];
+      const answered = run((done) => image.read(0, 4096, into, done)).then((error) => {
+        order.push('read');
+        return error;
+      });
+      const closed = image.close().then(() => order.push('closed'));
+      while (order.length === 0) {
+        stalled.shift()?.();
+        await new Promise(setImmediate);
+      }
+      expect(await answered).toBe(null);
+      await closed;
+      expect([order, into.every((byte) => byte === 7)]).toEqual([['read', 'closed'], true]);
+      expect(fs.readdirSync(directory)).toEqual(['volume.img']);
+    } finally {
+      spy.mockRestore();
+    }
+  });
+
   test('zeroes any stretch and nothing beside it', async () => {
     fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
     const image = make();

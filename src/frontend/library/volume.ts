@@ -3,7 +3,7 @@
 import { ForelockError } from '../../errors.js';
 import { HostSession } from '../../volume/catalog.js';
 import type { Completion, DeviceExtent } from '../../volume/device.js';
-import { type ExtentBytes, openScope, type Scope, type ScopeOptions } from '../../volume/scope.js';
+import type { ExtentBytes, Scope, ScopeOptions } from '../../volume/scope.js';
 import type { Volume } from '../../volume/volume.js';
 
 /**
@@ -92,14 +92,17 @@ export class LibraryVolume {
    * at once when nobody here holds it; the peer is not waited for (see `Scope.confirmed`). Mode `read` (others neither
    * read nor write it, at both sites) takes a round trip; what is read under it is of one moment if `unlock` resolves.
    *
+   * What is locked is written with the scope's own `write`, and read with its `read` if the mode is `read`: plain requests
+   * wait for its end, this session's, too.
+   *
    * @param extent whole blocks, not overlapping another open scope of this session
-   * @throws LockTimeoutError, ForelockError EINVAL, EPERM, ENOSPC
+   * @throws LockTimeoutError, ForelockError EINVAL, EPERM, ENOSPC, ESHUTDOWN
    */
   lock(extent: ExtentBytes, options: ScopeOptions = {}): Promise<Scope> {
-    return openScope(this.#volume, extent, options, this.#session.session);
+    return this.#session.lock(extent, options);
   }
 
-  /** Ends the session: scopes that it left open are unlocked. */
+  /** Ends the session: scopes that it left open are unlocked, and what waits for a lock is refused (ESHUTDOWN). */
   close(): void {
     this.#session.close();
   }
