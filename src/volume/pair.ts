@@ -79,6 +79,10 @@ export class Pair implements Peering {
   #decision: Decision | null = null;
   #epoch = 0;
   #running = false;
+  /** The peer has said START on this link. */
+  #started = false;
+  /** This site's group is being made: adopted from the peer, or founded. That takes longer than a link may last. */
+  #making = false;
   /** This site's stream runs, the peer's stream runs. */
   #sending = false;
   #receiving = false;
@@ -278,15 +282,24 @@ export class Pair implements Peering {
 
   /** Both sites are empty, and this one goes first: the other then finds a group to adopt. */
   #found(link: Link): void {
+    if (this.#making) return this.#refuseWhileMaking(link);
+    this.#making = true;
     this.#options.found().then(
       (group) => {
+        this.#making = false;
         this.#begin(group);
         if (this.#link === link) link.close(CLOSE_NORMAL, 'the group is founded: begin again');
       },
       (error: Error) => {
+        this.#making = false;
         if (this.#link === link) link.close(CLOSE_REFUSED, `the group could not be founded: ${error.message}`);
       },
     );
+  }
+
+  /** A link broke while the group was being made, and the next one is here before that is done. */
+  #refuseWhileMaking(link: Link): void {
+    link.close(CLOSE_PROTOCOL, 'the group is being set up here: both ends must decide the same');
   }
 
   /** The other site's stream, where both write. */
@@ -464,12 +477,15 @@ export class Pair implements Peering {
   /** The source begins: adopt what has to be adopted, durably, then READY. */
   #onStart(link: Link, start: Start): void {
     const decision = this.#decision;
-    if (decision === null || this.#receiving || start.epoch !== decision.epoch || start.row !== decision.row) {
+    if (decision === null || this.#started || start.epoch !== decision.epoch || start.row !== decision.row) {
       throw new ForelockError(
         'PEER_PROTOCOL',
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
       );
     }
+    this.#started = true;
+    if (this.group !== null && start.groupId !== this.group.state.superblock.groupId)
+      throw new ForelockError('PEER_PROTOCOL', `START of group ${start.groupId}, which is another one than is here`);
     if (start.meeting !== null && decision.source === this.group?.journal.own.site) {
       // a first copy was done while HELLO was under way: each site took itself for the first, and would take the other's
       // meeting for its own
@@ -490,6 +506,8 @@ export class Pair implements Peering {
       return;
     }
     if (this.group === null) {
+      if (this.#making) return this.#refuseWhileMaking(link);
+      this.#making = true;
       const theirs = this.#peer!;
       const adoption = {
         number: decision.target,
@@ -503,6 +521,7 @@ export class Pair implements Peering {
       };
       this.#options.adopt(adoption).then(
         (group) => {
+          this.#making = false;
           this.#begin(group);
           if (this.#link !== link) return;
           this.#guard(link, () => {
@@ -511,6 +530,7 @@ export class Pair implements Peering {
           });
         },
         (error: Error) => {
+          this.#making = false;
           const code = error instanceof ForelockError ? error.code : 'EIO';
           if (this.#link === link)
             this.#refuse(link, { ...decision, code, reason: `the standby could not be set up: ${error.message}` });
@@ -628,6 +648,7 @@ export class Pair implements Peering {
     this.#tailSender?.close();
     this.#serving?.linkLost(this.#running);
     this.#running = false;
+    this.#started = false;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;

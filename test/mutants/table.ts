@@ -1286,6 +1286,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'a site whose clock is set beyond 2112 is refused',
   },
   {
+    name: 'pair: START twice',
+    file: 'volume/pair.ts',
+    find: 'if (decision === null || this.#started ||',
+    replace: 'if (decision === null || this.#receiving ||',
+    breaks: 'a stream begins twice on one link',
+  },
+  {
+    name: 'pair: START of any group',
+    file: 'volume/pair.ts',
+    find: 'if (this.group !== null && start.groupId !==',
+    replace: 'if (this.group === undefined && start.groupId !==',
+    breaks: 'a site follows a source of which it has decided something else',
+  },
+  {
+    name: 'pair: adopts again while it adopts',
+    file: 'volume/pair.ts',
+    find: 'if (this.#making) return this.#refuseWhileMaking(link);\n      this.#making = true;',
+    replace: 'this.#making = true;',
+    breaks: 'two groups write one directory',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',

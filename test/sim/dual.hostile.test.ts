@@ -71,3 +71,43 @@ test.each([
   expect([link.closed?.code, first.pair!.epoch]).toEqual([code, epoch]);
   await backTogether(world);
 });
+
+test('a second START on a link is not followed', async () => {
+  // Until READY had left it was taken for the first, and all of that was done twice.
+  const world = await apart();
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start });
+  expect(link.closed).toBeNull();
+  link.hear({ kind: KIND_START, start });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /START/ });
+  link.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('a START of another group is not followed', async () => {
+  // HELLO's was compared, and that of START, which is written down, was not.
+  const world = await apart();
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start: { ...start, groupId: 'other' } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /START of group other/ });
+  await backTogether(world);
+});
+
+test('a site is adopted once, however many links come meanwhile', async () => {
+  // The next link's START was there before the group of the first was open. Two were made in one directory.
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  for (const site of world.sites) site.open();
+  await world.until(() => world.sites.every(({ state }) => state === 'up'), 1000, 'they do not open');
+  meetByHand(first, second);
+  await world.until(() => first.group !== null, 5000, 'nobody founds the group');
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start });
+  const again = await meet(world);
+  again.link.hear({ kind: KIND_START, start: again.start });
+  expect(again.link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /being set up/ });
+  await world.until(() => second.group !== null, 5000, 'it is not adopted');
+  expect(world.counts.adopted).toBe(1);
+  await backTogether(world);
+});
