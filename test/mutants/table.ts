@@ -1307,6 +1307,27 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'two groups write one directory',
   },
   {
+    name: 'endpoint: strangers who prove nothing stay',
+    file: 'link/endpoint.ts',
+    find: 'if (this.#unproven.size >= LINKS_PENDING_MAX) {',
+    replace: 'if (this.#unproven.size < 0) {',
+    breaks: 'whoever can reach the port keeps the peer out',
+  },
+  {
+    name: 'endpoint: strangers who ask for nothing stay',
+    file: 'link/endpoint.ts',
+    find: 'if (this.#asking.size <= LINKS_PENDING_MAX) return;',
+    replace: 'if (this.#asking.size >= 0) return;',
+    breaks: 'the same, without a word',
+  },
+  {
+    name: 'endpoint: strangers have all the time there is',
+    file: 'link/endpoint.ts',
+    find: 'const limitMs = isBusy ? LINK_HANDSHAKE_BUSY_MS_MAX : LINK_HANDSHAKE_MS_MAX;',
+    replace: 'const limitMs = isBusy ? LINK_HANDSHAKE_MS_MAX : LINK_HANDSHAKE_MS_MAX;',
+    breaks: 'few of them hold many places',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',
