@@ -35,7 +35,7 @@ import { holdLock } from '../volume/scope.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
-import { type GatewayOptions as Config, findDualMisfit } from './config.js';
+import { type GatewayOptions as Config, findDualMisfit, findMeaningless } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { gatewayStatus } from './status.js';
 
@@ -329,14 +329,13 @@ export class Gateway {
     }
     const { files, superblock } = loaded;
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const { speculation, whenPeerAway, onReject = 'target-retry', linkRttMs = 0, linkRate = 0 } = options;
+    const isShaped = linkRttMs > 0 || linkRate > 0;
+    const told = { paired, hasKey: options.key !== undefined, isShaped, onReject, whenPeerAway };
     const misfit =
-      role !== 'dual'
-        ? null
-        : findDualMisfit(options.group, {
-            paired,
-            speculation: options.speculation === 'on',
-            onReject: options.onReject ?? 'target-retry',
-          });
+      (role === 'dual'
+        ? findDualMisfit(options.group, { paired, speculation: speculation === 'on', onReject })
+        : null) ?? findMeaningless(options.group, role, told);
     if (misfit !== null) {
       store.close();
       throw new ForelockError('CONFIG', misfit);

@@ -1328,6 +1328,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'few of them hold many places',
   },
   {
+    name: 'config: a standby that rejects',
+    file: 'node/config.ts',
+    find: "if (role === 'standby' && rejects !== null)",
+    replace: 'if (role === null && rejects !== null)',
+    breaks: 'who gives the policy at the wrong end is not told',
+  },
+  {
+    name: 'config: a key, and no link',
+    file: 'node/config.ts',
+    find: 'if (!told.paired && ofLink !== null)',
+    replace: 'if (!told.paired && ofLink === null)',
+    breaks: 'who forgets --peer serves without one, and is not told',
+  },
+  {
     name: 'pair: two sources',
     file: 'volume/pair.ts',
     find: 'if (start.meeting !== null && decision.source === this.group?.journal.own.site) {',
