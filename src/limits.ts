@@ -22,6 +22,14 @@ export const GROUPS_MAX = 64;
 /** Of a group's history: each is one failover. The eldest are dropped by who mints; a peer that tells more is refused. */
 export const GENERATIONS_MAX = 64;
 
+/** Streams of which a generation says where they ended at its minter: its own and its peer's. */
+export const GENERATION_ENDS_MAX = 2;
+/**
+ * Records that a peer may have appended beyond what it has said: it says so with each frame, and once a second. Be they
+ * as small as they can, these are 1.2 GiB: more than any credit.
+ */
+export const PEER_AHEAD_MAX = 1 << 24;
+
 // ---- what counts on for ever, and a peer may say. Nobody counts so far; of who says more nothing is taken over, or there
 // would be no number left for what follows
 /** Links that a site has had since it was started; a new one is counted above both sites'. Ten a second are seven years. */

@@ -19,7 +19,7 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import type { Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT } from '../limits.js';
+import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
 import { type Decision, decide, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
@@ -28,6 +28,7 @@ import {
   decode,
   KIND_ANSWER,
   KIND_ASK,
+  KIND_CONFIRM,
   KIND_DATA,
   KIND_READY,
   KIND_REFUSE,
@@ -433,6 +434,7 @@ export class Pair implements Peering {
           const group = this.group;
           if (this.#sending || decision === null || group === null || group.sender === null) throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
+          this.#checkHorizon(group, message.ready.horizon);
           this.#running = true;
           this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
@@ -440,6 +442,9 @@ export class Pair implements Peering {
           this.#serving!.streamRuns();
           return;
         }
+        case KIND_CONFIRM:
+          if (this.#sending) this.#checkHorizon(this.group!, message.confirm.horizon);
+          break;
         case KIND_REFUSE:
           this.#refusal = message.refuse.reason;
           link.close(CLOSE_REFUSED, message.refuse.reason);
@@ -472,6 +477,14 @@ export class Pair implements Peering {
       if (this.#receiving && receiver!.onMessage(message, stretch)) return;
       throw unexpected(message);
     });
+  }
+
+  /** What the peer confirms counts once so much of its stream is here. Of what it cannot have appended that is never so. */
+  #checkHorizon({ order, journal, receiver }: Group, horizon: number): void {
+    const { streams, site } = this.#peer!;
+    const said = Math.max(streams[site.number] ?? 0, receiver?.announced.appended ?? 0, journal.peer.appended);
+    if (horizon > (order === null ? 0 : said + PEER_AHEAD_MAX))
+      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that ends at ${said}`);
   }
 
   /** The source begins: adopt what has to be adopted, durably, then READY. */
