@@ -1,4 +1,4 @@
-import { createConnection, type Socket } from 'node:net';
+import { createConnection } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 import {
@@ -13,7 +13,7 @@ import {
 import { isLoopback } from '../../src/link/endpoint.js';
 import { MESSAGE_HELLO } from '../../src/link/handshake.js';
 import { CLOSE_GOING_AWAY, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_REPLACED, CLOSE_TIMEOUT } from '../../src/link/link.js';
-import { FakeClock, header, LISTEN, TcpRelay, TestEnd, until } from './helpers.js';
+import { askByHand, FakeClock, header, LISTEN, TcpRelay, TestEnd, until } from './helpers.js';
 
 const KEY = Buffer.from('0123456789abcdef0123456789abcdef');
 const OTHER_KEY = Buffer.from('fedcba9876543210fedcba9876543210');
@@ -53,24 +53,10 @@ async function stranger(
   return { ws, closed };
 }
 
-/** Asks for a link by hand, says what is given, and never closes its own half. @returns the status it was answered with */
-async function rawStranger(
-  port: number,
-  said: Buffer,
-): Promise<{ socket: Socket; status: string; ended: Promise<void> }> {
-  const socket = createConnection({ port, host: '127.0.0.1', allowHalfOpen: true });
-  toClose.push({ close: async () => void socket.destroy() });
-  socket.on('error', () => {});
-  const ended = new Promise<void>((resolve) => socket.once('end', () => resolve()));
-  socket.write(
-    'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
-      'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
-  );
-  const status = await new Promise<string>((resolve) => {
-    socket.once('data', (data) => resolve(data.toString('latin1').slice(9, 12)));
-  });
-  socket.write(said);
-  return { socket, status, ended };
+async function rawStranger(port: number, said: Buffer): ReturnType<typeof askByHand> {
+  const asked = await askByHand(port, said);
+  toClose.push({ close: async () => void asked.socket.destroy() });
+  return asked;
 }
 
 test.each([

@@ -563,8 +563,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'journal: stamps follow the clock',
     file: 'journal/journal.ts',
-    find: 'this.stamp = Math.max(this.stamp + 1, this.#options.clock());',
-    replace: 'this.stamp = this.#options.clock();',
+    find: 'this.stamp = Math.max(this.stamp + 1, Math.min(this.#options.clock(), CLOCK_OWN_MAX));',
+    replace: 'this.stamp = Math.min(this.#options.clock(), CLOCK_OWN_MAX);',
     breaks: 'a clock that is set back gives stamps below those seen',
   },
   {
@@ -1296,7 +1296,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'pair: START of any group',
     file: 'volume/pair.ts',
     find: 'if (this.group !== null && start.groupId !==',
-    replace: 'if (this.group === undefined && start.groupId !==',
+    replace: 'if (this.group !== null && start.row < 0 && start.groupId !==',
     breaks: 'a site follows a source of which it has decided something else',
   },
   {
@@ -2369,22 +2369,24 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'endpoint: the link takes a place',
     file: 'link/endpoint.ts',
-    find: 'this.#open.size - (this.#link === null ? 0 : 1);',
-    replace: 'this.#open.size;',
-    breaks: 'there is a place less for who connects again',
+    find: '      this.#unproven.delete(ws);\n',
+    replace: '',
+    breaks: 'who comes to be the link makes way for a stranger',
   },
   {
     name: 'endpoint: what is closing takes no place',
     file: 'link/endpoint.ts',
-    find: 'this.#open.size - (this.#link === null ? 0 : 1);',
-    replace: 'this.#open.size - Math.min(this.#connects, 1);',
+    find: 'this.#open.size >= LINK_SOCKETS_MAX',
+    replace: 'this.#unproven.size >= LINK_SOCKETS_MAX',
     breaks: 'links that are opened and refused again and again hold sockets without a limit',
+    tests: ['link/sockets.test.ts'],
   },
   {
     name: 'endpoint: who is turned away may stay',
     file: 'link/endpoint.ts',
     find: "accepted.once('finish', () => accepted.destroy());",
     replace: '',
-    breaks: 'a few strangers that stay take all places of the server, for ever',
+    breaks: 'whoever is turned away and stays holds a socket, for ever',
+    tests: ['link/sockets.test.ts'],
   },
 ];
