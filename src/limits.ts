@@ -22,6 +22,14 @@ export const GROUPS_MAX = 64;
 /** Of a group's history: each is one failover. The eldest are dropped by who mints; a peer that tells more is refused. */
 export const GENERATIONS_MAX = 64;
 
+/** Streams of which a generation says where they ended at its minter: its own and its peer's. */
+export const GENERATION_ENDS_MAX = 2;
+/**
+ * Records that a peer may have appended beyond what it has said: it says so with each frame, and once a second. Be they
+ * as small as they can, these are 1.2 GiB: more than any credit.
+ */
+export const PEER_AHEAD_MAX = 1 << 24;
+
 // ---- what counts on for ever, and a peer may say. Nobody counts so far; of who says more nothing is taken over, or there
 // would be no number left for what follows
 /** Links that a site has had since it was started; a new one is counted above both sites'. Ten a second are seven years. */
@@ -118,12 +126,16 @@ export const DROP_BYTES_MAX = 2 * MESSAGE_SIZE_MAX;
 /** Bytes queued in the socket's user-space buffer; more only delays a NAK's go-back. */
 export const LINK_BUFFER_MAX = 8 * MIB;
 export const LINK_HANDSHAKE_MS_MAX = 10_000;
+/** The same while many are at it: it takes three round trips, and who proves nothing holds its place for less. */
+export const LINK_HANDSHAKE_BUSY_MS_MAX = 2500;
 export const HEARTBEAT_MS = 1000;
 export const PEER_SILENT_MS_MAX = 8000;
 export const RECONNECT_MS_MIN = 100;
 export const RECONNECT_MS_MAX = 5000;
-/** Sockets of a listener beside its link: those that are to become one, and those that are closing. */
+/** Connections of a listener that have proved nothing yet, before HTTP is over, and behind it: then the oldest makes way. */
 export const LINKS_PENDING_MAX = 16;
+/** WebSockets of a listener, closing ones included: who makes way is gone as soon as it was told. */
+export const LINK_SOCKETS_MAX = 64;
 /** How long a source that stopped uncleanly waits for its peer to return the lost tail before it serves alone. */
 export const LOST_TAIL_WAIT_MS = 10_000;
 /** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */

@@ -12,6 +12,9 @@
  * after a link that lasted RECONNECT_MS_MAX, so ends that accept and then drop each other do not storm. After a
  * refusal the wait is the longest at once: what was refused needs a person.
  *
+ * Whoever can reach a listener may hold connections and prove nothing. Where LINKS_PENDING_MAX do, the oldest makes way for
+ * the next, which may be the peer: it needs three round trips, and is let in unless as many others come meanwhile.
+ *
  * A listener takes no request that bears an Origin (a web page may otherwise reach a loopback port), and without a
  * key it binds to loopback only.
  */
@@ -22,7 +25,9 @@ import { type ClientOptions, type ServerOptions, WebSocket, WebSocketServer } fr
 import xxhash from 'xxhash-wasm';
 import { ForelockError, whyNotHeard } from '../errors.js';
 import {
+  LINK_HANDSHAKE_BUSY_MS_MAX,
   LINK_HANDSHAKE_MS_MAX,
+  LINK_SOCKETS_MAX,
   LINKS_PENDING_MAX,
   MESSAGE_SIZE_MAX,
   RECONNECT_MS_MAX,
@@ -119,6 +124,10 @@ export class LinkEndpoint {
   #peerSite: string | null = null;
   /** Everything that still has a socket, closing ones included. */
   readonly #open = new Set<WebSocket>();
+  /** Of a listener, oldest first: connections that have not asked for a WebSocket. */
+  readonly #asking = new Set<Socket>();
+  /** Of a listener, oldest first: those that have not proved themselves, and how each is ended for another. */
+  readonly #unproven = new Map<WebSocket, () => void>();
   #cancelReconnect: () => void = () => {};
   #attempts = 0;
   #closed = false;
@@ -220,17 +229,29 @@ export class LinkEndpoint {
     });
     server.headersTimeout = LINK_HANDSHAKE_MS_MAX;
     server.requestTimeout = LINK_HANDSHAKE_MS_MAX;
-    server.maxConnections = 2 * LINKS_PENDING_MAX;
+    server.on('connection', (socket) => {
+      this.#asking.add(socket);
+      socket.once('close', () => this.#asking.delete(socket));
+      if (this.#asking.size <= LINKS_PENDING_MAX) return;
+      const [oldest] = this.#asking;
+      this.#asking.delete(oldest!);
+      this.#failures += 1;
+      oldest!.destroy();
+    });
     const wsServer = new WebSocketServer({ noServer: true, clientTracking: false, ...WS_OPTIONS } as ServerOptions);
     server.on('upgrade', (request, accepted, head) => {
-      const others = this.#open.size - (this.#link === null ? 0 : 1);
-      if (request.headers.origin !== undefined || others >= LINKS_PENDING_MAX || this.#closed) {
+      this.#asking.delete(accepted as Socket);
+      if (request.headers.origin !== undefined || this.#open.size >= LINK_SOCKETS_MAX || this.#closed) {
         this.#refusals += 1;
         accepted.on('error', () => {}); // whoever it was may be gone before the answer
         accepted.once('finish', () => accepted.destroy()); // or stay, in a place of those that are still to ask
         const status = request.headers.origin !== undefined ? '403 Forbidden' : '503 Service Unavailable';
         accepted.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`);
         return;
+      }
+      if (this.#unproven.size >= LINKS_PENDING_MAX) {
+        const [makeWay] = this.#unproven.values();
+        makeWay!();
       }
       const intake = new Intake();
       const socket = readingInto(accepted as Socket, intake.onread, true);
@@ -331,6 +352,7 @@ export class LinkEndpoint {
     const leave = () => {
       over = true;
       cancel();
+      this.#unproven.delete(ws);
     };
     const giveUp = (code: number, reason: string) => {
       if (over) return;
@@ -346,9 +368,13 @@ export class LinkEndpoint {
       ws.close(code, reason);
       socket.destroySoon(); // behind the reason: who has proved nothing is not waited for
     };
-    const cancel = this.#clock.after(LINK_HANDSHAKE_MS_MAX, () => {
-      refuse(CLOSE_TIMEOUT, `the handshake took longer than ${LINK_HANDSHAKE_MS_MAX / 1000} s`);
+    const isBusy = this.#unproven.size > LINKS_PENDING_MAX / 2;
+    const limitMs = isBusy ? LINK_HANDSHAKE_BUSY_MS_MAX : LINK_HANDSHAKE_MS_MAX;
+    const cancel = this.#clock.after(limitMs, () => {
+      refuse(CLOSE_TIMEOUT, `the handshake took longer than ${limitMs / 1000} s`);
     });
+    if (role === 'listener')
+      this.#unproven.set(ws, () => refuse(CLOSE_BUSY, 'it made way for a newer connection: it had proved nothing yet'));
     const onError = (error: Error) => {
       errorText = error.message;
     };

@@ -69,7 +69,7 @@ export const CLOSE_REFUSED = 4003;
 export const CLOSE_TIMEOUT = 4004;
 /** A newer link from the same site took over. */
 export const CLOSE_REPLACED = 4005;
-/** The listener has a live link with another site, or too many links in the making. */
+/** The listener has a live link with another site; or so many are in the making that the oldest makes way. */
 export const CLOSE_BUSY = 4006;
 
 /** Longest reason a WebSocket close frame can carry, in bytes of UTF-8. */

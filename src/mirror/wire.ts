@@ -64,6 +64,7 @@ import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
 import {
   CONTROL_SIZE_MAX,
   EPOCH_MAX,
+  GENERATION_ENDS_MAX,
   GENERATION_ORDINAL_MAX,
   GENERATIONS_MAX,
   GROUP_VOLUMES_MAX,
@@ -103,7 +104,6 @@ export type RejectPolicy = (typeof REJECT_POLICIES)[number];
 /** Sites with a stream in one group: numbers are a byte. */
 const SITES_MAX = 255;
 const TEXT_MAX = 4 * KIB;
-const NAME_MAX = 64;
 
 const DATA_STRETCH = 0x80;
 const DATA_RETURN = 2;
@@ -255,7 +255,8 @@ export type ControlMessage = Exclude<
 const sequence = z.int().nonnegative();
 const u32 = z.int().min(0).max(0xffffffff);
 const siteNumber = z.int().min(1).max(SITES_MAX);
-const name = z.string().min(1).max(NAME_MAX);
+/** As units.ts has them, and ids: none grows when it is written as JSON, so what is taken over can be said again. */
+const name = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, 'not a name');
 const row = z.int().min(1).max(99);
 const errorCode = z.enum(Object.keys(ERROR_CODES) as [ErrorCode, ...ErrorCode[]]);
 
@@ -274,7 +275,7 @@ const generation = z.strictObject({
   id: name,
   parent: name.nullable(),
   minter: siteNumber,
-  ends: bySite,
+  ends: bySite.refine((ends) => Object.keys(ends).length <= GENERATION_ENDS_MAX, 'too many streams'),
 });
 const generations = z.array(generation).max(GENERATIONS_MAX);
 

@@ -297,6 +297,8 @@ function parsePeer(text: string): string {
   if (url === null || (url.protocol !== 'ws:' && url.protocol !== 'wss:') || url.hash !== '') {
     throw new Error(`${JSON.stringify(text)} is not a URL such as ws://HOST:PORT`);
   }
+  if (url.port === '0')
+    throw new Error(`${JSON.stringify(text)}: nobody listens on port 0: give the port of the peer's --listen`);
   return text;
 }
 
@@ -398,6 +400,14 @@ function checkGroups(groups: readonly GroupOptions[], fail: (message: string) =>
       const promise = findVoidPromise(group.name, group.ack, group.whenPeerAway);
       if (promise !== null) fail(promise);
     }
+    const meaningless = findMeaningless(group.name, group.role, {
+      paired: group.peer !== null || group.listen !== null,
+      hasKey: group.key !== null,
+      isShaped: group.linkRtt > 0 || group.linkRate > 0,
+      onReject: group.onReject,
+      whenPeerAway: group.whenPeerAway,
+    });
+    if (meaningless !== null) fail(meaningless);
     for (const volume of group.volumes) {
       once(`volume ${volume.name}`, `two volumes are named ${JSON.stringify(volume.name)}`);
       if (volume.path !== null) once(`path ${volume.path}`, `two volumes share the image ${volume.path}`);
@@ -430,6 +440,24 @@ export function findDualMisfit(
   if (!speculation) return `group ${group}: dual works speculatively only; leave out --speculation off`;
   if (onReject !== 'target-retry')
     return `group ${group}: on-reject ${onReject} cannot be dual: a stream that stops or goes back would leave out what the other site has decided on; leave it out`;
+  return null;
+}
+
+/** What a group is told that it would never do, and whoever says it counts on. @param role null: not known yet */
+export function findMeaningless(
+  group: string,
+  role: GroupOptions['role'],
+  told: { paired: boolean; hasKey: boolean; isShaped: boolean } & Pick<GroupOptions, 'onReject' | 'whenPeerAway'>,
+): string | null {
+  const { onReject, whenPeerAway } = told;
+  const rejects = onReject === 'target-retry' ? null : `on-reject ${onReject}`;
+  const ofLink = told.hasKey ? 'key' : told.isShaped ? 'link-rtt or link-rate' : rejects;
+  if (!told.paired && ofLink !== null)
+    return `group ${group}: ${ofLink} is about the link, and the group has none: give --peer or --listen, or leave it out`;
+  if (role === 'standby' && rejects !== null)
+    return `group ${group}: ${rejects} is the primary's to say, and this site is a standby: give it there, and leave it out here`;
+  if (role === 'dual' && whenPeerAway !== 'degrade')
+    return `group ${group}: when-peer-away ${whenPeerAway} means nothing where both sites write: without the link hosts wait, or one site goes on alone, as --when-split says; leave it out`;
   return null;
 }
 

@@ -37,7 +37,7 @@ import { splitName, type WhenSplit } from '../volume/split.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
-import { type GatewayOptions as Config, findDualMisfit } from './config.js';
+import { type GatewayOptions as Config, findDualMisfit, findMeaningless } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { LinkReport } from './link-report.js';
 import { gatewayStatus, linkStatus } from './status.js';
@@ -377,14 +377,13 @@ export class Gateway {
     const { files, superblock } = loaded;
     this.#warnOfSplit(options, superblock);
     const role = options.role ?? superblock?.role ?? (options.volumes.length === 0 ? 'standby' : 'primary');
+    const { speculation, whenPeerAway, onReject = 'target-retry', linkRttMs = 0, linkRate = 0 } = options;
+    const isShaped = linkRttMs > 0 || linkRate > 0;
+    const told = { paired, hasKey: options.key !== undefined, isShaped, onReject, whenPeerAway };
     const misfit =
-      role !== 'dual'
-        ? null
-        : findDualMisfit(options.group, {
-            paired,
-            speculation: options.speculation === 'on',
-            onReject: options.onReject ?? 'target-retry',
-          });
+      (role === 'dual'
+        ? findDualMisfit(options.group, { paired, speculation: speculation === 'on', onReject })
+        : null) ?? findMeaningless(options.group, role, told);
     if (misfit !== null) {
       store.close();
       throw new ForelockError('CONFIG', misfit);

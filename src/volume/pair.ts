@@ -19,7 +19,7 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import type { Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT } from '../limits.js';
+import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
@@ -28,6 +28,7 @@ import {
   decode,
   KIND_ANSWER,
   KIND_ASK,
+  KIND_CONFIRM,
   KIND_DATA,
   KIND_READY,
   KIND_REFUSE,
@@ -81,6 +82,10 @@ export class Pair implements Peering {
   #decision: Decision | null = null;
   #epoch = 0;
   #running = false;
+  /** The peer has said START on this link. */
+  #started = false;
+  /** This site's group is being made: adopted from the peer, or founded. That takes longer than a link may last. */
+  #making = false;
   /** This site's stream runs, the peer's stream runs. */
   #sending = false;
   #receiving = false;
@@ -369,15 +374,24 @@ export class Pair implements Peering {
 
   /** Both sites are empty, and this one goes first: the other then finds a group to adopt. */
   #found(link: Link): void {
+    if (this.#making) return this.#refuseWhileMaking(link);
+    this.#making = true;
     this.#options.found().then(
       (group) => {
+        this.#making = false;
         this.#begin(group);
         if (this.#link === link) link.close(CLOSE_NORMAL, 'the group is founded: begin again');
       },
       (error: Error) => {
+        this.#making = false;
         if (this.#link === link) link.close(CLOSE_REFUSED, `the group could not be founded: ${error.message}`);
       },
     );
+  }
+
+  /** A link broke while the group was being made, and the next one is here before that is done. */
+  #refuseWhileMaking(link: Link): void {
+    link.close(CLOSE_PROTOCOL, 'the group is being set up here: both ends must decide the same');
   }
 
   /** The other site's stream, where both write. */
@@ -517,6 +531,7 @@ export class Pair implements Peering {
           const group = this.group;
           if (this.#sending || decision === null || group === null || group.sender === null) throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
+          this.#checkHorizon(group, message.ready.horizon);
           this.#running = true;
           this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
@@ -524,6 +539,9 @@ export class Pair implements Peering {
           this.#serving!.streamRuns();
           return;
         }
+        case KIND_CONFIRM:
+          if (this.#sending) this.#checkHorizon(this.group!, message.confirm.horizon);
+          break;
         case KIND_REFUSE:
           this.#refusal = message.refuse.reason;
           link.close(CLOSE_REFUSED, message.refuse.reason);
@@ -558,15 +576,26 @@ export class Pair implements Peering {
     });
   }
 
+  /** What the peer confirms counts once so much of its stream is here. Of what it cannot have appended that is never so. */
+  #checkHorizon({ order, journal, receiver }: Group, horizon: number): void {
+    const { streams, site } = this.#peer!;
+    const said = Math.max(streams[site.number] ?? 0, receiver?.announced.appended ?? 0, journal.peer.appended);
+    if (horizon > (order === null ? 0 : said + PEER_AHEAD_MAX))
+      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that ends at ${said}`);
+  }
+
   /** The source begins: adopt what has to be adopted, durably, then READY. */
   #onStart(link: Link, start: Start): void {
     const decision = this.#decision;
-    if (decision === null || this.#receiving || start.epoch !== decision.epoch || start.row !== decision.row) {
+    if (decision === null || this.#started || start.epoch !== decision.epoch || start.row !== decision.row) {
       throw new ForelockError(
         'PEER_PROTOCOL',
         `START of row ${start.row}, epoch ${start.epoch}: both ends must decide the same`,
       );
     }
+    this.#started = true;
+    if (this.group !== null && start.groupId !== this.group.state.superblock.groupId)
+      throw new ForelockError('PEER_PROTOCOL', `START of group ${start.groupId}, which is another one than is here`);
     if (start.meeting !== null && decision.source === this.group?.journal.own.site) {
       // a first copy was done while HELLO was under way: each site took itself for the first, and would take the other's
       // meeting for its own
@@ -587,6 +616,8 @@ export class Pair implements Peering {
       return;
     }
     if (this.group === null) {
+      if (this.#making) return this.#refuseWhileMaking(link);
+      this.#making = true;
       const theirs = this.#peer!;
       const adoption = {
         number: decision.target,
@@ -600,6 +631,7 @@ export class Pair implements Peering {
       };
       this.#options.adopt(adoption).then(
         (group) => {
+          this.#making = false;
           this.#begin(group);
           if (this.#link !== link) return;
           this.#guard(link, () => {
@@ -608,6 +640,7 @@ export class Pair implements Peering {
           });
         },
         (error: Error) => {
+          this.#making = false;
           const code = error instanceof ForelockError ? error.code : 'EIO';
           if (this.#link === link)
             this.#refuse(link, { ...decision, code, reason: `the standby could not be set up: ${error.message}` });
@@ -726,6 +759,7 @@ export class Pair implements Peering {
     this.#tailSender?.close();
     this.#serving?.linkLost(this.#running);
     this.#running = false;
+    this.#started = false;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;

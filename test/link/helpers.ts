@@ -143,3 +143,22 @@ export class TcpRelay {
 export function header(text: string, stretch = false): Uint8Array {
   return Buffer.concat([Buffer.of(9, stretch ? 0x80 : 0), Buffer.from(text)]);
 }
+
+/** Asks for a link by hand, says what is given, and never closes its own half. @returns the status it was answered with */
+export async function askByHand(
+  port: number,
+  said: Buffer,
+): Promise<{ socket: Socket; status: string; ended: Promise<void> }> {
+  const socket = createConnection({ port, host: '127.0.0.1', allowHalfOpen: true });
+  socket.on('error', () => {});
+  const ended = new Promise<void>((resolve) => socket.once('end', () => resolve()));
+  socket.write(
+    'GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
+      'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n',
+  );
+  const status = await new Promise<string>((resolve) => {
+    socket.once('data', (data) => resolve(data.toString('latin1').slice(9, 12)));
+  });
+  socket.write(said);
+  return { socket, status, ended };
+}

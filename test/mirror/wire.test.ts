@@ -4,6 +4,7 @@ import { ForelockError } from '../../src/errors.js';
 import {
   CONTROL_SIZE_MAX,
   EPOCH_MAX,
+  GENERATION_ENDS_MAX,
   GENERATION_ORDINAL_MAX,
   GENERATIONS_MAX,
   GROUP_VOLUMES_MAX,
@@ -366,4 +367,37 @@ test('what a hostile peer would try', () => {
   const ordinal = GENERATION_ORDINAL_MAX + 1;
   expect(refusal(json(KIND_HELLO, { ...HELLO, generations: [{ ...generation, ordinal }] }))).toMatch(/ordinal/);
   expect(refusal(json(KIND_REFUSE, { row: 5, code: 'NONSENSE', reason: '' }))).toMatch(/REFUSE: code/);
+});
+
+test('what a site can be made to say of itself fits a HELLO', () => {
+  // A START could fill the history of who followed it. That one's own HELLO was too large then, and its process ended.
+  const NAME = 'x'.repeat(64);
+  const many = <T>(count: number, make: (index: number) => T): T[] =>
+    Array.from({ length: count }, (_, i) => make(i + 1));
+  const bySite = <T>(value: T): Record<string, T> => Object.fromEntries(many(255, (number) => [number, value]));
+  const last = Number.MAX_SAFE_INTEGER;
+  const meeting = { count: MEETINGS_MAX, id: 0xffffffff };
+  const generation = { ordinal: GENERATION_ORDINAL_MAX, id: NAME, parent: NAME, minter: 255 };
+  const history = (ends: number) =>
+    many(GENERATIONS_MAX, () => ({
+      ...generation,
+      ends: Object.fromEntries(many(ends, (number) => [100 + number, last])),
+    }));
+  const hello: SiteState = {
+    ...HELLO,
+    ...{ group: NAME, groupId: NAME, site: { name: NAME, number: 255 }, role: 'standby', whenSplit: `prefer:${NAME}` },
+    met: bySite({ last: meeting, offered: meeting }),
+    sites: many(255, (number) => ({ name: NAME, number })),
+    peers: many(255, (number) => number),
+    volumes: many(GROUP_VOLUMES_MAX, (number) => ({ number, name: NAME, size: last, blockSize: 65536 })),
+    generations: history(GENERATION_ENDS_MAX),
+    streams: bySite(last),
+    journalFrom: bySite(last),
+    epoch: EPOCH_MAX,
+  };
+  const said = encoder.control({ kind: KIND_HELLO, hello });
+  expect(said.length).toBeLessThan(CONTROL_SIZE_MAX / 2);
+  expect(decode(said)).toEqual({ kind: KIND_HELLO, hello });
+  expect(refusal(json(KIND_HELLO, { ...hello, generations: history(GENERATION_ENDS_MAX + 1) }))).toMatch(/too many/);
+  expect(refusal(json(KIND_HELLO, { ...hello, sites: [{ name: '\u0001', number: 1 }] }))).toMatch(/not a name/);
 });

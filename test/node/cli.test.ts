@@ -108,7 +108,7 @@ test.each<[string, string[], number, string]>([
   ['serve with a missing file', ['serve', '--config', 'none.yaml'], 78, 'none.yaml cannot be read'],
   [
     'serve with a missing key',
-    ['serve', '--state', 's', '--volume', 'd:1M', '--key', 'nokey'],
+    ['serve', '--state', 's', '--volume', 'd:1M', '--listen', '127.0.0.1:0', '--key', 'nokey'],
     78,
     'does not exist; make one with',
   ],

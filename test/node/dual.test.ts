@@ -411,6 +411,7 @@ test.each([
   ['on-reject retransmit', { onReject: 'retransmit' }, 'on-reject retransmit cannot be dual'],
   ['lock-step', { speculation: 'off' }, 'dual works speculatively only'],
   ['no peer', { peer: undefined }, 'is dual and has no peer'],
+  ['when-peer-away block', { whenPeerAway: 'block' }, 'when-peer-away block means nothing'],
 ] as const)('a site that remembers to be dual is not started with %s', async (_, options, message) => {
   const [, b] = await startPair();
   await b.close();

@@ -89,6 +89,12 @@ test('a standby that is stopped while it is being adopted is closed when that is
     while (member!.making === null) await new Promise((resolve) => setImmediate(resolve));
     await b.close();
     expect(member!.group).not.toBeNull();
+    const misled = [{ ...groups[0]!, role: undefined, onReject: 'halt' } as const];
+    const refused = Gateway.open({ state: join(state, 'b'), site: 'b', nbd: [], groups: misled });
+    await expect(refused).rejects.toMatchObject({
+      code: 'CONFIG',
+      message: expect.stringContaining("the primary's to say"),
+    });
     const again = await open();
     expect(again.groups[0]!.state.recovery.clean).toBe(true);
     await again.close();

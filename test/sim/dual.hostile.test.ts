@@ -7,9 +7,9 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
-import { EPOCH_MAX } from '../../src/limits.js';
+import { EPOCH_MAX, PEER_AHEAD_MAX } from '../../src/limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
-import { KIND_START, type Start } from '../../src/mirror/wire.js';
+import { decode, KIND_READY, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { DUAL_QUIET } from './dual-draw.js';
 import { DualWorld } from './dual-world.js';
 import { HandLink, meetByHand, startOf } from './hand-link.js';
@@ -69,5 +69,70 @@ test.each([
   const link = new HandLink();
   first.pair!.onLink(link, { ...structuredClone(second.pair!.hello()), ...change });
   expect([link.closed?.code, first.pair!.epoch]).toEqual([code, epoch]);
+  await backTogether(world);
+});
+
+test('a second START on a link is not followed', async () => {
+  // Until READY had left it was taken for the first, and all of that was done twice.
+  const world = await apart();
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start });
+  expect(link.closed).toBeNull();
+  link.hear({ kind: KIND_START, start });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /START/ });
+  link.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('a START of another group is not followed', async () => {
+  // HELLO's was compared, and that of START, which is written down, was not.
+  const world = await apart();
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start: { ...start, groupId: 'other' } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /START of group other/ });
+  await backTogether(world);
+});
+
+test('a site is adopted once, however many links come meanwhile', async () => {
+  // The next link's START was there before the group of the first was open. Two were made in one directory.
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  for (const site of world.sites) site.open();
+  await world.until(() => world.sites.every(({ state }) => state === 'up'), 1000, 'they do not open');
+  meetByHand(first, second);
+  await world.until(() => first.group !== null, 5000, 'nobody founds the group');
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start });
+  const again = await meet(world);
+  again.link.hear({ kind: KIND_START, start: again.start });
+  expect(again.link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /being set up/ });
+  await world.until(() => second.group !== null, 5000, 'it is not adopted');
+  expect(world.counts.adopted).toBe(1);
+  await backTogether(world);
+});
+
+/**
+ * What a site confirms counts once the other has its stream to the horizon: of one that never comes flushes waited for
+ * ever, and the link looked well.
+ */
+test.each(['READY', 'CONFIRM'])('a %s with a horizon that no stream gets to is not taken', async (kind) => {
+  const world = await apart();
+  const [said, link] = meetByHand(...world.sites);
+  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
+  link.hear({ kind: KIND_START, start: startOf(said) });
+  await world.until(() => link.sent.length > 1, 1000, 'the second site does not say READY');
+  const message = decode(link.sent[1]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  const { ready } = message;
+  const horizon = PEER_AHEAD_MAX + 100;
+  said.hear({ kind: KIND_READY, ready: kind === 'READY' ? { ...ready, horizon } : ready });
+  if (kind === 'CONFIRM') {
+    expect(said.closed).toBeNull();
+    const cursors = { ...ready, attempt: 0, granted: 0, rejected: 0, base: null, returned: false };
+    said.onMessage!(new WireEncoder().confirm({ ...cursors, horizon }), null);
+  }
+  expect(said.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /a horizon of / });
+  for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
   await backTogether(world);
 });

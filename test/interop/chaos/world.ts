@@ -89,7 +89,8 @@ export class World {
         site,
         await room.start({
           ...{ site, state, role, ring: plan.ring, journal: plan.journal, ack: plan.ack, kernel: plan.kernel },
-          ...{ speculation: plan.speculation, 'when-peer-away': plan.whenPeerAway, 'on-reject': plan.onReject },
+          ...{ speculation: plan.speculation, 'when-peer-away': plan.whenPeerAway },
+          ...(role === 'standby' ? {} : { 'on-reject': plan.onReject }),
           ...(site === 'a' ? { volumes: [`vm:${VOLUME_SIZE}`] } : {}),
           ...(site === listener ? { listen: port } : { peer: relay.url }),
         }),
