@@ -316,3 +316,25 @@ test('a clean stop leaves nothing of it', () => {
   expect(spares(rig)).toEqual([]);
   expect(rig.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
 });
+
+test('a file that cannot be made as long as a segment is not taken for one that is full', () => {
+  // It had its new name by then, and was no spare any more: the next attempt found it, as long as what had been in it.
+  const rig = begun();
+  const { journal } = rig;
+  writeTo(rig, 3);
+  const { file, fileSize } = journal.segments.all()[0]!;
+  expect(fileSize).toBeLessThan(SEGMENT_SIZE);
+  let refused = 0;
+  file.truncate = () => {
+    refused += 1;
+    throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' });
+  };
+  freeOldest(rig);
+  writeTo(rig, 4);
+  expect([refused, journal.diskFull]).toEqual([1, true]);
+  journal.appender.retry();
+  rig.flush();
+  rig.settle();
+  expect(journal.segments.get(4)!.size).toBe(journal.written % SEGMENT_SIZE);
+  expect(journal.written).toBe(journal.head);
+});
