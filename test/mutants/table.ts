@@ -846,6 +846,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what was promised is cut off',
   },
   {
+    name: 'recovery: what is later in a file that is written over is rot',
+    file: 'journal/recovery.ts',
+    find: 'const isBehindAll = bytes === size && here >= marked;',
+    replace: 'const isBehindAll = false;',
+    breaks: 'a journal in a guest, stored in a block, makes the start refuse a good journal',
+  },
+  {
+    name: 'recovery: what is later is cut off wherever it stands',
+    file: 'journal/recovery.ts',
+    find: 'const isBehindAll = bytes === size && here >= marked;',
+    replace: 'const isBehindAll = true;',
+    breaks: 'a gap in a stream passes for a torn tail',
+  },
+  {
     name: 'checkpointer: the superblock is first',
     file: 'journal/checkpointer.ts',
     find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));",
