@@ -57,6 +57,8 @@ export class DiskStore implements Store {
   /** The outermost directory that was made for this one; undefined: it was there. */
   readonly #made: string | undefined;
   readonly #files = new Set<DiskFile>();
+  /** Files that `save` has made, and whose names are not known to be on the disk. */
+  readonly #unlisted = new Set<string>();
   /** Of the one file that is written synced at present: a second descriptor, whose writes are (open(2), O_DSYNC). */
   #synced: { file: DiskFile; fd: number } | null = null;
   readonly #quickSync = new QuickSync();
@@ -94,27 +96,31 @@ export class DiskStore implements Store {
   save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
     const path = join(this.directory, name);
     const kind = kindOf(name);
-    const finish = (fd: number, error: Error | null, created: boolean) => {
+    const finish = (fd: number, error: Error | null) => {
       fs.close(fd, (closeError) => {
-        if (error !== null || closeError || !created) done(error ?? closeError ?? null);
-        else this.syncDirectory(done);
+        if (error !== null || closeError || !this.#unlisted.has(name)) return done(error ?? closeError ?? null);
+        this.syncDirectory((error) => {
+          if (error === null) this.#unlisted.delete(name);
+          done(error);
+        });
       });
     };
-    const write = (fd: number, created: boolean) => {
+    const write = (fd: number) => {
       writeAll(fd, bytes, 0, this.bytesWritten, kind, (error) => {
-        if (error !== null) return finish(fd, error, created);
+        if (error !== null) return finish(fd, error);
         fs.ftruncate(fd, bytes.length, (error) => {
-          if (error) return finish(fd, error, created);
-          fs.fsync(fd, (error) => finish(fd, error ?? null, created));
+          if (error) return finish(fd, error);
+          fs.fsync(fd, (error) => finish(fd, error ?? null));
         });
       });
     };
     fs.open(path, 'r+', (error, fd) => {
-      if (!error) return write(fd, false);
+      if (!error) return write(fd);
       if (error.code !== 'ENOENT') return done(error);
       fs.open(path, 'wx', 0o600, (error, fd) => {
-        if (error) done(error);
-        else write(fd, true);
+        if (error) return done(error);
+        this.#unlisted.add(name);
+        write(fd);
       });
     });
   }

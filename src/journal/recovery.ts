@@ -8,12 +8,16 @@
  *     MARK record anywhere behind P)
  *     P where the superblock says that a sync failed          suspect      cut off at P, whatever follows
  *     a record whose sequence is too high                    rot          refuse
+ *     the same in a file that may be written over, beyond    left over    cut off at P
+ *     every durable mark
  *     a segment that is missing or short, below a durable    rot          refuse
  *     mark or with live blocks in it
  *     a record that its file does not hold to the end        as any that does not check
  *
  * A local record that names another place or another journal does not check, however whole it is; neither does a record
  * of a stream whose sequence is too low, where not everything was durable: an earlier segment's file was written over.
+ * There one that is too high may stand, too: the journal of a Forelock that runs on a mirrored volume is made of whole
+ * records. What was durable stays refused all the same: a MARK behind it says so, before it or behind.
  *
  * A durable mark in a MARK record is written only after the sync that it tells of, so a mark above P proves that P was
  * once whole. Behind P every offset may be a MARK, or the middle of a payload that holds the copy of one: a state
@@ -161,7 +165,9 @@ export function recover(
           readHead(journal, segment, belongs ? recordAt : -1);
         if (!belongs || head !== (here === start)) break;
         const step = stepOf(journal, header, here, from);
-        if (step === 'left over') break;
+        // a file of full size may be written over, and a host's block in it held the journal of another Forelock
+        const isBehindAll = bytes === size && here >= marked;
+        if (step === 'left over' || (step === 'jump' && isBehindAll)) break;
         if (step === 'jump') {
           throw corrupt(number, recordAt - at, `${streamOf(journal, header)} jumps to sequence ${header.sequence}`);
         }

@@ -104,11 +104,12 @@ export class Segments {
     // what an earlier segment left behind its PAD stays, as the PAD's body: to cut it off takes milliseconds
     if (create && this.#newest !== null) this.grow(this.#newest, this.#newest.fileSize);
     const spare = create ? this.#spares.findIndex(({ isSettled }) => isSettled) : -1;
-    const [reused] = spare < 0 ? [] : this.#spares.splice(spare, 1);
+    const reused = this.#spares[spare];
     if (reused !== undefined) {
-      reused.file.rename(segmentName(number));
-      // or it would not end with its PAD, if it is not cut later
+      // or it would not end with its PAD, if it is not cut later; before the rename, for a disk may refuse that
       if (reused.size < this.segmentSize) reused.file.truncate(this.segmentSize);
+      reused.file.rename(segmentName(number));
+      this.#spares.splice(spare, 1);
     }
     const file = reused?.file ?? this.#store.open(segmentName(number), create);
     const fileSize = file.size();

@@ -51,6 +51,8 @@ export class Receiver implements MirrorEnd {
   #damage: ForelockError | null = null;
   #confirmQueued = false;
   #notingBaseEnd = false;
+  /** The copy that is over, while the superblock on the disk says that it is not: to be saved again. */
+  #unsavedEndOf: Superblock['inconsistent'] = null;
   /** The last sequence before one that can never be applied and still stands in the journal; null: there is none. */
   #takeBackTo: number | null = null;
   /** A first copy was told to be under way. */
@@ -174,7 +176,7 @@ export class Receiver implements MirrorEnd {
   }
   /** `imageConsistent`, once that stands on the disk. */
   get toldConsistent(): boolean {
-    return this.#target.consistent && !this.#notingBaseEnd;
+    return this.#target.consistent && !this.#notingBaseEnd && this.#unsavedEndOf === null;
   }
   get horizon(): number {
     return this.#horizon;
@@ -359,6 +361,7 @@ export class Receiver implements MirrorEnd {
       this.#target.step({ kind: 'consumed', bytes: data.size });
       if (wrong !== null) {
         this.counters.protocolErrors += 1;
+        this.#frames.length = 0; // of the copy, what comes next would be taken with a gap before it
         this.#link?.close(CLOSE_PROTOCOL, wrong);
       } else if (kept < data.count) {
         this.counters.corruptRecords += 1;
@@ -564,6 +567,11 @@ export class Receiver implements MirrorEnd {
     if (this.#applyAt < this.#group.journal.sealed) this.applyReceived();
     this.rejection.look(this.#target.rejected);
     this.#takeBack();
+    const { inconsistent } = this.#group.state.superblock;
+    if (this.#unsavedEndOf !== null && !this.#notingBaseEnd) {
+      if (inconsistent === this.#unsavedEndOf) this.#noteConsistent();
+      else this.#unsavedEndOf = null; // another copy has begun
+    }
     this.#tellRoom();
     this.#queueConfirm();
   }
@@ -672,7 +680,7 @@ export class Receiver implements MirrorEnd {
     const { inconsistent } = state.superblock;
     const base = this.copy;
     if (this.#notingBaseEnd || inconsistent === null || base === null || base.end === null) return;
-    if (base.end === inconsistent.untilSequence) return;
+    if (base.end === inconsistent.untilSequence) return; // saved: here, or since then with the handshake of this link
     this.#notingBaseEnd = true;
     const { head } = journal;
     const next = { ...base.next };
@@ -686,30 +694,33 @@ export class Receiver implements MirrorEnd {
       }
       inconsistent.base = next;
       inconsistent.untilSequence = end;
-      this.#saveBaseEnd(() => {
-        inconsistent.untilSequence = null;
+      this.#saveBaseEnd((saved) => {
+        if (!saved) inconsistent.untilSequence = null;
       });
     };
     note();
   }
 
+  /** The copy is over. Nobody says that a second time: what could not be saved is tried again with the ticks. */
   #noteConsistent(): void {
     const { superblock } = this.#group.state;
     const { inconsistent } = superblock;
     superblock.inconsistent = null;
-    this.#saveBaseEnd(() => {
-      superblock.inconsistent = inconsistent;
+    this.#saveBaseEnd((saved) => {
+      const isOver = saved || superblock.inconsistent !== null; // or another copy has begun
+      this.#unsavedEndOf = isOver ? null : inconsistent;
+      if (!isOver) superblock.inconsistent = inconsistent;
     });
   }
 
   /** The stream behind the base copy is taken once the state on disk knows where the copy ends. */
-  #saveBaseEnd(failed: () => void): void {
+  #saveBaseEnd(then: (saved: boolean) => void): void {
     const link = this.#link;
     this.#notingBaseEnd = true;
     this.#group.state.save((error) => {
       this.#notingBaseEnd = false;
+      then(error === null);
       if (error !== null) {
-        failed();
         link?.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
         return;
       }

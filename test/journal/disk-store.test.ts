@@ -207,6 +207,22 @@ describe.each([
   });
 });
 
+test('a file whose first save failed has its name on the disk before a later save is answered', async () => {
+  // The later one found it there, and took its name to be. A power cut could take the file from under what was answered.
+  const store = new DiskStore(directory);
+  const listed = vi.spyOn(store, 'syncDirectory');
+  const failing = vi
+    .spyOn(fs, 'fsync')
+    .mockImplementationOnce(((_: number, done: (error: Error) => void) => done(new Error('EIO'))) as typeof fs.fsync);
+  const save = (): Promise<Error | null> => run((done) => store.save('superblock.a', new Uint8Array(10), done));
+  expect((await save())?.message).toBe('EIO');
+  failing.mockRestore();
+  expect([await save(), listed.mock.calls.length]).toEqual([null, 1]);
+  expect([await save(), listed.mock.calls.length]).toEqual([null, 1]);
+  listed.mockRestore();
+  store.close();
+});
+
 test('a synced write to a file that is closed meanwhile is an error, and goes to no other file', async () => {
   const mayBeHere = vi.spyOn(QuickSync.prototype, 'mayBeHere').mockReturnValue(true);
   const store = new DiskStore(directory);

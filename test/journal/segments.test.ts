@@ -122,6 +122,42 @@ test.each([
   },
 );
 
+/** A record as another Forelock, in a guest, has it in its journal: later in the stream of a site with the same number. */
+function later(): Uint8Array {
+  const other = makeJournal({ journalId: 7 });
+  for (let i = 0; i < 3000; i += 1) other.write(0, 1, 1);
+  other.journal.sealNow();
+  const size = recordSize(TYPE_WRITE, 1, 12);
+  return other.journal.memory.bytes.slice(other.journal.address(other.journal.head - size)).subarray(0, size);
+}
+
+test('what a host stored of another Forelock’s journal, behind the end, is left over, though it is later', () => {
+  // A sequence that was too high was rot wherever it stood: a good journal was refused after a power cut.
+  const rig = reusing();
+  const { own, head } = rig.journal;
+  rig.journal.segments.get(4)!.file.write(later(), head % SEGMENT_SIZE, () => {});
+  rig.settle();
+  rig.store.kill();
+  const again = reopen(rig);
+  expect([again.journal.head, again.journal.own.appended]).toEqual([head, own.appended]);
+  expect(again.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
+});
+
+test('but not where something was durable behind it', () => {
+  const rig = reusing();
+  const { head } = rig.journal;
+  rig.write(0, 16, 1);
+  for (let i = 0; i < 2; i += 1) {
+    rig.flush();
+    rig.settle();
+  }
+  rig.journal.segments.get(4)!.file.write(later(), head % SEGMENT_SIZE, () => {});
+  rig.settle();
+  rig.store.kill();
+  expect(() => reopen(rig)).toThrow(/damaged in the middle/);
+  expect(() => reopen(rig, { durable: head + 1 })).toThrow(/jumps to sequence/);
+});
+
 test('nor when replay begins at the very end', () => {
   const rig = reusing();
   const { own, head } = rig.journal;
@@ -315,4 +351,26 @@ test('a clean stop leaves nothing of it', () => {
   rig.journal.close();
   expect(spares(rig)).toEqual([]);
   expect(rig.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
+});
+
+test('a file that cannot be made as long as a segment is not taken for one that is full', () => {
+  // It had its new name by then, and was no spare any more: the next attempt found it, as long as what had been in it.
+  const rig = begun();
+  const { journal } = rig;
+  writeTo(rig, 3);
+  const { file, fileSize } = journal.segments.all()[0]!;
+  expect(fileSize).toBeLessThan(SEGMENT_SIZE);
+  let refused = 0;
+  file.truncate = () => {
+    refused += 1;
+    throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' });
+  };
+  freeOldest(rig);
+  writeTo(rig, 4);
+  expect([refused, journal.diskFull]).toEqual([1, true]);
+  journal.appender.retry();
+  rig.flush();
+  rig.settle();
+  expect(journal.segments.get(4)!.size).toBe(journal.written % SEGMENT_SIZE);
+  expect(journal.written).toBe(journal.head);
 });

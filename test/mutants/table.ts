@@ -853,6 +853,20 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'what was promised is cut off',
   },
   {
+    name: 'recovery: what is later in a file that is written over is rot',
+    file: 'journal/recovery.ts',
+    find: 'const isBehindAll = bytes === size && here >= marked;',
+    replace: 'const isBehindAll = false;',
+    breaks: 'a journal in a guest, stored in a block, makes the start refuse a good journal',
+  },
+  {
+    name: 'recovery: what is later is cut off wherever it stands',
+    file: 'journal/recovery.ts',
+    find: 'const isBehindAll = bytes === size && here >= marked;',
+    replace: 'const isBehindAll = true;',
+    breaks: 'a gap in a stream passes for a torn tail',
+  },
+  {
     name: 'checkpointer: the superblock is first',
     file: 'journal/checkpointer.ts',
     find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));",
@@ -1077,6 +1091,45 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'if (blockCount < 1) return',
     replace: 'if (blockCount < 0) return',
     breaks: 'a peer that errs can have a LOCK of nothing kept',
+  },
+  {
+    name: 'disk store: a file that is there has its name on the disk',
+    file: 'journal/disk-store.ts',
+    find: 'closeError || !this.#unlisted.has(name)) return',
+    replace: 'closeError || name.length > 0) return',
+    breaks: 'a power cut takes a superblock that was saved',
+  },
+  {
+    name: 'segments: a spare has its new name before it is as long as a segment',
+    file: 'journal/segments.ts',
+    find: `      if (reused.size < this.segmentSize) reused.file.truncate(this.segmentSize);
+      reused.file.rename(segmentName(number));
+      this.#spares.splice(spare, 1);`,
+    replace: `      this.#spares.splice(spare, 1);
+      reused.file.rename(segmentName(number));
+      if (reused.size < this.segmentSize) reused.file.truncate(this.segmentSize);`,
+    breaks: 'what an earlier segment left counts as written',
+  },
+  {
+    name: 'receiver: goes on behind what does not belong there',
+    file: 'volume/receiver.ts',
+    find: 'this.#frames.length = 0; // of',
+    replace: '// of',
+    breaks: 'a first copy has a gap that nobody knows of',
+  },
+  {
+    name: 'receiver: a disk is asked once to note that a copy is whole',
+    file: 'volume/receiver.ts',
+    find: 'if (inconsistent === this.#unsavedEndOf) this.#noteConsistent();',
+    replace: 'if (inconsistent === this.#unsavedEndOf) this.#queueConfirm();',
+    breaks: 'a standby cannot be promoted until it was started once more',
+  },
+  {
+    name: 'receiver: a copy is told to be whole though that could not be saved',
+    file: 'volume/receiver.ts',
+    find: ' && this.#unsavedEndOf === null;',
+    replace: ';',
+    breaks: 'a flush is answered by an image that counts as unfinished after a crash',
   },
   {
     name: 'journal: what is owed may fill the disk',

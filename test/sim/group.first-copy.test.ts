@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
+import { RING_FULL } from '../../src/journal/journal.js';
 import { Group } from '../../src/volume/group.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, QUIET } from './group-world.js';
@@ -224,4 +225,71 @@ test('how far it had got is not said of another that was begun, and of which not
   state.superblock.inconsistent = begun;
   world.line.downUntil = 0;
   await atRest(world);
+});
+
+/** A target that comes to the end of its copy, and whose superblock cannot be saved while `refuses` says so. */
+async function refusedAtEnd(refuses: (world: GroupWorld) => boolean): Promise<GroupWorld> {
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  const { state } = target.group!;
+  const save = state.save.bind(state);
+  state.save = (done) => {
+    if (!refuses(world)) return save(done);
+    world.after(1, () => done(new Error('the disk does not take it')));
+  };
+  return world;
+}
+
+/** Ends of links are no failure of the world, if this is why. */
+function linksMayEnd(world: GroupWorld, why = /the disk does not take it/) {
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {});
+  return () => {
+    const others = told.mock.calls.map(([error]) => String(error)).filter((text) => !why.test(text));
+    told.mockRestore();
+    expect(others).toEqual([]);
+  };
+}
+
+test('a disk that refuses to note that it is whole is asked again', async () => {
+  // It was said once. The state on the disk stayed that of an unfinished copy, with an image that counted as whole: it could
+  // not be promoted until the next start.
+  let refused = 0;
+  const world = await refusedAtEnd(({ target }) => {
+    if (target.group!.state.superblock.inconsistent !== null || refused > 0) return false;
+    refused += 1;
+    return true;
+  });
+  const judge = linksMayEnd(world);
+  const { receiver, state } = world.target.group!;
+  await world.until(() => refused === 1, 20_000, 'the copy does not come to its end');
+  await world.until(() => state.superblock.inconsistent !== null, 100, 'it counts though it was refused');
+  expect([receiver!.imageConsistent, receiver!.toldConsistent]).toEqual([true, false]);
+  await world.until(() => state.superblock.inconsistent === null, 1000, 'it is not tried again');
+  await atRest(world);
+  expect(receiver!.toldConsistent).toBe(true);
+  judge();
+});
+
+test('behind a record of a copy that does not belong there nothing of the copy is taken', async () => {
+  // Its records bear no sequence: the frames that waited behind it were taken, and the copy had a gap that nobody knew of.
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => target.group?.receiver?.connected === true, 1000, 'no copy begins');
+  const { journal } = target;
+  const receiver = target.group!.receiver!;
+  const accept = journal.accept.bind(journal);
+  journal.accept = () => RING_FULL;
+  target.pair!.link!.pauseReceiving = () => {};
+  await world.until(() => receiver.counters.framesReceived > 3, 5000, 'no frames come');
+  journal.accept = accept;
+  let looked = 0;
+  journal.misplaced = () => (++looked === 1 ? 'it does not belong there' : null);
+  const judge = linksMayEnd(world, /it does not belong there/);
+  target.group!.admissionsMoved();
+  expect([looked, receiver.target.base!.next]).toEqual([1, { volume: 0, lba: 0 }]);
+  await atRest(world);
+  judge();
 });
