@@ -21,7 +21,15 @@ import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
 import { formatSize, parseName, parseSize } from '../units.js';
 import { type Flags, resolveOptions } from './config.js';
-import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress, type VerifyReport } from './control.js';
+import {
+  ADMIN_SOCKET,
+  ControlClient,
+  ControlServer,
+  type GatewayStatus,
+  type VerifyProgress,
+  type VerifyReport,
+} from './control.js';
+import { fitScreen } from './fit-screen.js';
 import { formatStatus, paintFor } from './format-status.js';
 import { FromFilter, findJournals, formatLogEvent, JournalWalk } from './log.js';
 
@@ -312,9 +320,10 @@ function clientOf({ admin, state }: Where): ControlClient {
 
 function addStatus(program: Command): void {
   addWhere(program.command('status'))
-    .description('Show what a gateway does: roles, link, cursors, lag, journal, counters.')
+    .description('Show what a gateway does: roles, link, cursors, lag, journal.')
     .option('--json', 'print it as JSON; with --watch a line a second')
-    .option('--watch', 'redraw every second until interrupted')
+    .option('--watch', 'redraw every second until interrupted; on a terminal, as much as fits it')
+    .option('--counters', 'with all counters that are not 0; JSON always has them')
     .addHelpText(
       'after',
       `
@@ -323,34 +332,46 @@ Examples:
   forelock status --admin http://127.0.0.1:8080 --watch
   forelock status --state /srv/a --json | jq '.groups[].lag'`,
     )
-    .action(async (options: Where & { json?: boolean; watch?: boolean }) => {
+    .action(async (options: Where & { json?: boolean; watch?: boolean; counters?: boolean }) => {
       const client = clientOf(options);
       const paint = paintFor(process.stdout);
-      const render = async (): Promise<string> => {
-        const status = await client.status();
-        if (options.json !== true) return formatStatus(status, paint);
-        return `${JSON.stringify(status, null, options.watch === true ? 0 : 2)}\n`;
-      };
+      const { counters = false } = options;
+      const render = (status: GatewayStatus): string =>
+        options.json === true
+          ? `${JSON.stringify(status, null, options.watch === true ? 0 : 2)}\n`
+          : formatStatus(status, paint, { counters });
       if (options.watch !== true) {
-        process.stdout.write(await render());
+        process.stdout.write(render(await client.status()));
         return;
       }
+      const { stdout } = process;
+      const inPlace = stdout.isTTY && options.json !== true;
+      let shown = { columns: 0, rows: 0 };
       let isOver = false;
       process.once('SIGINT', () => {
         isOver = true;
       });
       while (!isOver) {
-        let text: string;
+        // one column less: a terminal may go on to the next line behind the last one
+        const [columns, rows] = [(stdout.columns || 80) - 1, stdout.rows || 24];
+        let pages: string[];
         try {
-          text = await render();
+          const status = await client.status();
+          const fits = [{ counters }, { brief: true }];
+          pages = inPlace ? fits.map((page) => formatStatus(status, paint, { ...page, columns })) : [render(status)];
         } catch (error) {
           // a watch outlives the gateway: it may come back
           if (!(error instanceof ForelockError) || error.code !== 'AWAY') throw error;
-          text = options.json === true ? '' : `${paint.bad('away')}: ${error.message}\n`;
+          pages = [options.json === true ? '' : `${paint.bad('away')}: ${error.message}\n`];
         }
-        // home, the text with each line's old rest erased, and what was below it
-        const inPlace = process.stdout.isTTY && options.json !== true;
-        process.stdout.write(inPlace ? `\x1b[H${text.replaceAll('\n', '\x1b[K\n')}\x1b[J` : text);
+        if (!inPlace) stdout.write(pages[0]!);
+        else {
+          // home, or a clean page; each line with its old rest erased, and what was below them
+          const isAnother = columns !== shown.columns || rows !== shown.rows;
+          const lines = fitScreen(pages, columns, rows).join('\x1b[K\n');
+          stdout.write(`${isAnother ? '\x1b[2J' : ''}\x1b[H${lines}\x1b[K\x1b[J`);
+          shown = { columns, rows };
+        }
         await new Promise((done) => setTimeout(done, WATCH_MS));
       }
     });

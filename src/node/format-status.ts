@@ -37,28 +37,39 @@ export function formatDuration(ms: number): string {
   return hours % 24 === 0 ? `${Math.floor(hours / 24)} d` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-export function formatStatus(status: GatewayStatus, paint: Paint): string {
+export interface PageOptions {
+  /** All of them that are not 0. */
+  counters?: boolean;
+  /** Only what an operator looks for first: no policies, no traffic, no cursors. */
+  brief?: boolean;
+  /** Tables that are wider go on below. Default: they may be as wide as they are. */
+  columns?: number | undefined;
+}
+
+export function formatStatus(status: GatewayStatus, paint: Paint, options: PageOptions = {}): string {
   const uptime = formatDuration(status.uptimeSeconds * 1000);
   const lines = [`${paint.bold(`site ${status.site}`)}  ${paint.dim(`forelock ${status.version}, up ${uptime}`)}`];
   for (const uri of status.nbdUris) lines.push(`  ${uri}`);
-  for (const group of status.groups) lines.push('', ...formatGroup(group, status.site, paint));
+  for (const group of status.groups) lines.push('', ...formatGroup(group, status.site, paint, options));
   return `${lines.join('\n')}\n`;
 }
 
-function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
+function formatGroup(group: GroupStatus, site: string, paint: Paint, options: PageOptions): string[] {
+  const { columns = Number.POSITIVE_INFINITY } = options;
   const { link, journal, cursors } = group;
   const role = group.role === 'standby' ? 'standby' : paint.good(group.role);
   const isAdopted = group.id !== '';
   const unfinished = isAdopted ? 'inconsistent: a first copy is unfinished' : 'empty: its peer has not adopted it yet';
   const consistency = group.consistency === 'consistent' ? '' : `  ${paint.bad(unfinished)}`;
   const policy = `ack ${group.ack}, speculation ${group.speculation ? 'on' : 'off'}, on-reject ${group.onReject}, kernel ${group.kernel}`;
-  const lines = [`${paint.bold(`group ${group.name}`)}  ${role}${consistency}  ${paint.dim(policy)}`];
+  const rest = options.brief === true ? '' : `  ${paint.dim(policy)}`;
+  const lines = [`${paint.bold(`group ${group.name}`)}  ${role}${consistency}${rest}`];
   const add = (label: string, text: string): void => {
     lines.push(`  ${label.padEnd(10)} ${text}`);
   };
 
   add('link', formatLink(link, paint));
-  if (link.connects > 0) {
+  if (link.connects > 0 && options.brief !== true) {
     const traffic = `sent ${formatSize(link.bytesSent)}, received ${formatSize(link.bytesReceived)}`;
     add(
       '',
@@ -121,8 +132,10 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
         String(blockSize),
         platter,
       ]),
+      columns,
     ),
   );
+  if (options.brief === true) return lines;
   lines.push('');
   const { own, peer } = cursors;
   const ownNames = [
@@ -149,12 +162,15 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint): string[] {
           ),
         ],
       ],
+      columns,
     ),
   );
+  if (options.counters !== true) return lines;
   const counters = Object.entries(group.counters).filter(([, count]) => count !== 0);
   if (counters.length > 0) {
     lines.push('');
-    lines.push(...columns(counters.map(([name, count]) => `${name} ${count}`)).map((line) => `  ${paint.dim(line)}`));
+    const texts = counters.map(([name, count]) => `${name} ${count}`);
+    lines.push(...sideBySide(texts, Math.min(100, columns - 2)).map((line) => `  ${paint.dim(line)}`));
   }
   return lines;
 }
@@ -215,19 +231,33 @@ function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
-/** Left-aligned first column, right-aligned others, two spaces between. */
-function table(heads: readonly string[], rows: readonly (readonly string[])[]): string[] {
+/** Left-aligned first column, right-aligned others, two spaces between. What is wider goes on below, behind the first column. */
+function table(heads: readonly string[], rows: readonly (readonly string[])[], columns: number): string[] {
   const all = [heads, ...rows];
   const widths = heads.map((_, column) => Math.max(...all.map((row) => row[column]!.length)));
-  return all.map((row) =>
-    `  ${row.map((cell, column) => (column === 0 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!))).join('  ')}`.trimEnd(),
-  );
+  const lines: string[] = [];
+  for (let from = 1; from < heads.length; ) {
+    let through = from;
+    let width = 2 + widths[0]! + 2 + widths[from]!;
+    while (through + 1 < heads.length && width + 2 + widths[through + 1]! <= columns) {
+      through += 1;
+      width += 2 + widths[through]!;
+    }
+    for (const row of all) {
+      const cells = row.slice(from, through + 1);
+      if (from > 1 && cells.every((cell) => cell === '-')) continue;
+      const padded = cells.map((cell, index) => cell.padStart(widths[from + index]!));
+      lines.push(`  ${[row[0]!.padEnd(widths[0]!), ...padded].join('  ')}`.trimEnd());
+    }
+    from = through + 1;
+  }
+  return lines;
 }
 
-/** Short texts side by side, as many as fit 100 characters. */
-function columns(texts: readonly string[]): string[] {
+/** Short texts side by side, as many as fit. */
+function sideBySide(texts: readonly string[], columns: number): string[] {
   const width = Math.max(...texts.map((text) => text.length)) + 2;
-  const perLine = Math.max(1, Math.floor(100 / width));
+  const perLine = Math.max(1, Math.floor(columns / width));
   const lines: string[] = [];
   for (let at = 0; at < texts.length; at += perLine) {
     lines.push(

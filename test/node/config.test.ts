@@ -178,7 +178,7 @@ test.each<[string, Flags, string]>([
   ],
   [
     'a standby that is told what its primary does',
-    { state: '/s', role: 'standby', peer: 'ws://b:1', 'on-reject': 'halt' },
+    { state: '/s', role: 'standby', peer: 'ws://127.0.0.1:1', 'on-reject': 'halt' },
     "group main: on-reject halt is the primary's to say",
   ],
   ['a key without a link', { state: '/s', key: '/k' }, 'group main: key is about the link, and the group has none'],
@@ -187,7 +187,7 @@ test.each<[string, Flags, string]>([
   ['a rejection without a peer', { state: '/s', 'on-reject': 'halt' }, 'on-reject halt is about the link'],
   [
     'an absent peer where both sites write',
-    { state: '/s', role: 'dual', peer: 'ws://b:1', 'when-peer-away': 'fail' },
+    { state: '/s', role: 'dual', peer: 'ws://127.0.0.1:1', 'when-peer-away': 'fail' },
     'group main: when-peer-away fail means nothing where both sites write',
   ],
   ['a peer on no port', { state: '/s', peer: 'ws://b:0' }, '--peer: "ws://b:0": nobody listens on port 0'],

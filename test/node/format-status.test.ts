@@ -21,9 +21,10 @@ group main  primary  ack local, speculation on, on-reject target-retry, kernel w
   stream  appended  sealed  sent  received  granted  applied  durable  peerDurable  trimmed
   own         1000    1000   990         0        0        0      950          800      800
   peer's         -       -     -       900      890      880      800            -        -
-
-  batchesSealedInline 12  batchesSealedInPool 3
 `);
+  const counters = '\n\n  batchesSealedInline 12  batchesSealedInPool 3\n';
+  expect(formatStatus(new FakeGateway().status(), PLAIN)).not.toContain('batches');
+  expect(formatStatus(new FakeGateway().status(), PLAIN, { counters: true })).toContain(counters);
 });
 
 test('what is wrong stands out, and nothing is negative', () => {

@@ -13,7 +13,7 @@ import type { GroupWorld } from './group-world.js';
 /** What a site that was promoted, or has lost its place, is refused with. */
 const FINDINGS: readonly (readonly [RegExp, string])[] = [
   [/^split brain: /, 'split brain'],
-  [/ of its own, which .* never got before it went on alone/, 'has what the promoted one lacks'],
+  [/ (of its own,|that .* wrote,) which .* never got before it went on alone/, 'has what the promoted one lacks'],
   [/went on alone since generation .* and holds the newer data/, 'promoted, and given up'],
   [/lost the tail of its stream behind .* in a crash and went on without it/, 'has a tail that was dropped'],
   [/^the journal of .* begins at /, 'its journal is gone'],

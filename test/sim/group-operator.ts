@@ -30,7 +30,9 @@ export class Operator {
     const refusal = (target.group !== null && source.pair?.refusal) || (target.pair?.refusal ?? null);
     // who cannot read is going to be started again
     const isOff = [source, target].some(({ state, unreadable }) => state !== 'up' || unreadable);
-    if (refusal === null || isOff) {
+    // a peer that did not get on is let in again by itself
+    const isShunned = refusal !== null && /refuses links for a while/.test(refusal);
+    if (refusal === null || isOff || isShunned) {
       target.refusedSince = -1;
       if (refusal === null && stray !== null) accidents.look(stray);
       return;
