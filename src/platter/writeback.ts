@@ -23,6 +23,8 @@ export class Writeback {
   readonly #group: Group;
   readonly #images = new Map<number, FlatImage>();
   #running = false;
+  /** The volume of the last round. */
+  #served = 0;
   #held = 0;
   readonly counters = { rounds: 0, blocksWritten: 0, errors: 0 };
 
@@ -49,17 +51,27 @@ export class Writeback {
     if (this.#running || this.#held > 0 || this.#images.size === 0) return;
     const { journal } = this.#group;
     if (journal.failed !== null || journal.diskFull) return; // what has to be durable before it is not
-    const pressed = journal.segments.used > this.#group.cleaner.softLimit;
-    for (const [number] of this.#images) {
-      const volume = this.#group.volumes.get(number)!;
-      if (pressed || volume.map.mappedCount * volume.blockSize >= ROUND_BYTES) {
-        this.#running = true;
-        this.#round(volume).finally(() => {
-          this.#running = false;
-        });
-        return;
-      }
+    const volume = this.#next();
+    if (volume === null) return;
+    this.#running = true;
+    this.#served = volume.number;
+    this.#round(volume).finally(() => {
+      this.#running = false;
+    });
+  }
+
+  /** Whose round it is: they take turns, or the first one that always has something would be the only one. */
+  #next(): Volume | null {
+    const { journal, volumes, cleaner } = this.#group;
+    const pressed = journal.segments.used > cleaner.softLimit;
+    const numbers = [...this.#images.keys()];
+    const from = numbers.indexOf(this.#served) + 1;
+    for (const number of [...numbers.slice(from), ...numbers.slice(0, from)]) {
+      const volume = volumes.get(number)!;
+      const { entryCount, mappedCount } = volume.map;
+      if ((pressed && entryCount > 0) || mappedCount * volume.blockSize >= ROUND_BYTES) return volume;
     }
+    return null;
   }
 
   /**

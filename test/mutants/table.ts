@@ -2722,4 +2722,11 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'const damage = failed;',
     breaks: 'hosts wait without a limit for a preferred site that cannot go on alone',
   },
+  {
+    name: 'writeback: the first volume that has something goes first',
+    file: 'platter/writeback.ts',
+    find: 'numbers.indexOf(this.#served) + 1;',
+    replace: '0;',
+    breaks: 'beside one that is always written to the others are never served',
+  },
 ];
