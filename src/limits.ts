@@ -62,6 +62,13 @@ export const APPEND_SIZE_MAX = 4 * MIB;
 export const SYNC_INTERVAL_MS = 1000;
 /** A full disk is tried again this often, and when a segment was freed: what hosts notice when somebody has made room. */
 export const FULL_DISK_RETRY_MS = 250;
+/**
+ * A flat image that could not be written is tried again after this, what a short fault takes to be over, and twice as long
+ * each time: a round writes all of it again.
+ */
+export const IMAGE_RETRY_MS_MIN = 250;
+/** What hosts that got ENOSPC notice at most when the image has been mended. */
+export const IMAGE_RETRY_MS_MAX = 5000;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;

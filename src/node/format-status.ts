@@ -117,6 +117,8 @@ function formatGroup(group: GroupStatus, paint: Paint): string[] {
       ]),
     ),
   );
+  for (const { name, imageError } of group.volumes)
+    if (imageError !== null) lines.push(`  ${paint.bad(`${name}: its image cannot be written: ${imageError}`)}`);
   lines.push('');
   const { own, peer } = cursors;
   const ownNames = [

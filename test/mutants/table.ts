@@ -2729,4 +2729,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '0;',
     breaks: 'beside one that is always written to the others are never served',
   },
+  {
+    name: 'writeback: an image that fails is tried at once',
+    file: 'platter/writeback.ts',
+    find: 'retryAt: this.#group.nowMs() + waitMs',
+    replace: 'retryAt: this.#group.nowMs()',
+    breaks: 'all of it is written again many times a second',
+  },
+  {
+    name: 'writeback: every failure is told',
+    file: 'platter/writeback.ts',
+    find: 'if (was !== undefined) return;',
+    replace: '',
+    breaks: 'a line in the log for each round that fails',
+  },
 ];

@@ -127,3 +127,9 @@ test('durations', () => {
     '3 d 4 h',
   ]);
 });
+
+test('a volume whose image cannot be written is named, with the reason', () => {
+  const status = new FakeGateway().status();
+  status.groups[0]!.volumes[0]!.imageError = 'EIO: i/o error, fdatasync';
+  expect(formatStatus(status, PLAIN)).toContain('  disk: its image cannot be written: EIO: i/o error, fdatasync\n');
+});

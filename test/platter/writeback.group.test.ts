@@ -93,7 +93,7 @@ async function twoVolumes() {
       }),
     );
   };
-  return { world, group, told, write };
+  return { world, source: world.source, group, told, write };
 }
 
 test('a volume is served beside one that has nothing for its image, whichever is the first', async () => {
@@ -124,4 +124,48 @@ test('volumes take turns', async () => {
   rounds.forEach((number, at) => {
     if (at > 0) expect(number).toBe(3 - rounds[at - 1]!);
   });
+});
+
+test('an image that cannot be synced is told, left alone for longer each time, and holds up no other', async () => {
+  // It was written whole 4 to 18 times a second, the other images got nothing, and nobody was told before the stop.
+  const { world, source, group, told, write } = await twoVolumes();
+  const one = vi.spyOn(group.state.images.get(1)!, 'sync');
+  source.images.fail('sync', 'EIO', Number.POSITIVE_INFINITY, 'image-0');
+  const fill = async (): Promise<void> => {
+    for (let block = 0; block < 512; block += 4) {
+      await write(1, block, 4);
+      await world.pass(20);
+    }
+  };
+  await expect(fill()).rejects.toMatchObject({
+    code: 'ENOSPC',
+    message: expect.stringContaining('what cannot go into the image of volume v0 (EIO: sync image-0)'),
+  });
+  await world.pass(20_000);
+  expect(one.mock.calls.length).toBeLessThan(12);
+  expect(told[0]).toBe(
+    'the image of volume v0 cannot be written (EIO: sync image-0): the journal keeps what it lacks, and it is tried again',
+  );
+  expect(told.filter((text) => text.startsWith('the image'))).toHaveLength(1);
+  expect(
+    told.some((text) => text.startsWith('the journal is full of what cannot go into the image of volume v0')),
+  ).toBe(true);
+  expect([group.writeback.illness(1), group.writeback.illness(2)]).toEqual(['EIO: sync image-0', null]);
+
+  source.images.heal();
+  await world.pass(6000);
+  expect(told).toContain('the image of volume v0 is written again: it goes on');
+  expect([group.writeback.illness(1), group.volumes.get(1)!.map.entryCount]).toEqual([null, 0]);
+  await fill();
+});
+
+test('beside an image that fails the others are written', async () => {
+  const { world, source, group, write } = await twoVolumes();
+  source.images.fail('write', 'EIO', Number.POSITIVE_INFINITY, 'image-0');
+  await write(1, 0, 8);
+  for (let block = 0; block < 512; block += 4) {
+    await write(2, block, 4);
+    await world.pass(20);
+  }
+  expect(group.writeback.illness(1)).not.toBe(null);
 });
