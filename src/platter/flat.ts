@@ -151,6 +151,17 @@ export class FlatImage {
     fs.fdatasync(this.#fd, (error) => done(error ?? null));
   }
 
+  /** Whether the image is still what was opened, as far as that can be seen: to be asked before it is written, and counted on. */
+  inspect(done: Done): void {
+    assert(!this.#closed, 'the image is open');
+    fs.fstat(this.#fd, (error, stats) => {
+      if (error) return done(error);
+      // a write behind the end would make it as large as before, with zeroes in between
+      const isShort = !this.isDevice && stats.size < this.size;
+      done(isShort ? new ForelockError('EIO', `${this.path} was cut to ${stats.size} of ${this.size} bytes`) : null);
+    });
+  }
+
   /** No operation may be under way. */
   close(): void {
     if (this.#closed) return;

@@ -152,6 +152,7 @@ export class Writeback {
     try {
       // the image may not be ahead of the journal: what it shows must be replayable
       await this.#untilDurable(head);
+      await call((done) => image.inspect(done));
       for (let lba = 0; lba < view.blockCount; ) {
         const at = lba;
         const count = view.run(at, PIECE_BYTES / volume.blockSize);

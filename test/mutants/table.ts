@@ -2743,4 +2743,11 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '',
     breaks: 'a line in the log for each round that fails',
   },
+  {
+    name: 'flat: a short image is as good as a whole one',
+    file: 'platter/flat.ts',
+    find: 'const isShort = !this.isDevice && stats.size < this.size;',
+    replace: 'const isShort = false;',
+    breaks: 'what was cut off is zeroes after the next round, served as data',
+  },
 ];

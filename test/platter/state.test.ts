@@ -82,3 +82,34 @@ test('a start that is refused behind its images lets them go', async () => {
     await expect(open('one', 'two')).rejects.toMatchObject({ code: 'STATE_CORRUPT' });
   expect(fs.readdirSync(join(directory, 'mount')).sort()).toEqual(['one.img', 'two.img']);
 });
+
+/** What the gateway says while `change` happens to the image of a volume that has fives in it and then gets sevens. */
+async function changed(change: () => void): Promise<{ told: string[]; again: () => Promise<Gateway> }> {
+  fs.mkdirSync(join(directory, 'mount'));
+  const first = await open('one');
+  await first.ready();
+  const group = first.groups[0]!;
+  const volume = new LibraryVolume(first.volume('one'));
+  await volume.write(0, Buffer.alloc(2 * MIB, 5));
+  await volume.flush();
+  await first.close();
+  expect(group.writeback.counters.rounds).toBe(1);
+  const second = await open('one');
+  await second.ready();
+  const told: string[] = [];
+  second.groups[0]!.tell = (text) => told.push(text);
+  change();
+  const changing = new LibraryVolume(second.volume('one'));
+  await changing.write(2 * MIB, Buffer.alloc(MIB, 7));
+  await changing.flush();
+  await second.close();
+  return { told, again: () => open('one') };
+}
+
+test('an image that is cut while it is served is not written, and not made as large again', async () => {
+  // The next round extended it, and what had been cut off was zeroes from then on, served as data.
+  const { told, again } = await changed(() => fs.truncateSync(image('one'), MIB));
+  expect(told).toEqual([expect.stringContaining(`${image('one')} was cut to ${MIB} of ${4 * MIB} bytes`)]);
+  expect(fs.statSync(image('one')).size).toBe(MIB);
+  await expect(again()).rejects.toMatchObject({ code: 'STATE_MISMATCH' });
+});
