@@ -21,6 +21,9 @@ const ZEROES = new Uint8Array(ZERO_SIZE);
 const NEXT_STEP =
   "mount the file system that it is on, or give it back as it was; if it is lost, empty this site's state directory and start it as standby, to be copied anew from the other site";
 
+/** Inode numbers may have 64 bits. */
+const BIG = { bigint: true } as const;
+
 type Done = (error: Error | null) => void;
 
 export class FlatImage {
@@ -30,6 +33,8 @@ export class FlatImage {
   readonly created: boolean;
   readonly isDevice: boolean;
   readonly counters = { reads: 0, bytesRead: 0, writes: 0, bytesWritten: 0, bytesZeroed: 0, syncs: 0 };
+  /** `path`, wherever the process goes. */
+  readonly #place: string;
   readonly #fd: number;
   readonly #lock: DirectoryLock | null;
   #closed = false;
@@ -46,6 +51,7 @@ export class FlatImage {
   constructor(path: string, size: number, isNew: boolean) {
     assert(Number.isSafeInteger(size) && size > 0, 'a volume has a size');
     this.path = path;
+    this.#place = resolve(path);
     this.size = size;
     const before = fs.statSync(path, { throwIfNoEntry: false });
     if (before !== undefined && !before.isFile() && !before.isBlockDevice()) {
@@ -154,11 +160,18 @@ export class FlatImage {
   /** Whether the image is still what was opened, as far as that can be seen: to be asked before it is written, and counted on. */
   inspect(done: Done): void {
     assert(!this.#closed, 'the image is open');
-    fs.fstat(this.#fd, (error, stats) => {
+    fs.fstat(this.#fd, BIG, (error, opened) => {
       if (error) return done(error);
       // a write behind the end would make it as large as before, with zeroes in between
-      const isShort = !this.isDevice && stats.size < this.size;
-      done(isShort ? new ForelockError('EIO', `${this.path} was cut to ${stats.size} of ${this.size} bytes`) : null);
+      const isShort = !this.isDevice && opened.size < this.size;
+      if (isShort) {
+        done(new ForelockError('EIO', `${this.path} was cut to ${opened.size} of ${this.size} bytes`));
+        return;
+      }
+      fs.stat(this.#place, BIG, (missing, found) => {
+        const isSame = missing === null && found.dev === opened.dev && found.ino === opened.ino;
+        done(isSame ? null : new ForelockError('EIO', `what is at ${this.path} now is not the image that was opened`));
+      });
     });
   }
 

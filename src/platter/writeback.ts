@@ -6,6 +6,9 @@
  * writes them to the image, syncs it, and then drops the pointers that have not moved on. After a crash the journal is
  * replayed and the round happens again: writing a block twice does no harm.
  *
+ * What was written to an image that has been removed, or that another file has taken the name of, nobody finds again: a
+ * round looks, before it writes and before it lets go.
+ *
  * An image that fails is tried again, less and less often; the others go on, and the journal keeps what it lacks.
  */
 import { ForelockError } from '../errors.js';
@@ -171,6 +174,7 @@ export class Writeback {
         written.push({ lba: at, blockCount: count, zero: status === ZERO });
       }
       await call((done) => image.sync(done));
+      await call((done) => image.inspect(done)); // another file may have taken its name meanwhile
       for (const { lba, blockCount, zero } of written) {
         if (zero) map.dropZero(lba, blockCount);
         else for (let i = 0; i < blockCount; i += 1) map.drop(lba + i, upTo);

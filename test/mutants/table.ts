@@ -2750,4 +2750,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'const isShort = false;',
     breaks: 'what was cut off is zeroes after the next round, served as data',
   },
+  {
+    name: 'flat: another file of the same name is as good',
+    file: 'platter/flat.ts',
+    find: 'found.dev === opened.dev && found.ino === opened.ino;',
+    replace: 'found.dev === opened.dev;',
+    breaks: 'flushed writes are gone after a clean stop',
+  },
+  {
+    name: 'writeback: nobody looks whether what was written is there',
+    file: 'platter/writeback.ts',
+    find: 'await call((done) => image.inspect(done)); // another',
+    replace: '// another',
+    breaks: 'with an image that is replaced while it is written, flushed writes are gone',
+  },
 ];
