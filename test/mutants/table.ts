@@ -2764,4 +2764,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '// another',
     breaks: 'with an image that is replaced while it is written, flushed writes are gone',
   },
+  {
+    name: 'flat: an image goes by its name',
+    file: 'platter/flat.ts',
+    find: 'if (other === undefined) return;',
+    replace: 'if (other === undefined || other !== path) return;',
+    breaks: 'two volumes write over each other by hard links of one image',
+  },
+  {
+    name: 'flat: a device is shared with anybody',
+    file: 'platter/flat.ts',
+    find: 'O_RDWR | O_EXCL',
+    replace: 'O_RDWR',
+    breaks: 'a device that is mounted is written over',
+  },
 ];
