@@ -129,6 +129,8 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'node/config.ts': [],
+  'node/log.ts': [],
+  'journal/superblock.ts': [],
   'volume/pair.ts': [
     'sim/dual.hostile.test.ts',
     'sim/dual.lost-tail.test.ts',

@@ -2778,4 +2778,18 @@ export const MUTANTS: readonly Mutant[] = [
     replace: 'O_RDWR',
     breaks: 'a device that is mounted is written over',
   },
+  {
+    name: 'log: opens what would wait',
+    file: 'node/log.ts',
+    find: "if (!stats.isFile()) throw new Error('it is no file');",
+    replace: '',
+    breaks: 'a FIFO in the place of a segment is an empty one',
+  },
+  {
+    name: 'superblock: segments of any size',
+    file: 'journal/superblock.ts',
+    find: "count.min(SEGMENT_SIZE_MIN).max(SEGMENT_SIZE_MAX).refine(isPowerOfTwo, 'no power of two')",
+    replace: 'count',
+    breaks: 'a journal that is all lost is printed as whole',
+  },
 ];
