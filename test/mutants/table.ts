@@ -2746,7 +2746,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'flat: a short image is as good as a whole one',
     file: 'platter/flat.ts',
-    find: 'const isShort = !this.isDevice && stats.size < this.size;',
+    find: 'const isShort = !this.isDevice && opened.size < this.size;',
     replace: 'const isShort = false;',
     breaks: 'what was cut off is zeroes after the next round, served as data',
   },
@@ -2791,5 +2791,19 @@ export const MUTANTS: readonly Mutant[] = [
     find: "count.min(SEGMENT_SIZE_MIN).max(SEGMENT_SIZE_MAX).refine(isPowerOfTwo, 'no power of two')",
     replace: 'count',
     breaks: 'a journal that is all lost is printed as whole',
+  },
+  {
+    name: 'nbd: what is abandoned keeps nobody waiting',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'if (this.begun || !this.abandoned.isFull) return true;',
+    replace: 'return true;',
+    breaks: 'who connects, writes and hangs up again and again has the server hold any number of bytes',
+  },
+  {
+    name: 'nbd: a connection that is gone gives up its place at once',
+    file: 'frontend/nbd/server.ts',
+    find: 'this.unsettled.add(connection);',
+    replace: '',
+    breaks: 'nothing counts the connections whose requests are in flight',
   },
 ];

@@ -339,6 +339,22 @@ describe('limits', () => {
     await (await connectClient(address)).flush();
   });
 
+  test('a connection that is gone has its place until its last request has settled', async () => {
+    const device = new FaultyDevice(new MemoryDevice());
+    device.holding = true;
+    const { server, address } = await serve(new MemoryCatalog(device), { connectionsMax: 1 });
+    const client = await connectClient(address);
+    client.write(0, Buffer.alloc(512, 7)).catch(() => undefined);
+    await until(() => device.heldCount === 1);
+    socketOf(client).resetAndDestroy();
+    await until(() => server.counters.connectionsOpen === 0);
+    await expect(NbdClient.connect(address)).rejects.toMatchObject({ code: 'ECONNRESET' });
+    device.holding = false;
+    device.release();
+    await until(() => device.closeCount === 1);
+    await (await connectClient(address)).flush();
+  });
+
   test('a client that does not read its replies stops being served, and costs bounded memory', async () => {
     const device = new MemoryDevice();
     const { server, address } = await serve(new MemoryCatalog(device));

@@ -7,6 +7,7 @@
 import type { Socket } from 'node:net';
 import { readingInto } from '../../sockets.js';
 import type { DeviceCatalog } from '../../volume/device.js';
+import type { Abandoned } from './abandoned.js';
 import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
 import { Gathering } from './gathering.js';
@@ -34,8 +35,11 @@ export interface NbdConnectionContext {
   readonly readMemory: ReadMemory;
   readonly busyPoll: BusyPoll;
   readonly moderation: Moderation;
+  readonly abandoned: Abandoned;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
+  /** Called once, then or later: the device is done with its last request. */
+  onSettled(connection: NbdConnection): void;
 }
 
 const { nodeTiming } = performance;
@@ -114,15 +118,20 @@ export class NbdConnection implements ReplyPort {
       this.context.readMemory,
       this.context.busyPoll,
       new Gathering(() => nodeTiming.idleTime),
+      this.context.abandoned,
     );
     if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
   }
 
   private closed(): void {
     this.cancelTimer();
-    if (this.transmission !== null) this.transmission.disconnected();
-    else this.context.counters.handshakesUnfinished += 1;
     this.context.onClosed(this);
+    if (this.transmission !== null) {
+      this.transmission.disconnected(() => this.context.onSettled(this));
+      return;
+    }
+    this.context.counters.handshakesUnfinished += 1;
+    this.context.onSettled(this);
   }
 
   // ---- ReplyPort
