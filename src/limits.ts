@@ -164,6 +164,11 @@ export const NBD_OPTIONS_MAX = 64; // options one client may send while it negot
 export const NBD_HANDSHAKE_MS_MAX = 10_000;
 export const NBD_CONNECTIONS_MAX = 128;
 export const NBD_PAYLOAD_MAX = 32 * MIB; // proto.md: payload every server should take
+/**
+ * So long a payload may take to come, and up to twice as long: on a line of 5 Mbit/s the largest does. Who stalls in the
+ * middle of one holds what has come of it, and a few could hold all that a server has for everybody.
+ */
+export const NBD_PAYLOAD_MS_MAX = 60_000;
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 

@@ -2806,4 +2806,20 @@ export const MUTANTS: readonly Mutant[] = [
     replace: '',
     breaks: 'nothing counts the connections whose requests are in flight',
   },
+  {
+    name: 'nbd: a payload may take any time',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'if (this.seenCollecting) this.port.abort(',
+    replace: 'if (this.ended) this.port.abort(',
+    breaks: 'a few that stall hold for ever what a server has for everybody',
+    tests: ['nbd/server.test.ts'],
+  },
+  {
+    name: 'nbd: every payload is taken for the one before',
+    file: 'frontend/nbd/transmission.ts',
+    find: 'this.missing = request.size;\n        this.seenCollecting = false;',
+    replace: 'this.missing = request.size;',
+    breaks: 'clients with large writes are hung up on',
+    tests: ['nbd/server.test.ts'],
+  },
 ];

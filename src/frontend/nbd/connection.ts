@@ -49,6 +49,7 @@ export class NbdConnection implements ReplyPort {
   private readonly context: NbdConnectionContext;
   private negotiation: Negotiation | null;
   private transmission: Transmission | null = null;
+  private revoked = false;
   private cancelTimer: () => void;
   private readonly flushTransmission = (): void => this.transmission!.flush();
 
@@ -86,7 +87,16 @@ export class NbdConnection implements ReplyPort {
 
   /** The device of this connection is withdrawn; one that has none yet will see the new state of things. */
   revoke(): void {
-    this.transmission?.revoke();
+    const { transmission, context } = this;
+    if (transmission === null || this.revoked) return;
+    this.revoked = true;
+    this.cancelTimer = context.timers.after(DRAIN_MS_MAX, () => this.socket.destroy());
+    transmission.revoke(); // and if it is idle, `finish` has its own timer
+  }
+
+  /** To be called once in NBD_PAYLOAD_MS_MAX. */
+  lookForStall(): void {
+    this.transmission?.lookForStall();
   }
 
   /** Hangs up now. */

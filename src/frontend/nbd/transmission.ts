@@ -135,6 +135,8 @@ export class Transmission {
   /** The write that collects its payload; `missing` bytes are still to come. */
   private collecting: Request | null = null;
   private missing = 0;
+  /** It was collecting when that was last looked at. */
+  private seenCollecting = false;
   /** Holds what there is of a payload that comes in several portions. */
   private gathered: Uint8Array = NO_BYTES;
   /** A request came. */
@@ -243,6 +245,13 @@ export class Transmission {
       for (const slab of outSlabs) this.releaseSlab(slab);
       for (const giveBack of outLent) giveBack();
     };
+  }
+
+  /** To be called once in NBD_PAYLOAD_MS_MAX. Whose payload has been coming since the last call is hung up on. */
+  lookForStall(): void {
+    if (this.collecting === null) return;
+    if (this.seenCollecting) this.port.abort('a payload that does not come');
+    this.seenCollecting = true;
   }
 
   /** The slow reader has caught up. */
@@ -375,6 +384,7 @@ export class Transmission {
       if (request.size > 0) {
         this.collecting = request;
         this.missing = request.size;
+        this.seenCollecting = false;
       } else {
         this.startWrite(request);
       }
