@@ -2763,6 +2763,7 @@ export const MUTANTS: readonly Mutant[] = [
     find: 'await call((done) => image.inspect(done)); // another',
     replace: '// another',
     breaks: 'with an image that is replaced while it is written, flushed writes are gone',
+    tests: ['platter/state.test.ts'],
   },
   {
     name: 'flat: an image goes by its name',
