@@ -71,6 +71,13 @@ export const APPEND_SIZE_MAX = 4 * MIB;
 export const SYNC_INTERVAL_MS = 1000;
 /** A full disk is tried again this often, and when a segment was freed: what hosts notice when somebody has made room. */
 export const FULL_DISK_RETRY_MS = 250;
+/**
+ * A flat image that could not be written is tried again after this, what a short fault takes to be over, and twice as long
+ * each time: a round writes all of it again.
+ */
+export const IMAGE_RETRY_MS_MIN = 250;
+/** What hosts that got ENOSPC notice at most when the image has been mended. */
+export const IMAGE_RETRY_MS_MAX = 5000;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;
@@ -170,6 +177,11 @@ export const NBD_OPTIONS_MAX = 64; // options one client may send while it negot
 export const NBD_HANDSHAKE_MS_MAX = 10_000;
 export const NBD_CONNECTIONS_MAX = 128;
 export const NBD_PAYLOAD_MAX = 32 * MIB; // proto.md: payload every server should take
+/**
+ * So long a payload may take to come, and up to twice as long: on a line of 5 Mbit/s the largest does. Who stalls in the
+ * middle of one holds what has come of it, and a few could hold all that a server has for everybody.
+ */
+export const NBD_PAYLOAD_MS_MAX = 60_000;
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 

@@ -374,6 +374,7 @@ export class BlockMap extends MapLookup {
   /** Position bits below a segment, for telling apart the segments of old pointers: see `#forget`. */
   readonly #loShift: number;
   #mappedCount = 0;
+  #entryCount = 0;
   #dirty: PageSet;
   #checkpoint: CheckpointPages | null = null;
 
@@ -389,6 +390,11 @@ export class BlockMap extends MapLookup {
   /** Blocks that have data; explicit zeroes are not counted. */
   get mappedCount(): number {
     return this.#mappedCount;
+  }
+
+  /** Blocks that are not unmapped: those with data, and explicit zeroes. */
+  get entryCount(): number {
+    return this.#entryCount;
   }
 
   /** Pages changed since the last checkpoint began. */
@@ -433,6 +439,7 @@ export class BlockMap extends MapLookup {
       at += n;
     }
     this.#mappedCount += blockCount;
+    this.#entryCount += blockCount;
     this.#liveness.add(position, blockCount);
   }
 
@@ -489,6 +496,7 @@ export class BlockMap extends MapLookup {
         slab[word + 1] = ZERO_HI;
       }
     }
+    this.#entryCount += blockCount;
   }
 
   /** The cleaner's step: swings one block if it still points there. */
@@ -551,6 +559,7 @@ export class BlockMap extends MapLookup {
     if (old !== 0) this.#forget(old, 0, PAGE_BLOCKS);
     let used = 0;
     for (let i = 0; i < PAGE_BLOCKS; i++) if ((entries[i * 4] | entries[i * 4 + 1]) !== 0) used++;
+    this.#entryCount += used;
     if (used === 0) {
       if (old !== 0) this.#replacePage(page, 0);
     } else {
@@ -655,6 +664,7 @@ export class BlockMap extends MapLookup {
     }
     if (runCount > 0) this.#liveness.sub(pointerPosition(runLo, runHi), runCount);
     this.#mappedCount -= mapped;
+    this.#entryCount -= used;
     return used;
   }
 }

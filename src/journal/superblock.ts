@@ -30,7 +30,7 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import { z } from 'zod';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
-import { GENERATIONS_MAX, GROUP_VOLUMES_MAX, SCOPES_MAX } from '../limits.js';
+import { GENERATIONS_MAX, GROUP_VOLUMES_MAX, SCOPES_MAX, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN } from '../limits.js';
 import type { Store } from './store.js';
 
 export const SUPERBLOCK_FORMAT = 1;
@@ -49,6 +49,8 @@ const count = z.number().int().nonnegative();
 const site = z.number().int().min(1).max(255);
 const name = z.string().min(1).max(255);
 const id = z.string().min(1).max(64);
+
+const isPowerOfTwo = (value: number): boolean => Number.isInteger(Math.log2(value));
 
 const meeting = z.strictObject({ count, id: count });
 
@@ -76,7 +78,7 @@ const schema = z.strictObject({
       }),
     )
     .max(GROUP_VOLUMES_MAX),
-  segmentSize: count,
+  segmentSize: count.min(SEGMENT_SIZE_MIN).max(SEGMENT_SIZE_MAX).refine(isPowerOfTwo, 'no power of two'),
   /** In every local record of this journal, and of no other. */
   journalId: z.number().int().min(1).max(0xffffffff),
   /** A sync failed: nothing that is found from this position on is known to be on the disk. */

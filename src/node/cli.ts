@@ -516,7 +516,7 @@ Examples:
         throw new ForelockError('USAGE', `--from ${JSON.stringify(options.from)} is not a sequence`);
       const hash = await xxhash();
       let isWhole = true;
-      for (const journal of findJournals(resolve(directory))) {
+      for (const journal of findJournals(resolve(directory), (text) => process.stderr.write(`${text}\n`))) {
         const filter = new FromFilter(from);
         let volumes: Record<string, string> = {};
         let text = '';

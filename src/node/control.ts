@@ -87,6 +87,8 @@ export interface VolumeStatus {
   blockSize: number;
   platter: 'journal' | 'flat';
   mappedBytes: number;
+  /** Flat: why its image lacks what the journal keeps for it; null: nothing is known to be wrong with it. */
+  imageError: string | null;
 }
 
 export interface DualStatus {

@@ -135,6 +135,8 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint, options: Pa
       columns,
     ),
   );
+  for (const { name, imageError } of group.volumes)
+    if (imageError !== null) lines.push(`  ${paint.bad(`${name}: its image cannot be written: ${imageError}`)}`);
   if (options.brief === true) return lines;
   lines.push('');
   const { own, peer } = cursors;

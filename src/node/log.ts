@@ -11,12 +11,13 @@
  *     a MARK behind it, or the superblock's checkpoint, lies beyond    damaged: it was once whole
  *     a gap in a stream's sequences between neighbours                 damaged
  *     a segment that is missing at or beyond the checkpoint            damaged
+ *     a segment that cannot be read, or is no file                     damaged
  *
  * A TRUNCATED takes the peer's stream back to an earlier end; what it had behind that comes again.
  *
  * Behind damage the walk goes on at the next record that checks.
  */
-import { closeSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { XXHashAPI } from 'xxhash-wasm';
 import * as layout from '../../assembly/layout.js';
@@ -30,6 +31,9 @@ import { GroupMemory } from '../kernel/memory.js';
 import { ReferenceKernel } from '../kernel/reference/kernel.js';
 import { SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN } from '../limits.js';
 import { formatSize } from '../units.js';
+
+/** A FIFO would wait for somebody who writes. */
+const READ_FLAGS = constants.O_RDONLY | constants.O_NONBLOCK;
 
 export const LOG_SCHEMA = 1;
 
@@ -114,9 +118,10 @@ export type LogEvent = JournalEvent | RecordEvent | ProblemEvent | EndEvent;
 
 /**
  * The folders with a journal in or directly below `directory`: a state directory has one for each group.
+ * @param note  is told what cannot be read
  * @throws ForelockError USAGE if there is none
  */
-export function findJournals(directory: string): string[] {
+export function findJournals(directory: string, note: (text: string) => void): string[] {
   let entries: string[];
   try {
     entries = readdirSync(directory);
@@ -127,7 +132,7 @@ export function findJournals(directory: string): string[] {
   const below = entries
     .map((name) => join(directory, name))
     .filter((path) => statSync(path, { throwIfNoEntry: false })?.isDirectory());
-  const found = below.filter((path) => isJournal(readdirSync(path))).sort();
+  const found = below.filter((path) => isJournal(namesIn(path, note))).sort();
   if (found.length === 0) {
     throw new ForelockError(
       'USAGE',
@@ -135,6 +140,16 @@ export function findJournals(directory: string): string[] {
     );
   }
   return found;
+}
+
+/** None of a folder that may not be read, such as `lost+found`: it is of somebody else. */
+function namesIn(path: string, note: (text: string) => void): string[] {
+  try {
+    return readdirSync(path);
+  } catch (error) {
+    note(`${path} is left out: ${(error as Error).message}`);
+    return [];
+  }
 }
 
 function isJournal(names: readonly string[]): boolean {
@@ -152,7 +167,12 @@ export function readOnlyStore(directory: string): Store {
     list: () => readdirSync(directory).sort(),
     load(name) {
       try {
-        return readFileSync(join(directory, name));
+        const fd = openSync(join(directory, name), READ_FLAGS);
+        try {
+          return readFileSync(fd);
+        } finally {
+          closeSync(fd);
+        }
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
         throw error;
@@ -283,7 +303,7 @@ export class JournalWalk {
   #inferSegmentSize(numbers: readonly number[]): number {
     for (const number of numbers) {
       const size = this.#load(number);
-      if (size === null || this.#whole(0, size) !== layout.TYPE_SEGMENT) continue;
+      if (typeof size !== 'number' || this.#whole(0, size) !== layout.TYPE_SEGMENT) continue;
       const head = this.#segmentHead(0);
       if (head === null || head.segmentSize < SEGMENT_SIZE_MIN || head.segmentSize > SEGMENT_SIZE_MAX) continue;
       this.#ownSite = head.own.site;
@@ -303,6 +323,13 @@ export class JournalWalk {
         size: 0,
         message: `${segmentName(number)} was removed meanwhile`,
       };
+      this.#last.clear();
+      return;
+    }
+    if (size instanceof Error) {
+      this.#damaged += 1;
+      const message = `it cannot be read: ${size.message}`;
+      yield { kind: 'problem', severity: 'damaged', segment: number, offset: 0, size: 0, message };
       this.#last.clear();
       return;
     }
@@ -362,27 +389,31 @@ export class JournalWalk {
     for (const { site, before } of [head.own, head.peer]) if (!this.#last.has(site)) this.#last.set(site, before);
   }
 
-  /** Bytes loaded at #at, or null if the file is gone. */
-  #load(number: number): number | null {
-    let fd: number;
+  /** Bytes loaded at #at; null if the file is gone; or why it cannot be read. */
+  #load(number: number): number | null | Error {
     try {
-      fd = openSync(join(this.#directory, segmentName(number)), 'r');
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-      throw error;
-    }
-    try {
-      const size = Math.min(fstatSync(fd).size, this.#segmentSize);
-      let read = 0;
-      while (read < size) {
-        const count = readSync(fd, this.#memory.bytes, this.#at + read, size - read, read);
-        if (count === 0) break;
-        read += count;
+      const fd = openSync(join(this.#directory, segmentName(number)), READ_FLAGS);
+      try {
+        return this.#loadFrom(fd);
+      } finally {
+        closeSync(fd);
       }
-      return read;
-    } finally {
-      closeSync(fd);
+    } catch (error) {
+      return (error as NodeJS.ErrnoException).code === 'ENOENT' ? null : (error as Error);
     }
+  }
+
+  #loadFrom(fd: number): number {
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) throw new Error('it is no file');
+    const size = Math.min(stats.size, this.#segmentSize);
+    let read = 0;
+    while (read < size) {
+      const count = readSync(fd, this.#memory.bytes, this.#at + read, size - read, read);
+      if (count === 0) break;
+      read += count;
+    }
+    return read;
   }
 
   /** The type of the whole, valid record at `offset`, its header read; or -1. */

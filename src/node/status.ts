@@ -104,6 +104,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       blockSize: volume.blockSize,
       platter: volume.platter,
       mappedBytes: volume.map.mappedCount * volume.blockSize,
+      imageError: group.writeback.illness(volume.number),
     })),
     link,
     cursors: { own, peer },

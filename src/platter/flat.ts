@@ -4,8 +4,9 @@
  * The journal stands in front of it as a write-ahead log: what is written here has been durable there before, and stays
  * there until `sync` has been answered.
  *
- * A lock file beside a plain image (`<path>.forelock-lock`) keeps a second gateway from using it; a device has none,
- * because what stands beside it, in /dev, is not a place for files.
+ * A lock file beside a plain image (`<path>.forelock-lock`) keeps a second gateway from using it. A device has none, for what
+ * stands beside it, in /dev, is not a place for files: on Linux it is opened exclusively, which mounts and other careful
+ * programs respect. Within a process an image is known by what it is, whatever its name: a hard link, a bind mount.
  */
 import fs from 'node:fs';
 import { dirname, resolve } from 'node:path';
@@ -21,6 +22,12 @@ const ZEROES = new Uint8Array(ZERO_SIZE);
 const NEXT_STEP =
   "mount the file system that it is on, or give it back as it was; if it is lost, empty this site's state directory and start it as standby, to be copied anew from the other site";
 
+/** Inode numbers may have 64 bits. */
+const BIG = { bigint: true } as const;
+
+/** What the images of this process are, and where each of them was opened. */
+const OPEN = new Map<string, string>();
+
 type Done = (error: Error | null) => void;
 
 export class FlatImage {
@@ -30,7 +37,10 @@ export class FlatImage {
   readonly created: boolean;
   readonly isDevice: boolean;
   readonly counters = { reads: 0, bytesRead: 0, writes: 0, bytesWritten: 0, bytesZeroed: 0, syncs: 0 };
+  /** `path`, wherever the process goes. */
+  readonly #place: string;
   readonly #fd: number;
+  readonly #identity: string;
   readonly #lock: DirectoryLock | null;
   #closed = false;
   /** Reads under way, and who waits for their end. */
@@ -49,6 +59,7 @@ export class FlatImage {
   constructor(path: string, size: number, isNew: boolean) {
     assert(Number.isSafeInteger(size) && size > 0, 'a volume has a size');
     this.path = path;
+    this.#place = resolve(path);
     this.size = size;
     const before = fs.statSync(path, { throwIfNoEntry: false });
     if (before !== undefined && !before.isFile() && !before.isBlockDevice()) {
@@ -62,7 +73,9 @@ export class FlatImage {
     this.#lock = this.isDevice ? null : lockBeside(path);
     let fd = -1;
     try {
-      fd = openImage(path, this.created);
+      fd = openImage(path, this.created, this.isDevice);
+      this.#identity = identityOf(fd);
+      refuseTwice(path, this.#identity);
       // a power cut may have left one that had no size yet
       const isEmpty = this.created || (isNew && before!.isFile() && before!.size === 0);
       if (isEmpty) fs.ftruncateSync(fd, size);
@@ -83,6 +96,7 @@ export class FlatImage {
       throw error;
     }
     this.#fd = fd;
+    OPEN.set(this.#identity, path);
   }
 
   /** Reads `size` bytes at `offset` into the start of `into`. A short image is an EIO: nothing is made up. */
@@ -160,6 +174,24 @@ export class FlatImage {
     fs.fdatasync(this.#fd, (error) => done(error ?? null));
   }
 
+  /** Whether the image is still what was opened, as far as that can be seen: to be asked before it is written, and counted on. */
+  inspect(done: Done): void {
+    assert(!this.#closed, 'the image is open');
+    fs.fstat(this.#fd, BIG, (error, opened) => {
+      if (error) return done(error);
+      // a write behind the end would make it as large as before, with zeroes in between
+      const isShort = !this.isDevice && opened.size < this.size;
+      if (isShort) {
+        done(new ForelockError('EIO', `${this.path} was cut to ${opened.size} of ${this.size} bytes`));
+        return;
+      }
+      fs.stat(this.#place, BIG, (missing, found) => {
+        const isSame = missing === null && found.dev === opened.dev && found.ino === opened.ino;
+        done(isSame ? null : new ForelockError('EIO', `what is at ${this.path} now is not the image that was opened`));
+      });
+    });
+  }
+
   /**
    * No write may be under way, and nothing is begun any more. Reads are waited for: another file may get the descriptor's
    * number, and they would read that.
@@ -173,6 +205,7 @@ export class FlatImage {
       });
     }
     fs.closeSync(this.#fd);
+    OPEN.delete(this.#identity);
     this.#lock?.release();
   }
 
@@ -191,12 +224,32 @@ function lockBeside(path: string): DirectoryLock {
   }
 }
 
-function openImage(path: string, create: boolean): number {
+function openImage(path: string, create: boolean, isDevice: boolean): number {
+  const { O_RDWR, O_EXCL } = fs.constants;
+  const exclusive = isDevice && process.platform === 'linux'; // elsewhere it says nothing without O_CREAT
   try {
-    return fs.openSync(path, create ? 'wx+' : 'r+', 0o600);
+    return fs.openSync(path, create ? 'wx+' : exclusive ? O_RDWR | O_EXCL : 'r+', 0o600);
   } catch (error) {
+    if (exclusive && (error as NodeJS.ErrnoException).code === 'EBUSY') {
+      throw new ForelockError('STATE_LOCKED', `${path} is in use: it is mounted, or another program or volume has it`);
+    }
     throw new ForelockError('CONFIG', `${path} cannot be opened: ${(error as Error).message}`, { cause: error });
   }
+}
+
+/** The same for every name of a file, and for every node of a device. */
+function identityOf(fd: number): string {
+  const stats = fs.fstatSync(fd, BIG);
+  return stats.isBlockDevice() ? `device ${stats.rdev}` : `file ${stats.dev}:${stats.ino}`;
+}
+
+function refuseTwice(path: string, identity: string): void {
+  const other = OPEN.get(identity);
+  if (other === undefined) return;
+  throw new ForelockError(
+    'STATE_LOCKED',
+    `${path} is used by process ${process.pid} (this one), as ${other}: a volume needs an image of its own`,
+  );
 }
 
 /** The image and its name: the state that is saved next counts on both. */

@@ -5,11 +5,16 @@
  * version is still in the journal; everything else stands in the image. A round takes the mapped blocks as they are,
  * writes them to the image, syncs it, and then drops the pointers that have not moved on. After a crash the journal is
  * replayed and the round happens again: writing a block twice does no harm.
+ *
+ * What was written to an image that has been removed, or that another file has taken the name of, nobody finds again: a
+ * round looks, before it writes and before it lets go.
+ *
+ * An image that fails is tried again, less and less often; the others go on, and the journal keeps what it lacks.
  */
 import { ForelockError } from '../errors.js';
 import { UNMAPPED, ZERO } from '../journal/map.js';
 import type { ImageSource } from '../journal/reader.js';
-import { MIB } from '../limits.js';
+import { IMAGE_RETRY_MS_MAX, IMAGE_RETRY_MS_MIN, MIB } from '../limits.js';
 import type { Group } from '../volume/group.js';
 import type { OpenedState } from '../volume/group-state.js';
 import type { Volume } from '../volume/volume.js';
@@ -19,10 +24,21 @@ import type { FlatImage } from './flat.js';
 const ROUND_BYTES = 32 * MIB;
 const PIECE_BYTES = MIB;
 
+/** An image whose last round failed. */
+interface Ill {
+  error: Error;
+  /** When it is tried again, and how long it was left alone for that. */
+  retryAt: number;
+  waitMs: number;
+}
+
 export class Writeback {
   readonly #group: Group;
   readonly #images = new Map<number, FlatImage>();
+  readonly #ill = new Map<number, Ill>();
   #running = false;
+  /** The volume of the last round. */
+  #served = 0;
   #held = 0;
   readonly counters = { rounds: 0, blocksWritten: 0, errors: 0 };
 
@@ -44,22 +60,68 @@ export class Writeback {
     this.#held -= 1;
   }
 
+  /** Why the newest blocks of a volume are not in its image; null: nothing is known to be wrong with it. */
+  illness(volume: number): string | null {
+    return this.#ill.get(volume)?.error.message ?? null;
+  }
+
+  /** What keeps the journal from being emptied into images, for a sentence; null: nothing. */
+  get obstacle(): string | null {
+    const found = this.#ill.entries().next();
+    if (found.done) return null;
+    const [number, { error }] = found.value;
+    return `the image of volume ${this.#group.volumes.get(number)!.name} (${error.message})`;
+  }
+
   /** Begins a round if enough has gathered. */
   poke(): void {
     if (this.#running || this.#held > 0 || this.#images.size === 0) return;
     const { journal } = this.#group;
     if (journal.failed !== null || journal.diskFull) return; // what has to be durable before it is not
-    const pressed = journal.segments.used > this.#group.cleaner.softLimit;
-    for (const [number] of this.#images) {
-      const volume = this.#group.volumes.get(number)!;
-      if (pressed || volume.map.mappedCount * volume.blockSize >= ROUND_BYTES) {
-        this.#running = true;
-        this.#round(volume).finally(() => {
-          this.#running = false;
-        });
-        return;
-      }
+    const volume = this.#next();
+    if (volume === null) return;
+    this.#running = true;
+    this.#served = volume.number;
+    this.#round(volume)
+      .then((error) => this.#note(volume, error))
+      .finally(() => {
+        this.#running = false;
+      });
+  }
+
+  /** Whose round it is: they take turns, or the first one that always has something would be the only one. */
+  #next(): Volume | null {
+    const { journal, volumes, cleaner } = this.#group;
+    const pressed = journal.segments.used > cleaner.softLimit;
+    const now = this.#group.nowMs();
+    const numbers = [...this.#images.keys()];
+    const from = numbers.indexOf(this.#served) + 1;
+    for (const number of [...numbers.slice(from), ...numbers.slice(0, from)]) {
+      if (now < (this.#ill.get(number)?.retryAt ?? 0)) continue;
+      const volume = volumes.get(number)!;
+      const { entryCount, mappedCount } = volume.map;
+      if ((pressed && entryCount > 0) || mappedCount * volume.blockSize >= ROUND_BYTES) return volume;
     }
+    return null;
+  }
+
+  /** How a round ended: its first error is told, and that it is over. */
+  #note(volume: Volume, error: Error | null): void {
+    const { journal } = this.#group;
+    if (error !== null && (journal.failed !== null || journal.diskFull)) return; // the journal's own, and told as such
+    const was = this.#ill.get(volume.number);
+    if (error === null) {
+      if (was === undefined) return;
+      this.#ill.delete(volume.number);
+      this.#group.tell(`the image of volume ${volume.name} is written again: it goes on`);
+      return;
+    }
+    const waitMs = was === undefined ? IMAGE_RETRY_MS_MIN : Math.min(2 * was.waitMs, IMAGE_RETRY_MS_MAX);
+    this.#ill.set(volume.number, { error, waitMs, retryAt: this.#group.nowMs() + waitMs });
+    if (was !== undefined) return;
+    this.#group.tell(
+      `the image of volume ${volume.name} cannot be written (${error.message}): the journal keeps what it lacks, and it is tried again`,
+    );
   }
 
   /**
@@ -93,6 +155,7 @@ export class Writeback {
     try {
       // the image may not be ahead of the journal: what it shows must be replayable
       await this.#untilDurable(head);
+      await call((done) => image.inspect(done));
       for (let lba = 0; lba < view.blockCount; ) {
         const at = lba;
         const count = view.run(at, PIECE_BYTES / volume.blockSize);
@@ -111,6 +174,7 @@ export class Writeback {
         written.push({ lba: at, blockCount: count, zero: status === ZERO });
       }
       await call((done) => image.sync(done));
+      await call((done) => image.inspect(done)); // another file may have taken its name meanwhile
       for (const { lba, blockCount, zero } of written) {
         if (zero) map.dropZero(lba, blockCount);
         else for (let i = 0; i < blockCount; i += 1) map.drop(lba + i, upTo);

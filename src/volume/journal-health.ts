@@ -37,11 +37,14 @@ export class JournalHealth {
   }
 
   describe(full: JournalFull): string {
-    const { role } = this.#group;
+    const { role, writeback } = this.#group;
+    const { obstacle } = writeback;
     const then = role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
     return full === 'disk'
       ? `the disk of the state directory is full: ${then} until it has room`
-      : `the journal is full of what cannot be freed: ${then} until blocks are trimmed, or it is started with a larger --journal`;
+      : obstacle === null
+        ? `the journal is full of what cannot be freed: ${then} until blocks are trimmed, or it is started with a larger --journal`
+        : `the journal is full of what cannot go into ${obstacle}: ${then} until that is mended`;
   }
 
   #find(): JournalFull | null {

@@ -145,7 +145,7 @@ export class Volume {
       if (this.group.frozen) return false;
       const sequence = this.group.appendFlush();
       if (sequence === RING_FULL) return false;
-      if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace());
+      if (sequence === NO_SPACE) this.group.settleSoon(completion, noSpace(this.group));
       else this.group.promise(sequence, this.group.level(true), completion);
       return true;
     });
@@ -368,7 +368,7 @@ export class Volume {
   }
 
   #refuseSpace(completion: Completion): number {
-    this.group.settleSoon(completion, noSpace());
+    this.group.settleSoon(completion, noSpace(this.group));
     return -1;
   }
 
@@ -546,11 +546,13 @@ function joined(pieces: readonly Uint8Array[], size: number): Uint8Array[] {
   return [bytes];
 }
 
-function noSpace(): ForelockError {
-  return new ForelockError(
-    'ENOSPC',
-    'no room for this write: the disk or the journal (--journal) is full; nothing written before is lost',
-  );
+function noSpace({ writeback }: Group): ForelockError {
+  const { obstacle } = writeback;
+  const full =
+    obstacle === null
+      ? 'the disk or the journal (--journal) is full'
+      : `the journal is full of what cannot go into ${obstacle}`;
+  return new ForelockError('ENOSPC', `no room for this write: ${full}; nothing written before is lost`);
 }
 
 function tooManyWaiters(): ForelockError {

@@ -235,13 +235,14 @@ function run(map: BlockMap, liveness: Liveness, steps: readonly Step[]): void {
   expectSameLiveness(liveness, model);
   const mapped = [...model].filter(([, entry]) => entry !== 'zero').map(([lba]) => lba);
   expect(map.mappedCount).toBe(mapped.length);
+  expect(map.entryCount).toBe(model.size);
   const walked: number[] = [];
   map.forEachMapped(0, (lba) => walked.push(lba));
   expect(walked).toEqual(mapped.sort((a, b) => a - b));
 
   for (const { view } of views) view.release();
   map.clear(0, BLOCK_COUNT);
-  expect(map.mappedCount).toBe(0);
+  expect([map.mappedCount, map.entryCount]).toEqual([0, 0]);
   expect(liveness.total).toBe(0);
   expect(liveness.segments()).toEqual([]);
 }

@@ -252,6 +252,9 @@ describe('superblock', () => {
     expect(load(JSON.stringify(superblock(1)))()).toEqual(superblock(1));
     expect(load(JSON.stringify({ ...superblock(1), role: 'king' }))).toThrow(/superblock\.a is intact but role/);
     expect(load(JSON.stringify({ ...superblock(1), incarnation: 1e300 }))).toThrow('incarnation');
+    // with 0, a journal that was all lost was `0 records, whole`
+    for (const segmentSize of [0, 2 ** 20, 5 * 2 ** 20, 2 ** 27])
+      expect(load(JSON.stringify({ ...superblock(1), segmentSize }))).toThrow('intact but segmentSize');
     expect(load(JSON.stringify({ ...superblock(1), extra: 1 }))).toThrow('intact but');
     expect(codeOf(load('{"groupId":'))).toBe('STATE_CORRUPT');
     expect(codeOf(load('[]'))).toBe('STATE_CORRUPT');

@@ -36,6 +36,7 @@ export function simulatorsOf(file: string): Simulator[] {
 
 /** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */
 const TESTS: Record<string, string[]> = {
+  'frontend/nbd/server.ts': ['nbd/server.test.ts'],
   'frontend/nbd/transmission.ts': ['nbd/transmission.test.ts'],
   'frontend/library/volume.ts': ['node/library.test.ts'],
   'journal/versions.ts': ['mirror/conflict.test.ts'],
@@ -130,6 +131,8 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'node/config.ts': [],
+  'node/log.ts': [],
+  'journal/superblock.ts': [],
   'volume/pair.ts': [
     'sim/dual.hostile.test.ts',
     'sim/dual.lost-tail.test.ts',

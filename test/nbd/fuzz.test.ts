@@ -1,6 +1,7 @@
 /** Bytes nobody chose: the machines answer or hang up, never throw, never lose a request, never hold more than their limits. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { Abandoned } from '../../src/frontend/nbd/abandoned.js';
 import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { Gathering } from '../../src/frontend/nbd/gathering.js';
@@ -157,7 +158,7 @@ test('transmission: arbitrary bytes', async () => {
           lent.fill(0xee);
         }
         for (let rounds = 0; rounds < 6; rounds += 1) await new Promise((resolve) => setImmediate(resolve));
-        rig.transmission.disconnected();
+        rig.transmission.disconnected(() => undefined);
         parseReplies(join(...rig.sent));
         expect([device.inFlight, device.closeCount, rig.counters.bytesPending]).toEqual([0, 1, 0]);
       },
@@ -186,6 +187,15 @@ function run(device: FaultyDevice | MemoryDevice, structuredReplies: boolean, re
   const busyPoll = new BusyPoll(1, () => 0, setImmediate);
   const gathering = new Gathering(() => 0); // whose requests follow at once
   const memory = new ReadMemory();
-  const transmission = new Transmission(session, port, counters, requestsMax, memory, busyPoll, gathering);
+  const transmission = new Transmission(
+    session,
+    port,
+    counters,
+    requestsMax,
+    memory,
+    busyPoll,
+    gathering,
+    new Abandoned(),
+  );
   return { transmission, sent, counters };
 }

@@ -11,6 +11,7 @@ import { NbdClient, type NbdConnectOptions } from '../../src/frontend/nbd/client
 import type { NbdTimers } from '../../src/frontend/nbd/connection.js';
 import { NbdServer, type NbdServerOptions } from '../../src/frontend/nbd/server.js';
 import { FaultyDevice, MemoryCatalog, MemoryDevice } from './memory-device.js';
+import { request } from './wire.js';
 
 const LOCAL = { host: '127.0.0.1', port: 0 };
 const cleanups: (() => Promise<unknown>)[] = [];
@@ -272,6 +273,25 @@ describe('the end of a connection', () => {
     await (await connectClient(address)).close();
   });
 
+  test('revocation: a request that never settles does not hold the connection for ever', async () => {
+    const timers = new ManualTimers();
+    const device = new FaultyDevice(new MemoryDevice());
+    device.holding = true;
+    const catalog = new MemoryCatalog(device);
+    const { server, address } = await serve(catalog, { timers });
+    const client = await connectClient(address, { structuredReplies: false });
+    const written = client.write(0, Buffer.alloc(512, 7));
+    await until(() => device.heldCount === 1);
+    catalog.revoke('demoted');
+    catalog.revoke('promoted');
+    timers.fire(10_000);
+    await expect(written).rejects.toMatchObject({ code: 'ECONNRESET' });
+    await until(() => server.counters.connectionsOpen === 0);
+    expect(timers.count).toBe(0);
+    device.release();
+    await until(() => device.closeCount === 1);
+  });
+
   test('close: waits for what is in flight, accepts nobody new', async () => {
     const device = new FaultyDevice(new MemoryDevice());
     device.holding = true;
@@ -329,6 +349,26 @@ describe('limits', () => {
     expect(server.counters.handshakesUnfinished).toBe(1);
   });
 
+  test('who stalls in the middle of a payload is cut off, who sends a next one is not', async () => {
+    // Sixteen that sent 32 MiB but for a byte had all that the server holds, for ever.
+    const timers = new ManualTimers();
+    const { server, address } = await serve(new MemoryCatalog(new MemoryDevice()), { timers });
+    const [stalled, busy] = [await connectClient(address), await connectClient(address)];
+    const part = (size: number) => request(1, { payload: Buffer.alloc(4096, 1) }).subarray(0, size);
+    socketOf(stalled).write(part(28 + 1000));
+    socketOf(busy).write(part(28 + 1000));
+    await until(() => server.counters.bytesPending === 2000);
+    timers.fire(60_000);
+    socketOf(busy).write(Buffer.concat([part(28 + 4096).subarray(28 + 1000), part(28 + 500)]));
+    await until(() => server.counters.writes === 1 && server.counters.bytesPending === 1500);
+    timers.fire(60_000);
+    await until(() => server.counters.connectionsOpen === 1);
+    expect(server.counters.bytesPending).toBe(500);
+    timers.fire(60_000);
+    await until(() => server.counters.connectionsOpen === 0);
+    expect([server.counters.bytesPending, timers.count]).toEqual([0, 0]);
+  });
+
   test('connections beyond the cap are turned away, and a freed place is taken again', async () => {
     const { server, address } = await serve(new MemoryCatalog(new MemoryDevice()), { connectionsMax: 2 });
     const [one] = [await connectClient(address), await connectClient(address)];
@@ -336,6 +376,22 @@ describe('limits', () => {
     expect(server.counters).toMatchObject({ connectionsOpen: 2, connectionsRefused: 1 });
     await one!.close();
     await until(() => server.counters.connectionsOpen === 1);
+    await (await connectClient(address)).flush();
+  });
+
+  test('a connection that is gone has its place until its last request has settled', async () => {
+    const device = new FaultyDevice(new MemoryDevice());
+    device.holding = true;
+    const { server, address } = await serve(new MemoryCatalog(device), { connectionsMax: 1 });
+    const client = await connectClient(address);
+    client.write(0, Buffer.alloc(512, 7)).catch(() => undefined);
+    await until(() => device.heldCount === 1);
+    socketOf(client).resetAndDestroy();
+    await until(() => server.counters.connectionsOpen === 0);
+    await expect(NbdClient.connect(address)).rejects.toMatchObject({ code: 'ECONNRESET' });
+    device.holding = false;
+    device.release();
+    await until(() => device.closeCount === 1);
     await (await connectClient(address)).flush();
   });
 

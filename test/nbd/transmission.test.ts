@@ -1,5 +1,6 @@
 /** The transmission phase on its own: every row of the error table, odd deliveries, ends. No socket in here. */
 import { describe, expect, test } from 'vitest';
+import { Abandoned } from '../../src/frontend/nbd/abandoned.js';
 import { BusyPoll } from '../../src/frontend/nbd/busy-poll.js';
 import { NbdCounters } from '../../src/frontend/nbd/counters.js';
 import { Gathering } from '../../src/frontend/nbd/gathering.js';
@@ -9,6 +10,8 @@ import { NBD_PAYLOAD_MAX, NBD_REQUESTS_MAX } from '../../src/limits.js';
 import type { BlockDevice, ReadCompletion } from '../../src/volume/device.js';
 import { FaultyDevice, MemoryDevice } from './memory-device.js';
 import { hex, join, type ParsedReply, parseReplies, request } from './wire.js';
+
+const ignore = (): void => undefined;
 
 const READ = 0;
 const WRITE = 1;
@@ -78,6 +81,7 @@ interface Setup {
   allocationContext?: boolean;
   requestsMax?: number;
   counters?: NbdCounters;
+  abandoned?: Abandoned;
 }
 
 function start(setup: Setup = {}) {
@@ -94,6 +98,7 @@ function start(setup: Setup = {}) {
     new ReadMemory(),
     new BusyPoll(1, () => 0, setImmediate),
     new Gathering(() => 0),
+    setup.abandoned ?? new Abandoned(),
   );
   port.transmission = transmission;
   return { device, port, counters, transmission };
@@ -375,6 +380,7 @@ describe('limits', () => {
       new ReadMemory(),
       new BusyPoll(1, () => 0, setImmediate),
       new Gathering(() => 0),
+      new Abandoned(),
     );
     second.receive(join(...reads));
     expect(held.heldCount).toBe(3);
@@ -403,17 +409,54 @@ describe('limits', () => {
 
     const [first, second, third] = stalled;
     third!.transmission.receive(largest.subarray(1028));
-    third!.transmission.disconnected(); // it counts until the device is done with it
+    third!.transmission.disconnected(ignore); // it counts until the device is done with it
     first!.transmission.end();
     second!.transmission.end();
-    refused.transmission.disconnected();
+    refused.transmission.disconnected(ignore);
     expect(counters.bytesPending).toBe(14 * 1000 + NBD_PAYLOAD_MAX + 8 * 4096);
     third!.device.release();
     other.device.release();
     await turn();
     expect(counters.bytesPending).toBe(14 * 1000);
-    for (const { transmission } of stalled) transmission.disconnected();
+    for (const { transmission } of stalled) transmission.disconnected(ignore);
     expect(counters.bytesPending).toBe(0);
+  });
+
+  // A client that connected, wrote and hung up, again and again, had the server hold as much as it liked.
+  test('what connections that are gone have in flight keeps a new one waiting, and none that had a request', async () => {
+    const counters = new NbdCounters();
+    const abandoned = new Abandoned();
+    const connect = () => {
+      const device = new FaultyDevice(new MemoryDevice({ size: NBD_PAYLOAD_MAX }));
+      device.holding = true;
+      return { ...start({ device, counters, abandoned }), device };
+    };
+    const small = request(WRITE, { payload: block });
+    const known = connect();
+    known.transmission.receive(small);
+    known.device.release();
+    await turn();
+    const payload = Buffer.alloc(NBD_PAYLOAD_MAX, 1);
+    const gone = Array.from({ length: 16 }, connect);
+    let settled = 0;
+    for (const { transmission } of gone) {
+      transmission.receive(request(WRITE, { payload }));
+      transmission.disconnected(() => {
+        settled += 1;
+      });
+    }
+    const fresh = connect();
+    fresh.transmission.receive(small);
+    expect([fresh.device.heldCount, fresh.port.paused]).toEqual([0, true]);
+    known.transmission.receive(small);
+    expect([known.device.heldCount, known.port.paused, settled]).toEqual([1, false, 0]);
+    gone[3]!.device.release();
+    await turn();
+    expect([fresh.device.heldCount, fresh.port.paused, settled]).toEqual([1, false, 1]);
+    for (const { device } of [...gone, known, fresh]) device.release();
+    await turn();
+    expect([counters.bytesPending, settled]).toEqual([0, 16]);
+    expect(abandoned.isFull).toBe(false);
   });
 
   // What the socket has not taken yet must not be overwritten by a later read: the host would get other blocks' bytes.
@@ -466,7 +509,7 @@ describe('limits', () => {
     expect(given).toEqual([0]);
     // read, and the connection is gone before the device answers
     transmission.receive(request(READ, { offset: 131072n, size: 65536 }));
-    transmission.disconnected();
+    transmission.disconnected(ignore);
     await turn();
     await turn();
     expect(given).toEqual([0, 131072]);
@@ -476,7 +519,7 @@ describe('limits', () => {
     const late = start({ device: new Lender() });
     late.port.scheduleFlush = () => {};
     await ask(late.transmission, 196608);
-    late.transmission.disconnected();
+    late.transmission.disconnected(ignore);
     expect(given).toEqual([0, 131072, 65536, 196608]);
   });
 
@@ -528,7 +571,7 @@ describe('ends', () => {
     device.release();
     await turn();
     expect([port.ended, port.bytes.length, device.closeCount]).toEqual(['finished', 28 + 512, 1]);
-    transmission.disconnected();
+    transmission.disconnected(ignore);
     expect(device.closeCount).toBe(1);
   });
 
@@ -537,7 +580,7 @@ describe('ends', () => {
     const { counters, transmission } = start({ device });
     transmission.receive(request(WRITE, { payload: block }).subarray(0, 1000));
     expect(counters.bytesPending).toBe(1000 - 28);
-    transmission.disconnected();
+    transmission.disconnected(ignore);
     expect([counters.bytesPending, device.closeCount, device.bytes[0]]).toEqual([0, 1, 0]);
   });
 
@@ -619,7 +662,7 @@ describe('a client with many requests in flight', () => {
 
   test('and none when it is gone', async () => {
     const { port, transmission } = await kept();
-    transmission.disconnected();
+    transmission.disconnected(ignore);
     port.later.shift()!();
     expect(parseReplies(port.bytes).length).toBe(320);
   });

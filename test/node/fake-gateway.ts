@@ -18,7 +18,16 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     generation: '7f3a',
     siteNumber: 1,
     consistency: 'consistent',
-    volumes: [{ name: 'disk', size: 2 ** 30, blockSize: 4096, platter: 'journal', mappedBytes: 300 * 2 ** 20 }],
+    volumes: [
+      {
+        name: 'disk',
+        size: 2 ** 30,
+        blockSize: 4096,
+        platter: 'journal',
+        mappedBytes: 300 * 2 ** 20,
+        imageError: null,
+      },
+    ],
     link: {
       state: 'streaming',
       reason: '',

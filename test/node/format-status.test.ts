@@ -151,3 +151,9 @@ test('of a frozen site it is told what hosts get, and of one thing that it is on
   expect(told(0, 'freeze')).toContain(', 1 connect, ');
   expect(told(0, 'freeze')).toContain(', 1 segment, ');
 });
+
+test('a volume whose image cannot be written is named, with the reason', () => {
+  const status = new FakeGateway().status();
+  status.groups[0]!.volumes[0]!.imageError = 'EIO: i/o error, fdatasync';
+  expect(formatStatus(status, PLAIN)).toContain('  disk: its image cannot be written: EIO: i/o error, fdatasync\n');
+});

@@ -1,7 +1,9 @@
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import fs, { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import xxhash, { type XXHashAPI } from 'xxhash-wasm';
 import * as layout from '../../assembly/layout.js';
 import { GroupMemory } from '../../src/kernel/memory.js';
@@ -16,6 +18,7 @@ import {
   type RecordEvent,
 } from '../../src/node/log.js';
 
+const ignore = (): void => undefined;
 const SEGMENT_SIZE = 4 * 1024 * 1024;
 const BLOCK = 4096;
 
@@ -307,13 +310,62 @@ test('--from leaves out what is before', () => {
   expect(shown.map(({ type }) => type)).toEqual(['FLUSH', 'MARK', 'WRITE']);
 });
 
+test('a segment that cannot be read, or is no file, is damage, and the others are read', () => {
+  // a directory and a bad sector ended in a stack trace, and a FIFO hung
+  mkdirSync(join(folder, 'segment-0000000000.log'));
+  execFileSync('mkfifo', [join(folder, 'segment-0000000001.log'), join(folder, 'superblock.a')]);
+  const bad = new SegmentMaker(2).write(1).save();
+  new SegmentMaker(3, 1).write(2).save();
+  const { readSync, openSync } = fs;
+  const opened = new Set<number>();
+  const open = vi.spyOn(fs, 'openSync').mockImplementation((path, ...flags) => {
+    const fd = openSync(path, ...flags);
+    if (path === bad) opened.add(fd);
+    else opened.delete(fd);
+    return fd;
+  });
+  const read = vi.spyOn(fs, 'readSync').mockImplementation(((fd: number, ...rest: [Buffer]) => {
+    if (opened.has(fd)) throw Object.assign(new Error('EIO: i/o error, read'), { code: 'EIO' });
+    return readSync(fd, ...rest);
+  }) as typeof fs.readSync);
+  syncBuiltinESMExports();
+  const { problems, records, text } = walk();
+  for (const spy of [open, read]) spy.mockRestore();
+  syncBuiltinESMExports();
+  expect(problems).toMatchObject([
+    { severity: 'damaged', segment: null, message: expect.stringContaining('superblock.a damaged') },
+    { severity: 'damaged', segment: 0, message: 'it cannot be read: it is no file' },
+    { severity: 'damaged', segment: 1, message: 'it cannot be read: it is no file' },
+    { severity: 'damaged', segment: 2, message: 'it cannot be read: EIO: i/o error, read' },
+  ]);
+  expect(records.map(({ segment }) => segment)).toEqual([3, 3]);
+  expect(text).toContain('DAMAGED in 4 places');
+});
+
 test("journals are found in a state directory and in a group's folder", () => {
   const group = join(folder, 'main');
   mkdirSync(group);
   mkdirSync(join(folder, 'empty'));
   writeFileSync(join(group, 'segment-0000000000.log'), '');
-  expect(findJournals(folder)).toEqual([group]);
-  expect(findJournals(group)).toEqual([group]);
-  expect(() => findJournals(join(folder, 'empty'))).toThrow('holds no journal');
-  expect(() => findJournals(join(folder, 'none'))).toThrow('cannot be read');
+  expect(findJournals(folder, ignore)).toEqual([group]);
+  expect(findJournals(group, ignore)).toEqual([group]);
+  expect(() => findJournals(join(folder, 'empty'), ignore)).toThrow('holds no journal');
+  expect(() => findJournals(join(folder, 'none'), ignore)).toThrow('cannot be read');
+});
+
+test('a folder beside the journals that may not be read is left out, with a note', () => {
+  for (const name of ['main', 'lost+found']) mkdirSync(join(folder, name));
+  writeFileSync(join(folder, 'main', 'segment-0000000000.log'), '');
+  const { readdirSync } = fs;
+  const list = vi.spyOn(fs, 'readdirSync').mockImplementation(((path: string) => {
+    if (path.endsWith('lost+found')) throw new Error(`EACCES: permission denied, scandir '${path}'`);
+    return readdirSync(path);
+  }) as typeof fs.readdirSync);
+  syncBuiltinESMExports();
+  const notes: string[] = [];
+  const found = findJournals(folder, (text) => notes.push(text));
+  list.mockRestore();
+  syncBuiltinESMExports();
+  expect(found).toEqual([join(folder, 'main')]);
+  expect(notes).toEqual([expect.stringContaining('lost+found is left out: EACCES')]);
 });

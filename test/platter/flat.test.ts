@@ -131,6 +131,36 @@ describe('flat image', () => {
     make(other).close();
   });
 
+  // two volumes wrote over each other, and each served the other's data
+  test('is used once in a process, whatever it is called', () => {
+    const image = make();
+    const other = join(directory, 'other.img');
+    fs.linkSync(path, other);
+    expect(() => make(other)).toThrow(`${other} is used by process ${process.pid} (this one), as ${path}`);
+    expect(fs.readdirSync(directory).sort()).toEqual(['other.img', 'volume.img', 'volume.img.forelock-lock']);
+    image.close();
+    make(other).close();
+    make().close();
+  });
+
+  test('a device is opened exclusively, where the system knows that, and one in use is refused', () => {
+    make().close();
+    const stat = vi
+      .spyOn(fs, 'statSync')
+      .mockImplementation(() => ({ isFile: () => false, isBlockDevice: () => true }) as unknown as fs.Stats);
+    const busy = Object.assign(new Error('EBUSY: resource busy or locked, open'), { code: 'EBUSY' });
+    const opened = vi.spyOn(fs, 'openSync').mockImplementation((_, flags) => {
+      expect(flags).toBe(process.platform === 'linux' ? fs.constants.O_RDWR | fs.constants.O_EXCL : 'r+');
+      throw busy;
+    });
+    const attempt = expect(reopen);
+    if (process.platform === 'linux') attempt.toThrow(`${path} is in use: it is mounted, or another program`);
+    else attempt.toThrow('cannot be opened');
+    stat.mockRestore();
+    opened.mockRestore();
+    reopen().close();
+  });
+
   test('what is no image is refused: a directory, a character device, a place that cannot be written', () => {
     expect(() => make(directory)).toThrow('neither a file nor a block device');
     expect(() => make('/dev/null')).toThrow('neither a file nor a block device');

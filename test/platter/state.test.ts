@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Gateway, LibraryVolume } from '../../src/index.js';
 import { FlatImage } from '../../src/platter/flat.js';
 
@@ -91,4 +91,78 @@ test('a start that is refused behind its images lets them go', async () => {
   for (let start = 0; start < 2; start += 1)
     await expect(open('one', 'two')).rejects.toMatchObject({ code: 'STATE_CORRUPT' });
   expect(fs.readdirSync(join(directory, 'mount')).sort()).toEqual(['one.img', 'two.img']);
+});
+
+/** What the gateway says while `change` happens to the image of a volume that has fives in it and then gets sevens. */
+async function changed(change: () => void): Promise<{ told: string[]; again: () => Promise<Gateway> }> {
+  fs.mkdirSync(join(directory, 'mount'));
+  const first = await open('one');
+  await first.ready();
+  const group = first.groups[0]!;
+  const volume = new LibraryVolume(first.volume('one'));
+  await volume.write(0, Buffer.alloc(2 * MIB, 5));
+  await volume.flush();
+  await first.close();
+  expect(group.writeback.counters.rounds).toBe(1);
+  const second = await open('one');
+  await second.ready();
+  const told: string[] = [];
+  second.groups[0]!.tell = (text) => told.push(text);
+  change();
+  const changing = new LibraryVolume(second.volume('one'));
+  await changing.write(2 * MIB, Buffer.alloc(MIB, 7));
+  await changing.flush();
+  await second.close();
+  return { told, again: () => open('one') };
+}
+
+test('an image that is cut while it is served is not written, and not made as large again', async () => {
+  // The next round extended it, and what had been cut off was zeroes from then on, served as data.
+  const { told, again } = await changed(() => fs.truncateSync(image('one'), MIB));
+  expect(told).toEqual([expect.stringContaining(`${image('one')} was cut to ${MIB} of ${4 * MIB} bytes`)]);
+  expect(fs.statSync(image('one')).size).toBe(MIB);
+  await expect(again()).rejects.toMatchObject({ code: 'STATE_MISMATCH' });
+});
+
+test('an image that is replaced while it is served does not get what the journal has instead of the other', async () => {
+  // Flushed writes went to the file that had no name any more, the journal let go of them, and the stop said nothing.
+  for (const isRemoved of [false, true]) {
+    const { told, again } = await changed(() => {
+      fs.copyFileSync(image('one'), image('copy'));
+      if (isRemoved) fs.unlinkSync(image('one'));
+      else fs.renameSync(image('copy'), image('one'));
+    });
+    const reason = `what is at ${image('one')} now is not the image that was opened`;
+    expect(told).toEqual([
+      expect.stringContaining(`the image of volume one is not whole (${reason}): the journal has`),
+    ]);
+    if (isRemoved) fs.renameSync(image('copy'), image('one'));
+    const next = await again();
+    await next.ready();
+    const bytes = await new LibraryVolume(next.volume('one')).read(0, 3 * MIB);
+    expect([bytes[0], bytes[2 * MIB], bytes[3 * MIB - 1]]).toEqual([5, 7, 7]);
+    await next.close();
+    expect(fs.readFileSync(image('one'))[2 * MIB]).toBe(7);
+    fs.rmSync(directory, { recursive: true });
+    fs.mkdirSync(directory);
+  }
+});
+
+test('one that is replaced while a round writes it keeps the journal from letting go', async () => {
+  const { told, again } = await changed(() => {
+    const { inspect } = FlatImage.prototype;
+    const looked = vi.spyOn(FlatImage.prototype, 'inspect').mockImplementation(function (this: FlatImage, done) {
+      looked.mockRestore();
+      inspect.call(this, (error) => {
+        fs.copyFileSync(image('one'), image('copy'));
+        fs.renameSync(image('copy'), image('one'));
+        done(error);
+      });
+    });
+  });
+  expect(told).toEqual([expect.stringContaining('is not the image that was opened')]);
+  const next = await again();
+  await next.ready();
+  expect((await new LibraryVolume(next.volume('one')).read(2 * MIB, 1))[0]).toBe(7);
+  await next.close();
 });

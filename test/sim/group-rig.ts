@@ -262,6 +262,9 @@ export function memoryImage(store: MemoryStore, path: string, size: number, isNe
     sync(done: (error: Error | null) => void): void {
       file.sync((error) => (error ? done(error) : store.syncDirectory(done)));
     },
+    inspect(done: (error: Error | null) => void): void {
+      done(null);
+    },
     close(): void {
       file.close();
     },

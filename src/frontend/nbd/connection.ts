@@ -7,6 +7,7 @@
 import type { Socket } from 'node:net';
 import { readingInto } from '../../sockets.js';
 import type { DeviceCatalog } from '../../volume/device.js';
+import type { Abandoned } from './abandoned.js';
 import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
 import { Gathering } from './gathering.js';
@@ -34,8 +35,11 @@ export interface NbdConnectionContext {
   readonly readMemory: ReadMemory;
   readonly busyPoll: BusyPoll;
   readonly moderation: Moderation;
+  readonly abandoned: Abandoned;
   /** Called once, when the socket is closed. */
   onClosed(connection: NbdConnection): void;
+  /** Called once, then or later: the device is done with its last request. */
+  onSettled(connection: NbdConnection): void;
 }
 
 const { nodeTiming } = performance;
@@ -45,6 +49,7 @@ export class NbdConnection implements ReplyPort {
   private readonly context: NbdConnectionContext;
   private negotiation: Negotiation | null;
   private transmission: Transmission | null = null;
+  private revoked = false;
   private cancelTimer: () => void;
   private readonly flushTransmission = (): void => this.transmission!.flush();
 
@@ -82,7 +87,16 @@ export class NbdConnection implements ReplyPort {
 
   /** The device of this connection is withdrawn; one that has none yet will see the new state of things. */
   revoke(): void {
-    this.transmission?.revoke();
+    const { transmission, context } = this;
+    if (transmission === null || this.revoked) return;
+    this.revoked = true;
+    this.cancelTimer = context.timers.after(DRAIN_MS_MAX, () => this.socket.destroy());
+    transmission.revoke(); // and if it is idle, `finish` has its own timer
+  }
+
+  /** To be called once in NBD_PAYLOAD_MS_MAX. */
+  lookForStall(): void {
+    this.transmission?.lookForStall();
   }
 
   /** Hangs up now. */
@@ -114,15 +128,20 @@ export class NbdConnection implements ReplyPort {
       this.context.readMemory,
       this.context.busyPoll,
       new Gathering(() => nodeTiming.idleTime),
+      this.context.abandoned,
     );
     if (outcome.rest.length > 0) this.transmission.receive(outcome.rest);
   }
 
   private closed(): void {
     this.cancelTimer();
-    if (this.transmission !== null) this.transmission.disconnected();
-    else this.context.counters.handshakesUnfinished += 1;
     this.context.onClosed(this);
+    if (this.transmission !== null) {
+      this.transmission.disconnected(() => this.context.onSettled(this));
+      return;
+    }
+    this.context.counters.handshakesUnfinished += 1;
+    this.context.onSettled(this);
   }
 
   // ---- ReplyPort

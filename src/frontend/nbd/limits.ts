@@ -8,7 +8,8 @@ import { KIB, MIB, NBD_CONNECTIONS_MAX, NBD_PAYLOAD_MAX } from '../../limits.js'
 export const CONNECTION_PENDING_MAX = 64 * MIB;
 /**
  * The same over all connections of a server; of a payload, what has come of it. Worst case: this, and one payload more
- * for each connection.
+ * for each connection, of which those that are gone count until their last request has settled. While those alone have as
+ * much, a new connection waits with its first request.
  */
 export const SERVER_PENDING_MAX = 512 * MIB;
 /** Reply bytes that wait for a slow reader before its requests are no longer read. */

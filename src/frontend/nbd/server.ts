@@ -9,8 +9,9 @@
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { ForelockError, whyNotHeard } from '../../errors.js';
-import { NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_MS_MAX, NBD_REQUESTS_MAX } from '../../limits.js';
+import { NBD_CONNECTIONS_MAX, NBD_HANDSHAKE_MS_MAX, NBD_PAYLOAD_MS_MAX, NBD_REQUESTS_MAX } from '../../limits.js';
 import type { DeviceCatalog } from '../../volume/device.js';
+import { Abandoned } from './abandoned.js';
 import { formatAddress, type NbdAddress, removeStaleSocket } from './address.js';
 import { BusyPoll } from './busy-poll.js';
 import { NbdConnection, type NbdConnectionContext, type NbdTimers } from './connection.js';
@@ -52,6 +53,9 @@ export class NbdServer {
   private readonly context: NbdConnectionContext;
   private readonly listeners = new Map<Server, NbdAddress>();
   private readonly connections = new Set<NbdConnection>();
+  /** Gone, with requests in flight: each has its place until they have settled. */
+  private readonly unsettled = new Set<NbdConnection>();
+  private cancelLook: (() => void) | null = null;
   private closing: Promise<void> | null = null;
   private allGone: (() => void) | null = null;
 
@@ -68,7 +72,11 @@ export class NbdServer {
       readMemory: new ReadMemory(),
       busyPoll,
       moderation: new Moderation(MODERATION_CLOCK, () => busyPoll.isQuiet),
+      abandoned: new Abandoned(),
       onClosed: (connection) => this.forget(connection),
+      onSettled: (connection) => {
+        this.unsettled.delete(connection);
+      },
     };
     options.catalog.onRevoked(() => this.revoke());
   }
@@ -138,7 +146,7 @@ export class NbdServer {
   }
 
   private accept(socket: Socket): void {
-    if (this.connections.size >= this.connectionsMax || this.closing !== null) {
+    if (this.connections.size + this.unsettled.size >= this.connectionsMax || this.closing !== null) {
       this.counters.connectionsRefused += 1;
       socket.destroy();
       return;
@@ -146,12 +154,25 @@ export class NbdServer {
     this.counters.connectionsAccepted += 1;
     this.connections.add(new NbdConnection(socket, this.context));
     this.counters.connectionsOpen = this.connections.size;
+    if (this.cancelLook === null) this.lookForStallsLater();
+  }
+
+  /** One timer for all: to set one for each payload would cost more than to copy a small one. */
+  private lookForStallsLater(): void {
+    this.cancelLook = this.context.timers.after(NBD_PAYLOAD_MS_MAX, () => {
+      for (const connection of this.connections) connection.lookForStall();
+      this.lookForStallsLater();
+    });
   }
 
   private forget(connection: NbdConnection): void {
     this.connections.delete(connection);
+    this.unsettled.add(connection);
     this.counters.connectionsOpen = this.connections.size;
-    if (this.connections.size === 0) this.allGone?.();
+    if (this.connections.size > 0) return;
+    this.cancelLook?.();
+    this.cancelLook = null;
+    this.allGone?.();
   }
 
   /** Roles changed: flags were fixed at GO, so the connections must go. */

@@ -19,6 +19,7 @@ import { assert } from '../../assert.js';
 import { ForelockError } from '../../errors.js';
 import { NBD_EXTENTS_MAX, NBD_STRING_MAX } from '../../limits.js';
 import type { BlockDevice, Completion, DeviceExtent, ReadCompletion } from '../../volume/device.js';
+import type { Abandoned } from './abandoned.js';
 import type { BusyPoll } from './busy-poll.js';
 import type { NbdCounters } from './counters.js';
 import type { Gathering } from './gathering.js';
@@ -122,6 +123,7 @@ export class Transmission {
   private readonly memory: ReadMemory;
   private readonly busyPoll: BusyPoll;
   private readonly gathering: Gathering;
+  private readonly abandoned: Abandoned;
 
   // ---- requests
   private readonly pool: Request[] = [];
@@ -133,8 +135,13 @@ export class Transmission {
   /** The write that collects its payload; `missing` bytes are still to come. */
   private collecting: Request | null = null;
   private missing = 0;
+  /** It was collecting when that was last looked at. */
+  private seenCollecting = false;
   /** Holds what there is of a payload that comes in several portions. */
   private gathered: Uint8Array = NO_BYTES;
+  /** A request came. */
+  private begun = false;
+  private readonly goOn = (): void => this.unblock();
   /** Received while blocked; copies. */
   private unparsed: Uint8Array[] = [];
   private blocked = false;
@@ -161,6 +168,7 @@ export class Transmission {
   /** New requests are answered ESHUTDOWN. */
   private revoked = false;
   private lost = false;
+  private whenSettled: (() => void) | null = null;
   private finished = false;
 
   constructor(
@@ -171,6 +179,7 @@ export class Transmission {
     memory: ReadMemory,
     busyPoll: BusyPoll,
     gathering: Gathering,
+    abandoned: Abandoned,
   ) {
     this.session = session;
     this.device = session.device;
@@ -180,6 +189,7 @@ export class Transmission {
     this.memory = memory;
     this.busyPoll = busyPoll;
     this.gathering = gathering;
+    this.abandoned = abandoned;
   }
 
   /** Bytes from the client, in any portions; lent for the call. */
@@ -237,6 +247,13 @@ export class Transmission {
     };
   }
 
+  /** To be called once in NBD_PAYLOAD_MS_MAX. Whose payload has been coming since the last call is hung up on. */
+  lookForStall(): void {
+    if (this.collecting === null) return;
+    if (this.seenCollecting) this.port.abort('a payload that does not come');
+    this.seenCollecting = true;
+  }
+
   /** The slow reader has caught up. */
   drained(): void {
     this.readerSlow = false;
@@ -257,9 +274,13 @@ export class Transmission {
     this.finishIfIdle();
   }
 
-  /** The connection is gone: nobody hears the replies of what is in flight. */
-  disconnected(): void {
+  /**
+   * The connection is gone: nobody hears the replies of what is in flight.
+   * @param settled  called when nothing is any more
+   */
+  disconnected(settled: () => void): void {
     if (this.lost) return;
+    this.whenSettled = settled;
     this.lost = true;
     this.ended = true;
     this.unparsed = [];
@@ -267,7 +288,9 @@ export class Transmission {
     for (const slab of this.outSlabs.splice(0)) this.releaseSlab(slab);
     for (const giveBack of this.outLent.splice(0)) giveBack();
     this.dropCollecting();
-    if (this.inFlight === 0) this.finish();
+    this.abandoned.waitNoMore(this.goOn);
+    this.abandoned.add(this.bytesPending);
+    if (this.inFlight === 0) this.settledAll();
   }
 
   // ---- parsing
@@ -304,7 +327,11 @@ export class Transmission {
   /** May one more request start? Its size is not known yet: the byte limits are passed by at most one payload. */
   private hasRoom(): boolean {
     if (this.readerSlow || this.outSize > REPLY_BACKLOG_MAX) return false;
-    if (this.inFlight === 0) return true;
+    if (this.inFlight === 0) {
+      if (this.begun || !this.abandoned.isFull) return true;
+      this.abandoned.wait(this.goOn);
+      return false;
+    }
     return (
       this.inFlight < this.requestsMax &&
       this.bytesPending < CONNECTION_PENDING_MAX &&
@@ -341,6 +368,7 @@ export class Transmission {
       this.end();
       return false;
     }
+    this.begun = true;
     const request = this.pool.pop() ?? new Request(this);
     request.command = command;
     request.flags = (bytes[at + 4]! << 8) | bytes[at + 5]!;
@@ -356,6 +384,7 @@ export class Transmission {
       if (request.size > 0) {
         this.collecting = request;
         this.missing = request.size;
+        this.seenCollecting = false;
       } else {
         this.startWrite(request);
       }
@@ -509,8 +538,9 @@ export class Transmission {
     const { command, size } = request;
     if (command <= COMMAND.WRITE) this.addPending(-size);
     if (this.lost) {
+      if (command <= COMMAND.WRITE) this.abandoned.add(-size);
       this.release(request);
-      if (this.inFlight === 0) this.finish();
+      if (this.inFlight === 0) this.settledAll();
       return;
     }
     if (error !== null) {
@@ -688,6 +718,12 @@ export class Transmission {
     if (!this.ended && !this.revoked) return;
     this.finish();
     this.port.finish();
+  }
+
+  /** Of a connection that is gone. */
+  private settledAll(): void {
+    this.finish();
+    this.whenSettled?.();
   }
 
   private finish(): void {
