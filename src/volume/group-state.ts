@@ -134,6 +134,15 @@ export function loadSuperblock(
 }
 
 /**
+ * Where the stream of `peer` ended when this site was promoted last: scopes that were open there ended with the sessions of
+ * their hosts. The peer ends them itself when it is promoted again, if it still knows of them: not if it lost its disk.
+ */
+export function scopesEndedThrough({ site, generations }: Superblock, peer: number): number {
+  const ends = generations.filter(({ minter }) => minter === site.number).map(({ ends }) => ends[peer] ?? 0);
+  return Math.max(0, ...ends);
+}
+
+/**
  * What a new group, or a standby that adopts one, writes down first.
  * @throws ForelockError CONFIG, or PEER_REFUSED when they are the peer's: volumes that cannot be, or not together
  */
@@ -388,6 +397,8 @@ async function recoverState(
       } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
+  for (const sequence of scopes.keys())
+    if (sequence <= scopesEndedThrough(superblock, journal.peer.site)) scopes.delete(sequence);
   if (order !== null && checkpoint.order !== null) {
     // no MARK may tell of it: what the checkpoint holds is told again from the middle of scopes that had ended
     order.replayApplied(checkpoint.order.conflicts.applied);

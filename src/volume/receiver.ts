@@ -26,6 +26,7 @@ import { type BasePosition, positionBefore } from '../mirror/base.js';
 import { APPLY, type TargetBase, TargetStream } from '../mirror/target.js';
 import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
+import { scopesEndedThrough } from './group-state.js';
 import type { MirrorEnd } from './mirror-end.js';
 import { Rejection } from './rejection.js';
 
@@ -105,7 +106,7 @@ export class Receiver implements MirrorEnd {
         inconsistent === null
           ? null
           : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
-      start: streamStart,
+      start: Math.max(streamStart, scopesEndedThrough(state.superblock, journal.peer.site)),
       staged: journal.peerStaged,
       judge: group.order,
     });
