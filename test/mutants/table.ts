@@ -2447,6 +2447,14 @@ export const MUTANTS: readonly Mutant[] = [
     breaks: 'both sites write while nothing goes between them',
   },
   {
+    name: 'group state: scopes outlive who held them',
+    file: 'volume/group-state.ts',
+    find: 'filter(({ minter }) => minter === site.number)',
+    replace: 'filter(({ minter }) => minter < 0)',
+    breaks: 'a former primary that lost its disk is refused once it is primary again',
+    tests: ['sim/group.regressions.test.ts'],
+  },
+  {
     name: 'lending: the whole ring is lent',
     file: 'volume/lending.ts',
     find: 'this.#lent + size <= this.#budget && journal.head - stretch.position <= journal.ringSize / 2',

@@ -10,6 +10,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { FLAG_POINT } from '../../assembly/layout.js';
 import { Group } from '../../src/volume/group.js';
 import { holdLock, openScope } from '../../src/volume/scope.js';
+import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
 
@@ -360,6 +361,34 @@ test('the machine of a former primary, emptied and copied anew, is not given its
     await atRest(world);
   }
   expect(world.source.pair!.refusal).toBeNull();
+});
+
+test('a scope that a former primary had open does not outlive its disk', async () => {
+  // The standby took over; it still held the lock of the scope. The former primary came back empty, knew of no scope, and
+  // when it was primary again its first write there was refused, for good.
+  const world = makeWorld();
+  await bothUp(world);
+  const volumeOf = ({ group }: Site) => [...group!.volumes.values()][0]!;
+  const extent = { offset: 0, size: 8192 };
+  await world.settle(openScope(volumeOf(world.source), extent));
+  await atRest(world);
+  for (const [old, name] of [
+    ['gone', 'beta'],
+    ['comes back', 'alpha'],
+  ] as const) {
+    world.operator.failOver(old);
+    const follows = (): boolean => {
+      world.operator.look();
+      return world.source.name === name && world.settled();
+    };
+    await world.until(follows, 5000, 'the standby does not take over');
+  }
+  expect(world.target.journal.peer.appended).toBeGreaterThan(0);
+  const scope = await world.settle(openScope(volumeOf(world.source), extent));
+  await atRest(world);
+  await world.settle(scope.unlock());
+  await atRest(world);
+  expect(world.counts['target emptied'] ?? 0).toBe(0);
 });
 
 test('a former primary, emptied and copied anew, takes over again', async () => {
