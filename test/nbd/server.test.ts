@@ -389,6 +389,7 @@ describe('limits', () => {
     socketOf(client).resetAndDestroy();
     await until(() => server.counters.connectionsOpen === 0);
     await expect(NbdClient.connect(address)).rejects.toMatchObject({ code: 'ECONNRESET' });
+    expect(server.counters.connectionsRefused).toBe(1);
     device.holding = false;
     device.release();
     await until(() => device.closeCount === 1);
