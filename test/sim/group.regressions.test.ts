@@ -370,8 +370,10 @@ test('a scope that a former primary had open does not outlive its disk', async (
   await bothUp(world);
   const volumeOf = ({ group }: Site) => [...group!.volumes.values()][0]!;
   const extent = { offset: 0, size: 8192 };
+  const applied = (): boolean => world.target.journal.peerApplied === world.source.journal.own.appended;
   await world.settle(openScope(volumeOf(world.source), extent));
-  await atRest(world);
+  await world.until(applied, 3000, 'the lock does not arrive');
+  await world.until(() => world.target.journal.peer.durable === 1, 3000, 'the lock is not durable there');
   for (const [old, name] of [
     ['gone', 'beta'],
     ['comes back', 'alpha'],
@@ -383,9 +385,8 @@ test('a scope that a former primary had open does not outlive its disk', async (
     };
     await world.until(follows, 5000, 'the standby does not take over');
   }
-  expect(world.target.journal.peer.appended).toBeGreaterThan(0);
   const scope = await world.settle(openScope(volumeOf(world.source), extent));
-  await atRest(world);
+  await world.until(applied, 3000, 'the lock is not taken');
   await world.settle(scope.unlock());
   await atRest(world);
   expect(world.counts['target emptied'] ?? 0).toBe(0);
