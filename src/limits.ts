@@ -60,7 +60,7 @@ export const JOURNAL_SEGMENTS_MIN = 8;
 /**
  * Where both sites write, this part of the journal, an eighth, is kept free for what the other sends, and the other is
  * promised no more. It bounds what may be under way, and what one site can be ahead of the other: an eighth of the
- * default, twice the volumes' size, is 160 MB/s at 100 ms for the smallest, and leaves hosts the rest.
+ * default, twice the volumes' size and four segments, is 160 MB/s at 100 ms for the smallest, and leaves hosts the rest.
  */
 export const PEER_ROOM_SHARE = 8;
 /** Smaller reads are copied to the receiver: that costs less than the way back of what is lent. */
