@@ -48,6 +48,7 @@ export class Bench {
       'assembly',
       'test',
       'dist/assembly',
+      'dist/src', // what a worker loads: as it is, whatever is broken
       'package.json',
       'tsconfig.json',
       'vitest.config.ts',
