@@ -217,10 +217,7 @@ export class WsLink implements Link {
     else this.#silentMs += Math.min(now - this.#beatAt, 2 * HEARTBEAT_MS);
     this.#beatAt = now;
     if (this.#silentMs >= PEER_SILENT_MS_MAX) {
-      // nothing can be said to a dead peer: no closing handshake
-      this.#errorText = `the peer was silent for ${PEER_SILENT_MS_MAX / 1000} s`;
-      this.#ws.terminate();
-      this.#finish(this.#errorText, CLOSE_TIMEOUT);
+      this.end(CLOSE_TIMEOUT, `the peer was silent for ${PEER_SILENT_MS_MAX / 1000} s`);
       return;
     }
     this.#ping();

@@ -397,8 +397,6 @@ async function recoverState(
       } else if (header.type === TYPE_UNLOCK || header.type === TYPE_ABORT) open.delete(header.scope);
     },
   );
-  for (const sequence of scopes.keys())
-    if (sequence <= scopesEndedThrough(superblock, journal.peer.site)) scopes.delete(sequence);
   if (order !== null && checkpoint.order !== null) {
     // no MARK may tell of it: what the checkpoint holds is told again from the middle of scopes that had ended
     order.replayApplied(checkpoint.order.conflicts.applied);

@@ -97,6 +97,8 @@ export class Receiver implements MirrorEnd {
     const { journal, state } = group;
     this.#stream = journal.peer.site;
     const { inconsistent, streamStart } = state.superblock;
+    // what was open before that is not known here, or is over
+    const start = Math.max(streamStart, scopesEndedThrough(state.superblock, this.#stream));
     this.#target = new TargetStream({
       locks: new Map([...group.volumes].map(([number, volume]) => [number, volume.locks])),
       received: journal.peer.appended,
@@ -106,11 +108,12 @@ export class Receiver implements MirrorEnd {
         inconsistent === null
           ? null
           : { start: inconsistent.startSequence, next: inconsistent.base, end: inconsistent.untilSequence },
-      start: Math.max(streamStart, scopesEndedThrough(state.superblock, journal.peer.site)),
+      start,
       staged: journal.peerStaged,
       judge: group.order,
     });
     for (const scope of state.openScopes) {
+      if (scope.sequence <= start) continue;
       this.#target.replayed(
         TYPE_LOCK,
         scope.flags,

@@ -34,6 +34,15 @@ export function simulatorsOf(file: string): Simulator[] {
   return file === 'volume/dual-order.ts' ? ['dual worlds'] : ['group worlds', 'dual worlds'];
 }
 
+const OF_THE_JOURNAL = [
+  'journal/truncated.test.ts',
+  'journal/recovery.test.ts',
+  'journal/failed-sync.group.test.ts',
+  'journal/segments.test.ts',
+  'journal/stream-reader.test.ts',
+  'sim/group.regressions.test.ts',
+];
+
 /** Tests of the ordinary suite that are about each file: what has its name, and what is listed here. */
 const TESTS: Record<string, string[]> = {
   'frontend/nbd/server.ts': ['nbd/server.test.ts'],
@@ -42,23 +51,8 @@ const TESTS: Record<string, string[]> = {
   'journal/versions.ts': ['mirror/conflict.test.ts'],
   'journal/segments.ts': [],
   'journal/disk-store.ts': [],
-  'journal/appender.ts': [
-    'journal/journal.test.ts',
-    'journal/truncated.test.ts',
-    'journal/recovery.test.ts',
-    'journal/failed-sync.group.test.ts',
-    'journal/segments.test.ts',
-    'journal/stream-reader.test.ts',
-    'sim/group.regressions.test.ts',
-  ],
-  'journal/journal.ts': [
-    'journal/truncated.test.ts',
-    'journal/recovery.test.ts',
-    'journal/failed-sync.group.test.ts',
-    'journal/segments.test.ts',
-    'journal/stream-reader.test.ts',
-    'sim/group.regressions.test.ts',
-  ],
+  'journal/appender.ts': ['journal/journal.test.ts', ...OF_THE_JOURNAL],
+  'journal/journal.ts': OF_THE_JOURNAL,
   'journal/room.ts': ['journal/journal.test.ts', 'journal/cleaner.test.ts', 'sim/dual.regressions.test.ts'],
   'journal/recovery.ts': ['journal/truncated.test.ts', 'journal/failed-sync.group.test.ts', 'journal/segments.test.ts'],
   'journal/stream-reader.ts': ['journal/truncated.test.ts', 'journal/rot.group.test.ts', 'journal/segments.test.ts'],

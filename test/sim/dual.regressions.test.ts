@@ -15,8 +15,9 @@ import { KIND_CONFIRM, KIND_DATA } from '../../src/mirror/wire.js';
 import type { Group } from '../../src/volume/group.js';
 import type { LockRequest } from '../../src/volume/locks.js';
 import { holdLock, openScope, type Scope } from '../../src/volume/scope.js';
-import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
+import { DUAL_QUIET } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
+import { startBoth } from './dual-start.js';
 import { DualWorld } from './dual-world.js';
 import { UNIT } from './group-history.js';
 import { seededRandom } from './memory-store.js';
@@ -32,13 +33,6 @@ function write(world: DualWorld, site: DualSite, block: number, blockCount: numb
       if (error !== null) world.fail(error);
     },
   });
-}
-
-async function startBoth(options: Partial<DualWorldOptions>, seed: number): Promise<DualWorld> {
-  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(seed), hash);
-  for (const site of world.sites) site.open();
-  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
-  return world;
 }
 
 /** A site's disk is replaced, and its machine started again. */
@@ -254,7 +248,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8])(
  * tail was of a site that it did not know: it closed the link, again and again, and nobody served.
  */
 test('a lost tail that had seen records of the other site comes back to who does not know that site any more', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   write(world, first, 0, 1);
   await world.until(() => second.journal.peer.appended > 0, 5000, 'the write does not arrive');
@@ -274,7 +268,7 @@ test('a lost tail that had seen records of the other site comes back to who does
  * came to stand in front of what it had seen, and the gateway stopped itself.
  */
 test('pieces of a lost tail that find no room are taken in order', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const { sites, scheduler } = world;
   const [first, second] = sites;
   for (let i = 0; i < 4; i += 1) {
@@ -304,7 +298,7 @@ test('pieces of a lost tail that find no room are taken in order', async () => {
  * site had sent last: its journal was full, it took nothing any more, and the hosts of the other site waited for ever.
  */
 test('a site that writes nothing keeps nothing of what the other one writes', async () => {
-  const world = await startBoth({ journalSegments: 9 }, 1);
+  const world = await startBoth({ journalSegments: 9 });
   write(world, world.sites[0], 0, 1);
   await writeMuch(world, world.sites[1]);
 });
@@ -315,7 +309,7 @@ test('a site that writes nothing keeps nothing of what the other one writes', as
  * because a segment was gone, and so was every link after that.
  */
 test('a stream goes on although all that stood where it stopped was freed', async () => {
-  const world = await startBoth({ journalSegments: 9 }, 1);
+  const world = await startBoth({ journalSegments: 9 });
   const [first, second] = world.sites;
   write(world, first, 0, 1);
   await writeMuch(world, second);
@@ -389,7 +383,7 @@ test.each([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])(
  * its turn, and was not told. When another scope had been opened there it was: it went into that.
  */
 test('who waits for a scope of a site that is emptied has its turn before others', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   const theirs = await openAbort(world, second);
   await world.until(() => first.group!.order!.peerScopes.has(theirs.sequence), 5000, 'the scope is not there');
@@ -470,7 +464,7 @@ async function writeMuchAtBoth(world: DualWorld): Promise<void> {
  * came: what was on its way did not leave, and hosts waited for ever.
  */
 test('two rings that are full empty each other', async () => {
-  await writeMuchAtBoth(await startBoth({ ringSegments: 1 }, 1));
+  await writeMuchAtBoth(await startBoth({ ringSegments: 1 }));
 });
 
 /**
@@ -478,12 +472,12 @@ test('two rings that are full empty each other', async () => {
  * had room for that: each kept what it had for the other, and hosts waited for ever.
  */
 test('two journals that are full empty each other', async () => {
-  await writeMuchAtBoth(await startBoth({ journalSegments: 9, ringSegments: 16 }, 1));
+  await writeMuchAtBoth(await startBoth({ journalSegments: 9, ringSegments: 16 }));
 });
 
 /** The same on disks that had no room for what --journal allows: nothing could be taken, nor freed. */
 test('two sites whose disks are full empty each other', async () => {
-  const world = await startBoth({ journalSegments: 40, ringSegments: 16 }, 1);
+  const world = await startBoth({ journalSegments: 40, ringSegments: 16 });
   for (const { store } of world.sites) store.capacity = store.used + 9 * world.options.segmentSize;
   await writeMuchAtBoth(world);
 });
@@ -511,7 +505,7 @@ function fill(world: DualWorld, site: DualSite): void {
  * itself, behind hosts that waited for it.
  */
 test('a site whose hosts wait for room takes what the other one was promised', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   const scope = await settledScope(world, second, 0);
   fill(world, first);
@@ -524,7 +518,7 @@ test('a site whose hosts wait for room takes what the other one was promised', a
  * there was none until the scope was ended, nor did it end by its age.
  */
 test('a scope ends although hosts in front of it wait for room', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first] = world.sites;
   const scope = await settledScope(world, first, 0);
   fill(world, first);
@@ -540,7 +534,7 @@ test('a scope ends although hosts in front of it wait for room', async () => {
  * site waited for its blocks for ever, and so did whoever wanted them here.
  */
 test('a scope is ended as soon as there is room, however full ring and disk were', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first] = world.sites;
   const { group, journal, store } = first as { group: Group } & DualSite;
   const [volume] = group.volumes.values();
@@ -639,7 +633,7 @@ test.each([
   ['freeze', 'PEER_AWAY'],
   ['prefer:alpha', null],
 ])('%s: a write that waits for the other site is answered while that is away', async (whenSplit, code) => {
-  const world = await startBoth({ whenSplit, ack: 'received' }, 1);
+  const world = await startBoth({ whenSplit, ack: 'received' });
   const [first] = world.sites;
   const [volume] = first.group!.volumes.values();
   const answers: (string | null)[] = [];
@@ -661,7 +655,7 @@ test.each([
  * crash the scopes that had ended with the minting were told again, under that generation, and open.
  */
 test('nobody is met while a generation is being minted', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha', syncMs: 20 }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha', syncMs: 20 });
   const [first, second] = world.sites;
   world.line.downUntil = Number.POSITIVE_INFINITY;
   world.line.cut();
@@ -683,7 +677,7 @@ test('nobody is met while a generation is being minted', async () => {
  * it answered reads, without what the other one's hosts had written alone, and took writes.
  */
 test('who is not preferred has stopped before the other goes on alone, whether it saw the link go or not', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
   const [first, second] = world.sites;
   world.line.downUntil = Number.POSITIVE_INFINITY;
   const { link } = second.pair!;
@@ -702,7 +696,7 @@ test('who is not preferred has stopped before the other goes on alone, whether i
 });
 
 test('who is not preferred goes on as soon as the other one answers again', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
   const [, second] = world.sites;
   (second.pair!.link as SimLink).stall(SPLIT_LEASE_MS + 500);
   await world.until(() => second.group!.frozen, 5000, 'it does not stop');
@@ -718,7 +712,7 @@ test('who is not preferred goes on as soon as the other one answers again', asyn
  * served at once, an image from before what the other one's hosts had written and read alone.
  */
 test('a site that was interrupted while it caught up still catches up before it serves', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
   const [first, second] = world.sites;
   await part(world, first);
   for (let block = 0; block < 8; block += 1) write(world, first, block, 1);
@@ -762,7 +756,7 @@ test('a site catches up with what the other one wrote alone after a meeting that
  * not where its disk was new, or it had a first copy: it served what it had so far (seeds 70546, 71120, 71433).
  */
 test('a site whose disk was replaced catches up with who was alone before it serves', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
   const [first, second] = world.sites;
   await part(world, first);
   write(world, first, 8, 8);
@@ -783,7 +777,7 @@ test('a site whose disk was replaced catches up with who was alone before it ser
  * wrote down none as its own when the READY came. From then on they refused each other as restored from a copy (seed 5232).
  */
 test('two sites that both take themselves for the first do not take over each other’s meeting', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [alpha, beta] = world.sites;
   const pair = alpha.pair!;
   const hello = pair.hello.bind(pair);
@@ -814,7 +808,7 @@ test('two sites that both take themselves for the first do not take over each ot
  * went on, and the holder of the scope to end that: nobody was served any more.
  */
 test('what waits for a scope is not taken for granted after a restart', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   const [volume] = second.group!.volumes.values();
   second.skew -= 1000; // the later stamp loses
@@ -840,7 +834,7 @@ test('what waits for a scope is not taken for granted after a restart', async ()
  * for open, kept its blocks from hosts until there was room to end it, and ended what had ended.
  */
 test('a scope that comes back with its ABORT is over', async () => {
-  const world = await startBoth({ syncMs: 1000 }, 1);
+  const world = await startBoth({ syncMs: 1000 });
   const [first, second] = world.sites;
   first.skew += 1000; // the later stamp loses
   write(world, second, 0, 1);
@@ -860,7 +854,7 @@ test('a scope that comes back with its ABORT is over', async () => {
  * lock ended: nobody noticed. The LOCK was appended all the same, and its holder wrote blocks that others held, too.
  */
 test('a scope is not opened with a lock that it has no more', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   const [volume] = first.group!.volumes.values();
   const extent = { offset: 0, size: volume!.blockSize };
@@ -886,7 +880,7 @@ test('a scope is not opened with a lock that it has no more', async () => {
  * it had answered last, alone, it held for undecided from then on, and told the other site nothing of it.
  */
 test('what a site answered alone stays decided when it freezes', async () => {
-  const world = await startBoth({ whenSplit: 'prefer:alpha' }, 1);
+  const world = await startBoth({ whenSplit: 'prefer:alpha' });
   const [first] = world.sites;
   await part(world, first);
   write(world, first, 0, 1);
@@ -906,7 +900,7 @@ test('what a site answered alone stays decided when it freezes', async () => {
 test.each([false, true])(
   'a site with a full journal takes what the other one wrote alone (opened again: %s)',
   async (again) => {
-    const world = await startBoth({ journalSegments: 9, whenSplit: 'prefer:alpha' }, 1);
+    const world = await startBoth({ journalSegments: 9, whenSplit: 'prefer:alpha' });
     const [first, second] = world.sites;
     const { sender } = second.group!;
     const onMessage = sender!.onMessage.bind(sender);
@@ -940,7 +934,7 @@ test.each([false, true])(
  * out at the other site (seeds 30088, 30348).
  */
 test('what shows under a read lock is not taken out by the death of an earlier scope', async () => {
-  const world = await startBoth({}, 1);
+  const world = await startBoth();
   const [first, second] = world.sites;
   second.skew += 1000; // the later stamp loses
   const { receiver } = second.group!;

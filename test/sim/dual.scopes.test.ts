@@ -19,19 +19,11 @@ import { openScope, type Scope, type ScopeOptions } from '../../src/volume/scope
 import { runTransaction, type Transaction } from '../../src/volume/transaction.js';
 import { verifyVolume } from '../../src/volume/verify.js';
 import type { Volume } from '../../src/volume/volume.js';
-import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
-import { DualWorld } from './dual-world.js';
-import { seededRandom } from './memory-store.js';
+import { startBoth } from './dual-start.js';
+import type { DualWorld } from './dual-world.js';
 
 const hash = await xxhash();
-
-async function startBoth(options: Partial<DualWorldOptions> = {}): Promise<DualWorld> {
-  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(1), hash);
-  for (const site of world.sites) site.open();
-  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
-  return world;
-}
 
 function volumeOf(site: DualSite): Volume {
   const [volume] = site.group!.volumes.values();

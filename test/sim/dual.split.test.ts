@@ -10,19 +10,13 @@ vi.mock('../../src/limits.js', async (original) => ({
 import { ForelockError } from '../../src/errors.js';
 import { FREEZE_HOLD_MS, SPLIT_WAIT_MS } from '../../src/limits.js';
 import { holdLock } from '../../src/volume/scope.js';
-import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
+import { DUAL_QUIET } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
+import { startBoth } from './dual-start.js';
 import { DualWorld } from './dual-world.js';
 import { seededRandom } from './memory-store.js';
 
 const hash = await xxhash();
-
-async function startBoth(options: Partial<DualWorldOptions>): Promise<DualWorld> {
-  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(1), hash);
-  for (const site of world.sites) site.open();
-  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
-  return world;
-}
 
 /** Writes a block. @returns what the host was answered: null for success, undefined while it waits */
 function write(world: DualWorld, site: DualSite, block: number): { code: string | null | undefined } {

@@ -1,6 +1,5 @@
 /** A peer that holds its link, and does not get on: hosts are not kept waiting for it without an end. */
 import { expect, test, vi } from 'vitest';
-import xxhash from 'xxhash-wasm';
 
 vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
@@ -9,19 +8,9 @@ vi.mock('../../src/limits.js', async (original) => ({
 
 import { LOCK_WAIT_MS_MAX, PEER_STALL_MS, SHUN_MS_MIN } from '../../src/limits.js';
 import { holdLock } from '../../src/volume/scope.js';
-import { DUAL_QUIET, type DualWorldOptions } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
-import { DualWorld } from './dual-world.js';
-import { seededRandom } from './memory-store.js';
-
-const hash = await xxhash();
-
-async function startBoth(options: Partial<DualWorldOptions>): Promise<DualWorld> {
-  const world = new DualWorld({ ...DUAL_QUIET, ...options }, seededRandom(1), hash);
-  for (const site of world.sites) site.open();
-  await world.until(() => world.settled(), 20_000, 'the sites do not find together');
-  return world;
-}
+import { startBoth } from './dual-start.js';
+import type { DualWorld } from './dual-world.js';
 
 interface Answer {
   /** null: success; undefined while the host waits. */
@@ -117,7 +106,7 @@ test('a peer that promises no more room does not keep hosts of the preferred sit
 });
 
 test('freeze: the link is closed and comes back, and nobody refuses anybody', async () => {
-  const world = await startBoth({});
+  const world = await startBoth();
   const [alpha, beta] = world.sites;
   const { receiver } = beta.group!;
   const onMessage = receiver!.onMessage.bind(receiver);

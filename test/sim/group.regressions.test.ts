@@ -363,6 +363,16 @@ test('the machine of a former primary, emptied and copied anew, is not given its
   expect(world.source.pair!.refusal).toBeNull();
 });
 
+/** @param name who is primary then; the other one is its standby */
+async function failOver(world: GroupWorld, old: 'gone' | 'comes back', name: string): Promise<void> {
+  world.operator.failOver(old);
+  const follows = (): boolean => {
+    world.operator.look();
+    return world.source.name === name && world.settled();
+  };
+  await world.until(follows, 5000, 'the standby does not take over');
+}
+
 test('a scope that a former primary had open does not outlive its disk', async () => {
   // The standby took over; it still held the lock of the scope. The former primary came back empty, knew of no scope, and
   // when it was primary again its first write there was refused, for good.
@@ -378,12 +388,7 @@ test('a scope that a former primary had open does not outlive its disk', async (
     ['gone', 'beta'],
     ['comes back', 'alpha'],
   ] as const) {
-    world.operator.failOver(old);
-    const follows = (): boolean => {
-      world.operator.look();
-      return world.source.name === name && world.settled();
-    };
-    await world.until(follows, 5000, 'the standby does not take over');
+    await failOver(world, old, name);
   }
   const scope = await world.settle(openScope(volumeOf(world.source), extent));
   await world.until(applied, 3000, 'the lock is not taken');
@@ -404,12 +409,7 @@ test('a former primary, emptied and copied anew, takes over again', async () => 
     ['comes back', 'alpha'],
     ['comes back', 'beta'],
   ] as const) {
-    world.operator.failOver(old);
-    const follows = (): boolean => {
-      world.operator.look();
-      return world.source.name === name && world.settled();
-    };
-    await world.until(follows, 5000, 'the standby does not take over');
+    await failOver(world, old, name);
     await world.settle(world.write(8, 8));
     await atRest(world);
     expect(world.counts['target emptied'] ?? 0).toBe(0);
