@@ -23,7 +23,7 @@ const SUBJECTS = {
   pool: ['pool'],
   pipeline: ['pipeline'],
   volume: ['volume', 'crowd', 'tail'],
-  mirror: ['mirror', 'link', 'acks', 'prefix', 'endurance'],
+  mirror: ['mirror', 'link', 'slow', 'acks', 'prefix', 'endurance'],
   scopes: ['scopes', 'dual'],
   cost: ['memory', 'recovery', 'growth'],
 };
