@@ -8,7 +8,7 @@
  * All integers are little-endian.
  *
  *     offset size field
- *     0      8    check        XXH3-64 (seed 0) of bytes [8, HEADER_SIZE + 8 * checksums)
+ *     0      8    check        XXH3-64 (seed 0) of bytes [8, HEADER_SIZE + 8 * checksums), XOR the group's record key
  *     8      4    size         of the whole record, padding included; a multiple of RECORD_ALIGN
  *     12     1    type         TYPE_*
  *     13     1    flags        FLAG_*
@@ -26,6 +26,10 @@
  *     70     2    format       RECORD_FORMAT
  *     72     8*n  checksums    XXH3-64 (seed 0) of each block; only in records with payload
  *     ..          payload      blockCount << blockShift bytes; only in records with payload
+ *
+ * The record key is a random number that a group has for good, the same at both sites, and hosts do not know. What a host
+ * has written stands in the journal byte for byte, and is left in segments that are written over: without the key it could
+ * write what looks like a record, of another volume, say, and wait for a crash that makes recovery read it there.
  *
  * A record is valid if and only if: size is a multiple of RECORD_ALIGN and equals what type, blockCount and
  * blockShift demand, format is RECORD_FORMAT, check matches, and (with payload) every block's XXH3-64 equals
@@ -110,5 +114,8 @@ export const RECORD_PAYLOAD_MAX = 1048576;
 /** Largest record: payload, checksums, header, padded. */
 export const RECORD_SIZE_MAX = 1056848;
 
-/** Addresses below this belong to constants of the Wasm module; the owner lays out memory above it. */
+/** Address of the record key of the group whose memory it is, 8 bytes; zero is none. Constants of the module begin at 1024. */
+export const RECORD_KEY_AT = 512;
+
+/** Addresses below this belong to the key and to constants of the Wasm module; the owner lays out memory above it. */
 export const MEMORY_BASE = 65536;

@@ -30,6 +30,7 @@ import {
   RECORD_ALIGN,
   RECORD_BLOCKS_MAX,
   RECORD_FORMAT,
+  RECORD_KEY_AT,
   RECORD_PAYLOAD_MAX,
   RECORD_SIZE_MIN,
   TYPE_BASE,
@@ -96,6 +97,13 @@ function layoutSize(at: usize): u32 {
   return size == least ? size : INVALID;
 }
 
+/** What the check of a header of `head` bytes, checksums included, must be. */
+// @ts-ignore: decorator
+@inline
+function checkOf(at: usize, head: u32): u64 {
+  return xxh3(at + 8, head - 8) ^ load<u64>(RECORD_KEY_AT);
+}
+
 /** Writes a header (Kernel.encode); the caller has checked that the record's shape is one. */
 export function encode(
   at: usize,
@@ -155,7 +163,7 @@ export function seal(at: usize, size: u32): i32 {
       store<u64>(at + p, large(block, 1 << blockShift));
       block += 1 << blockShift;
     }
-    store<u64>(at, xxh3(at + 8, head - 8), AT_CHECK);
+    store<u64>(at, checkOf(at, head), AT_CHECK);
     at += recordSize;
     rest -= recordSize;
     count++;
@@ -168,7 +176,7 @@ export function checkHeader(at: usize, available: u32): u32 {
   if (layoutSize(at) == INVALID) return 0;
   const head = headSize(load<u8>(at, AT_TYPE), load<u32>(at, AT_BLOCK_COUNT));
   if (head > available) return 0;
-  return load<u64>(at, AT_CHECK) == xxh3(at + 8, head - 8) ? 1 : 0;
+  return load<u64>(at, AT_CHECK) == checkOf(at, head) ? 1 : 0;
 }
 
 export function checkBlocks(headerAt: usize, payloadAt: usize, index: u32, count: u32): u32 {

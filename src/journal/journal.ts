@@ -48,7 +48,13 @@ import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
 import { Room } from './room.js';
-import { encodeSegmentHead, parseSegmentHead, SEGMENT_HEAD_SHIFT, SEGMENT_HEAD_SIZE } from './segment-head.js';
+import {
+  encodeSegmentHead,
+  parseSegmentHead,
+  SEGMENT_HEAD_SHIFT,
+  SEGMENT_HEAD_SIZE,
+  SEGMENT_RECORD_SIZE,
+} from './segment-head.js';
 import { type Segment, Segments } from './segments.js';
 import { isStaged, StagedRun, type StagedWrite } from './staged.js';
 import type { Store } from './store.js';
@@ -57,7 +63,6 @@ import type { Store } from './store.js';
 const SEAL_AHEAD_SIZE = 256 * KIB;
 /** Of a batch for the pool at most this part: where those are small, as in simulated worlds, pieces are, too. */
 const SEAL_AHEAD_SHARE = 16;
-const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, SEGMENT_HEAD_SHIFT);
 
 /** Records that name blocks of a volume. */
 const PLACED: ReadonlySet<number> = new Set([TYPE_LOCK, TYPE_WRITE, TYPE_ZERO, TYPE_TRIM, TYPE_BASE, TYPE_BASE_ZERO]);

@@ -57,8 +57,8 @@ import type { Region } from '../kernel/memory.js';
 import { DROP_BYTES_MAX } from '../limits.js';
 import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
-import { RecordHeader, recordSize } from './record.js';
-import { parseSegmentHead } from './segment-head.js';
+import { RecordHeader } from './record.js';
+import { parseSegmentHead, SEGMENT_RECORD_SIZE } from './segment-head.js';
 import { type Segment, Segments, segmentName } from './segments.js';
 import type { Store } from './store.js';
 
@@ -87,8 +87,6 @@ export interface RecoveryReport {
 
 /** What recovery hands to the owner for each record of a stream, to rebuild open scopes. */
 export type ReplayListener = (header: RecordHeader) => void;
-
-const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, 9);
 
 /**
  * @param table memory for record offsets found by a scan

@@ -2,6 +2,9 @@
  * What stands in the SEGMENT record at the beginning of each segment: whose journal it is, and how far both streams had
  * come before. JSON, filled up with zeroes: whoever looks at a file with a pager can read it.
  */
+import { TYPE_SEGMENT } from '../../assembly/layout.js';
+import { recordSize } from './record.js';
+
 export interface SegmentHead {
   group: string;
   segment: number;
@@ -13,6 +16,7 @@ export interface SegmentHead {
 /** Bytes of the payload: one block. */
 export const SEGMENT_HEAD_SHIFT = 9;
 export const SEGMENT_HEAD_SIZE = 2 ** SEGMENT_HEAD_SHIFT;
+export const SEGMENT_RECORD_SIZE = recordSize(TYPE_SEGMENT, 1, SEGMENT_HEAD_SHIFT);
 
 /** @param into SEGMENT_HEAD_SIZE bytes */
 export function encodeSegmentHead(head: SegmentHead, into: Uint8Array): void {

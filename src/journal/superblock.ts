@@ -33,7 +33,8 @@ import { ForelockError } from '../errors.js';
 import { GENERATIONS_MAX, GROUP_VOLUMES_MAX, SCOPES_MAX, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN } from '../limits.js';
 import type { Store } from './store.js';
 
-export const SUPERBLOCK_FORMAT = 1;
+/** 2 added the record key. */
+export const SUPERBLOCK_FORMAT = 2;
 /** Both files are read whole at open; hundreds of volumes, generations and SCOPES_MAX open scopes each way fit. */
 export const SUPERBLOCK_SIZE_MAX = 1024 * 1024;
 
@@ -58,8 +59,14 @@ const openScopes = z
   .array(z.strictObject({ sequence: count, flags: count, volume: count, lba: count, blockCount: count }))
   .max(SCOPES_MAX);
 
+/** 64 bits in hexadecimal: see assembly/layout.ts. */
+export const recordKey = z.string().regex(/^[0-9a-f]{16}$/);
+/** Of groups that were made before there were keys. */
+export const NO_RECORD_KEY = '0000000000000000';
+
 const schema = z.strictObject({
   groupId: id,
+  recordKey: recordKey.default(NO_RECORD_KEY),
   group: name,
   /** This site. */
   site: z.strictObject({ number: site, name }),

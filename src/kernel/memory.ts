@@ -2,7 +2,7 @@
  * One shared memory per group, laid out once by its owner: ring, lock tables, read arena, scratch.
  * Wasm code allocates nothing; every address it gets was handed out here.
  */
-import { MEMORY_BASE } from '../../assembly/layout.js';
+import { MEMORY_BASE, RECORD_KEY_AT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { GROUP_MEMORY_MAX } from '../limits.js';
 
@@ -44,6 +44,11 @@ export class GroupMemory {
     this.bytes = new Uint8Array(buffer);
     this.words = new Int32Array(buffer);
     this.view = new DataView(buffer);
+  }
+
+  /** @param key of the group, 16 hexadecimal digits: from here on every kernel over this memory seals and checks with it */
+  useRecordKey(key: string): void {
+    this.view.setBigUint64(RECORD_KEY_AT, BigInt(`0x${key}`), true);
   }
 
   /** Hands out `size` bytes, zeroed, aligned to 64. There is no giving back: layout happens once. */

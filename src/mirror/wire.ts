@@ -199,6 +199,8 @@ export interface Start {
   meeting: Meeting | null;
   /** The source's group and history, which the target takes over before it answers READY. */
   groupId: string;
+  /** Of the source's group (assembly/layout.ts); left out where it has none: a peer may be older than there are keys. */
+  recordKey?: string;
   generations: SiteState['generations'];
 }
 
@@ -329,6 +331,10 @@ const start: z.ZodType<Start> = z.strictObject({
   granted: sequence,
   meeting: meeting.nullable(),
   groupId: name,
+  recordKey: z
+    .string()
+    .regex(/^[0-9a-f]{16}$/)
+    .exactOptional(),
   generations: generations.min(1),
 });
 

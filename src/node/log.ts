@@ -23,11 +23,11 @@ import type { XXHashAPI } from 'xxhash-wasm';
 import * as layout from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
 import { hasPayload, RecordHeader } from '../journal/record.js';
-import { parseSegmentHead } from '../journal/segment-head.js';
+import { parseSegmentHead, SEGMENT_RECORD_SIZE } from '../journal/segment-head.js';
 import { segmentName } from '../journal/segments.js';
 import type { Store } from '../journal/store.js';
 import { SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
-import { GroupMemory } from '../kernel/memory.js';
+import { GroupMemory, type Region } from '../kernel/memory.js';
 import { ReferenceKernel } from '../kernel/reference/kernel.js';
 import { SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN } from '../limits.js';
 import { formatSize } from '../units.js';
@@ -199,6 +199,7 @@ export class JournalWalk {
   readonly #hash: XXHashAPI;
   readonly #memory = new GroupMemory(SEGMENT_SIZE_MAX + 2 * layout.MEMORY_BASE);
   readonly #at: number;
+  readonly #digest: Region;
   readonly #kernel: ReferenceKernel;
   readonly #header = new RecordHeader();
   #superblock: Superblock | null = null;
@@ -220,6 +221,7 @@ export class JournalWalk {
     this.#hash = hash;
     this.#kernel = new ReferenceKernel(this.#memory);
     this.#at = this.#memory.take(SEGMENT_SIZE_MAX).at;
+    this.#digest = this.#memory.take(8);
   }
 
   *events(): Generator<LogEvent, void> {
@@ -279,6 +281,7 @@ export class JournalWalk {
     } catch (error) {
       return problem('damaged', (error as Error).message);
     }
+    if (this.#superblock !== null) this.#memory.useRecordKey(this.#superblock.recordKey);
     this.#ownSite = this.#superblock?.site.number ?? 0;
     if (files.warning !== null) return problem('note', files.warning);
     return this.#superblock === null ? problem('note', 'no superblock: a state that was never finished') : [];
@@ -303,13 +306,24 @@ export class JournalWalk {
   #inferSegmentSize(numbers: readonly number[]): number {
     for (const number of numbers) {
       const size = this.#load(number);
-      if (typeof size !== 'number' || this.#whole(0, size) !== layout.TYPE_SEGMENT) continue;
+      if (typeof size !== 'number' || size < SEGMENT_RECORD_SIZE) continue;
+      this.#inferRecordKey();
+      if (this.#whole(0, size) !== layout.TYPE_SEGMENT) continue;
       const head = this.#segmentHead(0);
       if (head === null || head.segmentSize < SEGMENT_SIZE_MIN || head.segmentSize > SEGMENT_SIZE_MAX) continue;
       this.#ownSite = head.own.site;
       return head.segmentSize;
     }
     return SEGMENT_SIZE_MAX;
+  }
+
+  /** The key is what the first record's check and the digest of its header differ by: its block has a checksum of its own. */
+  #inferRecordKey(): void {
+    const { view } = this.#memory;
+    const { at, size } = this.#digest;
+    this.#kernel.xxh3(this.#at + 8, layout.AT_CHECKSUMS, at); // with one checksum behind the header's end
+    const key = view.getBigUint64(at, true) ^ view.getBigUint64(this.#at + layout.AT_CHECK, true);
+    this.#memory.useRecordKey(key.toString(16).padStart(2 * size, '0'));
   }
 
   *#segment(number: number): Generator<LogEvent, void> {

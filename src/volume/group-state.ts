@@ -2,7 +2,7 @@
  * Opening a group's state directory: superblock, maps, journal, recovery; and creating it the first time.
  */
 
-import { createHash, randomInt, randomUUID } from 'node:crypto';
+import { createHash, randomBytes, randomInt, randomUUID } from 'node:crypto';
 import type { XXHashAPI } from 'xxhash-wasm';
 import { MEMORY_BASE, TYPE_ABORT, TYPE_LOCK, TYPE_UNLOCK, TYPE_WRITE } from '../../assembly/layout.js';
 import { ForelockError } from '../errors.js';
@@ -13,7 +13,13 @@ import { type CheckpointPlace, MapLog } from '../journal/map-log.js';
 import { recordSize } from '../journal/record.js';
 import { type RecoveryReport, recover } from '../journal/recovery.js';
 import type { Store } from '../journal/store.js';
-import { type OrderState, SUPERBLOCK_NAMES, type Superblock, SuperblockFiles } from '../journal/superblock.js';
+import {
+  NO_RECORD_KEY,
+  type OrderState,
+  SUPERBLOCK_NAMES,
+  type Superblock,
+  SuperblockFiles,
+} from '../journal/superblock.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { GroupMemory, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
@@ -33,6 +39,7 @@ import {
 } from '../limits.js';
 import type { Meeting, SiteState } from '../mirror/decide.js';
 import type { OpenScope } from '../mirror/target.js';
+import type { Start } from '../mirror/wire.js';
 import type { FlatImage } from '../platter/flat.js';
 import { formatSize } from '../units.js';
 import { DualOrder } from './dual-order.js';
@@ -142,6 +149,15 @@ export function scopesEndedThrough({ site, generations }: Superblock, peer: numb
   return Math.max(0, ...ends);
 }
 
+/** What a target that is empty takes over with START, and any other has already. */
+export function historyOf({
+  groupId,
+  recordKey,
+  generations,
+}: Superblock): Pick<Start, 'groupId' | 'recordKey' | 'generations'> {
+  return { groupId, generations, ...(recordKey === NO_RECORD_KEY ? {} : { recordKey }) };
+}
+
 /**
  * What a new group, or a standby that adopts one, writes down first.
  * @throws ForelockError CONFIG, or PEER_REFUSED when they are the peer's: volumes that cannot be, or not together
@@ -153,6 +169,7 @@ export function newSuperblock(
     number: number;
     ownThrough: number;
     groupId: string;
+    recordKey: string;
     generations: Superblock['generations'];
     peer: { number: number; name: string };
     inconsistent: Superblock['inconsistent'];
@@ -171,6 +188,7 @@ export function newSuperblock(
   const segmentSize = chooseSegmentSize(config.journalSize ?? 2 * size, ringSize);
   return {
     groupId: adopt?.groupId ?? randomUUID(),
+    recordKey: adopt?.recordKey ?? randomBytes(8).toString('hex'),
     group: config.group,
     site: { number, name: config.site },
     sites: adopt === null ? [{ number, name: config.site }] : [adopt.peer, { number, name: config.site }],
@@ -295,6 +313,7 @@ async function recoverState(
 
   const liveness = new Liveness(superblock.segmentSize);
   const memory = new GroupMemory(memorySize(ringSize, superblock.volumes));
+  memory.useRecordKey(superblock.recordKey);
   const regions: Regions = {
     ring: memory.take(ringSize),
     readSlices: Array.from({ length: 4 }, () => memory.take(4 * MIB)),

@@ -17,6 +17,7 @@ import { CLOSE_NORMAL, CLOSE_PROTOCOL, type Link } from '../link/link.js';
 import type { Decision, SiteState } from '../mirror/decide.js';
 import { KIND_START, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
+import { historyOf } from './group-state.js';
 import type { Serving } from './serving.js';
 
 /** The link on which a tail comes back, and what ends it. */
@@ -85,8 +86,7 @@ export class TailSender {
       confirmed: 0,
       granted: 0,
       meeting: null,
-      groupId: state.superblock.groupId,
-      generations: state.superblock.generations,
+      ...historyOf(state.superblock),
     };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
     if (stream !== journal.peer.site || !this.#reader.seek(from + 1)) {

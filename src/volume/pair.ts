@@ -18,7 +18,7 @@
 import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import type { Superblock } from '../journal/superblock.js';
+import { NO_RECORD_KEY, type Superblock } from '../journal/superblock.js';
 import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
@@ -39,7 +39,7 @@ import {
   WireEncoder,
 } from '../mirror/wire.js';
 import type { Group, Platform } from './group.js';
-import { type GroupConfig, offerMeeting, siteNumberOf } from './group-state.js';
+import { type GroupConfig, historyOf, offerMeeting, siteNumberOf } from './group-state.js';
 import { type TailLine, TailSender, TailTaker } from './lost-tail.js';
 import { type PeerSight, PeerWatch } from './peer-watch.js';
 import { type Peering, Serving, type ServingOptions } from './serving.js';
@@ -52,6 +52,7 @@ export interface Adoption {
   /** Its own stream goes on behind this sequence: the source has so much of it, of the time before it was emptied. */
   ownThrough: number;
   groupId: string;
+  recordKey: string;
   generations: SiteState['generations'];
   peer: { number: number; name: string };
   volumes: SiteState['volumes'];
@@ -482,7 +483,6 @@ export class Pair implements Peering {
     base: Start['base'],
     meeting: Meeting | null,
   ): void {
-    const { groupId, generations } = group.state.superblock;
     const { onReject } = group.policy;
     const { epoch, row } = decision;
     // who comes back from a split, and has not served since, decides on what is written from now on
@@ -492,7 +492,7 @@ export class Pair implements Peering {
     const confirmed = group.order === null ? 0 : group.mayBeConfirmed;
     const granted = group.order === null ? 0 : group.sender!.grantedThrough;
     const begin = { epoch, row, action, stream, from, base, onReject } as const;
-    const start: Start = { ...begin, confirmed, granted, meeting, groupId, generations };
+    const start: Start = { ...begin, confirmed, granted, meeting, ...historyOf(group.state.superblock) };
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -596,6 +596,9 @@ export class Pair implements Peering {
     this.#started = true;
     if (this.group !== null && start.groupId !== this.group.state.superblock.groupId)
       throw new ForelockError('PEER_PROTOCOL', `START of group ${start.groupId}, which is another one than is here`);
+    const recordKey = start.recordKey ?? NO_RECORD_KEY;
+    if (this.group !== null && recordKey !== this.group.state.superblock.recordKey)
+      throw new ForelockError('PEER_PROTOCOL', `START of group ${start.groupId} with another record key than is here`);
     if (start.meeting !== null && decision.source === this.group?.journal.own.site) {
       // a first copy was done while HELLO was under way: each site took itself for the first, and would take the other's
       // meeting for its own
@@ -623,6 +626,7 @@ export class Pair implements Peering {
         number: decision.target,
         ownThrough: theirs.streams[decision.target] ?? 0,
         groupId: start.groupId,
+        recordKey,
         generations: start.generations,
         peer: theirs.site,
         volumes: theirs.volumes,

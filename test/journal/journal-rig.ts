@@ -44,6 +44,8 @@ export interface RigOptions {
   scheduler?: Scheduler;
   from?: Partial<ReplayFrom>;
   journalId?: number;
+  /** @default none */
+  recordKey?: string;
   ownSite?: number;
   /** What the maps of the last checkpoint show. */
   fillMap?: (map: BlockMap) => void;
@@ -65,6 +67,7 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
     });
   const segmentSize = options.segmentSize ?? SEGMENT_SIZE;
   const memory = new GroupMemory(32 * MIB + 2 * segmentSize);
+  if (options.recordKey !== undefined) memory.useRecordKey(options.recordKey);
   const ring = memory.take(2 * segmentSize);
   const slices = [memory.take(4 * MIB), memory.take(4 * MIB)];
   const cleanerBuffer = memory.take(4 * MIB);

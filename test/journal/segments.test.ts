@@ -1,6 +1,6 @@
 /** Files of freed segments that are written over: what they held is never taken for the journal's own. */
 import { expect, test } from 'vitest';
-import { AT_TYPE, TYPE_BASE, TYPE_BASE_ZERO, TYPE_SEGMENT, TYPE_WRITE } from '../../assembly/layout.js';
+import { AT_TYPE, TYPE_BASE, TYPE_BASE_ZERO, TYPE_SEGMENT, TYPE_WRITE, TYPE_ZERO } from '../../assembly/layout.js';
 import { recordSize } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { StreamReader } from '../../src/journal/stream-reader.js';
@@ -86,10 +86,10 @@ function hole(): Uint8Array {
 }
 
 /** Replay begins at segment 3, whose blocks are the only ones that show. */
-function reopen(rig: JournalRig, from: RigOptions['from'] = {}): JournalRig {
+function reopen(rig: JournalRig, from: RigOptions['from'] = {}, options: RigOptions = {}): JournalRig {
   const { store, scheduler, journal } = rig;
   const own = journal.segments.get(3)!.ownBefore;
-  return makeJournal({ store, scheduler, from: { position: 3 * SEGMENT_SIZE, durable: 0, own, ...from } });
+  return makeJournal({ store, scheduler, from: { position: 3 * SEGMENT_SIZE, durable: 0, own, ...from }, ...options });
 }
 
 test('a whole record of the earlier segment right behind the end is not read', () => {
@@ -142,6 +142,49 @@ test('what a host stored of another Forelock’s journal, behind the end, is lef
   expect([again.journal.head, again.journal.own.appended]).toEqual([head, own.appended]);
   expect(again.store.sizeOf(segmentName(4))).toBe(head % SEGMENT_SIZE);
 });
+
+/** The next record of the stream, of another volume, as a host can make it up that guesses everything but the key. */
+function forged({ journal }: JournalRig, recordKey: string): Uint8Array {
+  const forger = makeJournal({ recordKey }).journal;
+  const at = forger.address(SEGMENT_SIZE);
+  const { own, stamp } = journal;
+  const size = forger.kernel.encode(
+    at,
+    TYPE_ZERO,
+    0,
+    1,
+    0,
+    256,
+    0,
+    own.appended + 1,
+    0,
+    stamp + 1,
+    own.appended + 1,
+    1,
+    0,
+    1,
+  );
+  forger.kernel.seal(at, size);
+  return forger.memory.bytes.slice(at, at + size);
+}
+
+test.each([
+  ['does not know', '0123456789abcdee', false],
+  ['knew', '0123456789abcdef', true],
+])(
+  'a record that a host made up, behind the end, is one of the stream only if the host %s the record key',
+  (_, key, isTaken) => {
+    const recordKey = '0123456789abcdef';
+    const rig = reusing({ recordKey });
+    const { head } = rig.journal;
+    const left = forged(rig, key);
+    rig.journal.segments.get(4)!.file.write(left, head % SEGMENT_SIZE, () => {});
+    rig.settle();
+    rig.store.kill();
+    const again = reopen(rig, {}, { recordKey });
+    expect(again.journal.head).toBe(isTaken ? head + left.length : head);
+  },
+);
 
 test('but not where something was durable behind it', () => {
   const rig = reusing();

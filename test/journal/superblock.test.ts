@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import xxhash, { type XXHashAPI } from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
 import type { Store } from '../../src/journal/store.js';
-import { SUPERBLOCK_SIZE_MAX, type Superblock, SuperblockFiles } from '../../src/journal/superblock.js';
+import { NO_RECORD_KEY, SUPERBLOCK_SIZE_MAX, type Superblock, SuperblockFiles } from '../../src/journal/superblock.js';
 import { MemoryStore, seededRandom, TaskQueue } from '../sim/memory-store.js';
 
 let hash: XXHashAPI;
@@ -13,6 +13,7 @@ beforeAll(async () => {
 
 const superblock = (incarnation: number): Superblock => ({
   groupId: '3f1c9a52-8f34-4c7e-9a41-0d3b7f3f2a10',
+  recordKey: '0123456789abcdef',
   group: 'databases',
   site: { number: 1, name: 'berlin' },
   sites: [
@@ -116,10 +117,19 @@ describe('superblock', () => {
     }
   });
 
+  test('of a group from before there were record keys has none', () => {
+    const { a } = written(1);
+    const { store, tasks } = memory();
+    const { recordKey: _, ...older } = superblock(1);
+    expect(saved(new SuperblockFiles(store, hash), tasks, older as Superblock)).toBe(null);
+    expect(store.load('superblock.a')!.length).toBeLessThan(a.length);
+    expect(new SuperblockFiles(store, hash).load()).toEqual({ ...older, recordKey: NO_RECORD_KEY });
+  });
+
   test('can be read by a person', () => {
     const text = Buffer.from(written(1).a).toString();
     expect(text).toMatch(
-      /^FORELOCK SUPERBLOCK format=00001 revision=0000000000000001 size=\d{8} xxh64=[0-9a-f]{16}\n\{"groupId":"3f1c9a52/,
+      /^FORELOCK SUPERBLOCK format=00002 revision=0000000000000001 size=\d{8} xxh64=[0-9a-f]{16}\n\{"groupId":"3f1c9a52/,
     );
     expect(text).toContain('\n"role":"primary",\n');
   });
@@ -230,7 +240,7 @@ describe('superblock', () => {
 
   test('a newer format is refused, even beside one of ours; a damaged header of a newer format is damage', () => {
     const newer = (valid: boolean) => {
-      const head = 'FORELOCK SUPERBLOCK format=00002 revision=0000000000000001 size=00000004';
+      const head = 'FORELOCK SUPERBLOCK format=00003 revision=0000000000000001 size=00000004';
       const digest = hash.create64().update(`${head}\u0001abc`).digest();
       const text = (digest ^ (valid ? 0n : 1n)).toString(16).padStart(16, '0');
       return Buffer.from(`${head} xxh64=${text}\n\u0001abc`);

@@ -1,14 +1,16 @@
 /** What an empty standby writes down of the group that it meets. */
 import { expect, test } from 'vitest';
+import { NO_RECORD_KEY } from '../../src/journal/superblock.js';
 import { BLOCK_SIZE_MAX, MEETINGS_MAX, RING_SIZE_MAX, VOLUME_SIZE_MAX } from '../../src/limits.js';
 import type { SiteState } from '../../src/mirror/decide.js';
-import { newSuperblock, offerMeeting, openState } from '../../src/volume/group-state.js';
+import { historyOf, newSuperblock, offerMeeting, openState } from '../../src/volume/group-state.js';
 
 const CONFIG = { group: 'g', site: 'b', role: 'standby', volumes: [] } as const;
 const ADOPT = {
   number: 2,
   ownThrough: 0,
   groupId: 'id',
+  recordKey: '0123456789abcdef',
   generations: [{ ordinal: 1, id: 'g1', parent: null, minter: 1, ends: {} }],
   peer: { number: 1, name: 'a' },
   inconsistent: null,
@@ -34,6 +36,15 @@ test('a standby does not adopt volumes that no site can have', () => {
     expect(() => newSuperblock(CONFIG, bad, ADOPT)).toThrow(expect.objectContaining({ code: 'PEER_REFUSED' }));
     expect(() => newSuperblock(CONFIG, bad, null)).toThrow(expect.objectContaining({ code: 'CONFIG' }));
   }
+});
+
+test('the record key is taken over from the peer, and none from one that has none; a new group has its own', () => {
+  expect(newSuperblock(CONFIG, [GOOD], ADOPT).recordKey).toBe(ADOPT.recordKey);
+  expect(historyOf(newSuperblock(CONFIG, [GOOD], ADOPT)).recordKey).toBe(ADOPT.recordKey);
+  const none = newSuperblock(CONFIG, [GOOD], { ...ADOPT, recordKey: NO_RECORD_KEY });
+  expect('recordKey' in historyOf(none)).toBe(false); // a peer of an older version refuses what it does not know
+  const [one, other] = [newSuperblock(CONFIG, [GOOD], null), newSuperblock(CONFIG, [GOOD], null)];
+  expect(new Set([one.recordKey, other.recordKey, NO_RECORD_KEY]).size).toBe(3);
 });
 
 test('a meeting is offered that the peer can be told, whatever it says of earlier ones', () => {

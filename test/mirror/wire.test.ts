@@ -255,6 +255,14 @@ test('a history that could not be saved is refused where it comes in', () => {
   }
 });
 
+test('a record key is 64 bits, or none at all', () => {
+  const { start } = CONTROL.find((message) => message.kind === KIND_START)!;
+  const told = (recordKey: string) => decode(encoder.control({ kind: KIND_START, start: { ...start, recordKey } }));
+  expect(told('0123456789abcdef')).toMatchObject({ start: { recordKey: '0123456789abcdef' } });
+  for (const bad of ['', '0123456789abcde', '0123456789abcdef0', '0123456789ABCDEF', 'x123456789abcdef'])
+    expect(() => told(bad)).toThrow(/recordKey/);
+});
+
 test('an answer that is too large is refused where it is made', () => {
   const answer = { id: 1, result: 'x'.repeat(CONTROL_SIZE_MAX), error: null };
   expect(() => encoder.control({ kind: KIND_ANSWER, answer })).toThrow(/ANSWER of \d+ bytes is larger/);

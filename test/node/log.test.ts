@@ -37,7 +37,7 @@ beforeEach(() => {
 });
 afterAll(() => rmSync(root, { recursive: true }));
 
-/** Writes a segment by hand, record by record, with the reference kernel. */
+/** Writes a segment by hand, record by record, with the reference kernel, and a key that the walk has to find out. */
 class SegmentMaker {
   readonly #memory = new GroupMemory(SEGMENT_SIZE + 65536);
   readonly #kernel = new ReferenceKernel(this.#memory);
@@ -50,6 +50,7 @@ class SegmentMaker {
     readonly number: number,
     ownBefore = 0,
   ) {
+    this.#memory.useRecordKey('0123456789abcdef');
     const head = {
       group: 'g',
       segment: number,

@@ -84,12 +84,15 @@ test('a second START on a link is not followed', async () => {
   await backTogether(world);
 });
 
-test('a START of another group is not followed', async () => {
-  // HELLO's was compared, and that of START, which is written down, was not.
+test.each([
+  ['of another group', { groupId: 'other' }, /START of group other/],
+  ['of the same group with another key', { recordKey: '0123456789abcdef' }, /another record key than is here/],
+])('a START %s is not followed', async (_, change, reason) => {
+  // HELLO's group was compared, and that of START, which is written down, was not.
   const world = await apart();
   const { link, start } = await meet(world);
-  link.hear({ kind: KIND_START, start: { ...start, groupId: 'other' } });
-  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /START of group other/ });
+  link.hear({ kind: KIND_START, start: { ...start, ...change } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason });
   await backTogether(world);
 });
 

@@ -101,10 +101,10 @@ export function seal(view: DataView, at: number, size: number): number | null {
   return count;
 }
 
-/** What `check` must be: the digest of everything between it and the payload. */
+/** What `check` must be: the digest of everything between it and the payload, XOR the record key. */
 function headerDigest(view: DataView, at: number, shape: Shape): bigint {
   const start = layout.AT_CHECK + 8;
-  return xxh3(view, at + start, shape.payloadOffset - start);
+  return xxh3(view, at + start, shape.payloadOffset - start) ^ view.getBigUint64(layout.RECORD_KEY_AT, true);
 }
 
 export function isHeaderValid(view: DataView, at: number, available: number): boolean {
