@@ -448,13 +448,13 @@ export class Pair implements Peering {
     this.#sendStart(link, decision, theirs, from);
   }
 
-  /** The target must never begin behind what a crash here could still take back. */
+  /** The other site must never go on from what a crash here could still take back. */
   #whenDurable(link: Link, sequence: number, then: () => void): void {
     const { journal } = this.group!;
     if (this.#link !== link) return;
     if (journal.own.durable >= sequence) return then();
     if (journal.failed !== null)
-      return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${journal.failed.message}`);
+      return link.close(CLOSE_PROTOCOL, `this site cannot write its journal: ${journal.failed.message}`);
     journal.sync();
     this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
   }
@@ -669,6 +669,18 @@ export class Pair implements Peering {
         `this standby holds the stream of site ${group.journal.peer.site}, not of site ${start.stream}: empty its state directory to follow the new one`,
       );
     }
+    if (decision.adopter !== superblock.site.number) return this.#follow(link, group, start);
+    // who has a history has what it began with, as everybody reads it: be it a lost tail that has only just come back
+    this.#whenDurable(link, group.journal.own.appended, () =>
+      this.#guard(link, () => this.#follow(link, group, start)),
+    );
+  }
+
+  /** Writes down what has to be adopted, then says READY. */
+  #follow(link: Link, group: Group, start: Start): void {
+    const decision = this.#decision!;
+    const { superblock } = group.state;
+    const receiver = group.receiver!;
     if (decision.adopter === superblock.site.number) {
       superblock.generations = start.generations;
       group.journal.generation = start.generations[start.generations.length - 1]!.ordinal;

@@ -183,7 +183,7 @@ test('a disk that fails before a first copy can begin is told to the peer', asyn
   await world.settle(world.write(0, 8));
   const links = await byHand(world);
   await world.until(() => links.source.closed !== null, 5000, 'it says nothing');
-  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its state: .*EIO/ });
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its journal: .*EIO/ });
 });
 
 test('a lost tail is back when it is on the disk', async () => {
@@ -197,6 +197,31 @@ test('a lost tail is back when it is on the disk', async () => {
   await world.until(() => links.source.closed !== null, 5000, 'it is never back');
   expect(links.source.closed).toMatchObject({ code: CLOSE_NORMAL });
   expect(world.source.journal.own.durable).toBe(through);
+});
+
+test('a standby whose lost tail is in memory only does not take over a history that holds it', async () => {
+  // Its former peer had taken over, and gave the tail back; the disk failed. At the next meeting the standby said that it had
+  // all of it, followed, and wrote the new history down. After a power cut it had the history without the tail, as nobody
+  // looked for any more, and showed what was before it.
+  const { world, through } = await lostTail();
+  world.operator.failOver('comes back');
+  const { source, target } = world;
+  await world.until(() => source.group?.serving === true && target.state === 'up', 30_000, 'nobody takes over');
+  await world.until(() => [source, target].every(({ pair }) => pair!.link === null), 20_000, 'they are not apart');
+  const before = structuredClone(target.pair!.hello().generations);
+  expect(source.pair!.hello().generations).toHaveLength(before.length + 1);
+  target.store.fail('sync', 'EIO', 1);
+  let links = await byHand(world);
+  await giveBack(world, { source: links.target, target: links.source });
+  await world.until(() => links.target.closed !== null, 5000, 'it says nothing');
+  expect(links.target.closed).toMatchObject({ reason: /the lost tail cannot be kept: .*EIO/ });
+  expect(target.pair!.hello().streams[target.journal.own.site]).toBe(through);
+  links = await byHand(world);
+  await world.until(() => links.source.sent.length > 0, 1000, 'the source does not say START');
+  links.target.hear({ kind: KIND_START, start: startOf(links.source) });
+  await world.pass(1000);
+  expect(links.target.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /cannot write its journal: .*EIO/ });
+  expect([target.pair!.hello().generations, links.target.sent]).toEqual([before, []]);
 });
 
 /** A host asks a source that is ready to go on alone. @returns when, ms */

@@ -1249,6 +1249,13 @@ export const VOLUME: readonly Mutant[] = [
     breaks: 'hosts wait without a limit for a preferred site that cannot go on alone',
   },
   {
+    name: 'pair: a history is taken over before what it began with is on the disk',
+    file: 'volume/pair.ts',
+    find: 'this.#whenDurable(link, group.journal.own.appended, () =>',
+    replace: 'this.#whenDurable(link, 0, () =>',
+    breaks: 'a standby shows what was before a tail that it lost again',
+  },
+  {
     name: 'pair: no peer owes room',
     file: 'volume/pair.ts',
     find: 'let owes = source.peerOwes || wantsRoom;',
