@@ -18,7 +18,7 @@ const FINDINGS: readonly (readonly [RegExp, string])[] = [
   [/lost the tail of its stream behind .* in a crash and went on without it/, 'has a tail that was dropped'],
   [/^the journal of .* begins at /, 'its journal is gone'],
   [/holds an unfinished copy of another history than /, 'an unfinished copy of another'],
-  [/^this standby holds the stream of site \d+, not of site /, 'holds the stream of another'],
+  [/^the journal of .* holds the stream of .* and cannot go on with that of /, 'holds the stream of another'],
 ];
 
 /** How long somebody waits for the target to have all, or to be in its first copy, ms. */
