@@ -19,8 +19,9 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { NO_RECORD_KEY, type Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX } from '../limits.js';
+import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX, TRANSACTION_WRITES_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
+import { positionBefore } from '../mirror/base.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -83,8 +84,9 @@ export class Pair implements Peering {
   #decision: Decision | null = null;
   #epoch = 0;
   #running = false;
-  /** The peer has said START on this link. */
+  /** The peer has said START on this link, and this site for its own stream: READY answers that. */
   #started = false;
+  #offered = false;
   /** This site's group is being made: adopted from the peer, or founded. That takes longer than a link may last. */
   #making = false;
   /** This site's stream runs, the peer's stream runs. */
@@ -493,6 +495,7 @@ export class Pair implements Peering {
     const granted = group.order === null ? 0 : group.sender!.grantedThrough;
     const begin = { epoch, row, action, stream, from, base, onReject } as const;
     const start: Start = { ...begin, confirmed, granted, meeting, ...historyOf(group.state.superblock) };
+    this.#offered = true;
     link.send(this.#encoder.control({ kind: KIND_START, start }), null, null);
   }
 
@@ -529,7 +532,8 @@ export class Pair implements Peering {
         case KIND_READY: {
           const decision = this.#decision;
           const group = this.group;
-          if (this.#sending || decision === null || group === null || group.sender === null) throw unexpected(message);
+          if (this.#sending || !this.#offered || decision === null || group === null || group.sender === null)
+            throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
           this.#checkHorizon(group, message.ready.horizon);
           this.#running = true;
@@ -610,6 +614,11 @@ export class Pair implements Peering {
       // it may have minted while its HELLO was under way: what was decided here was about the older history
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
+    this.#checkBeginning(start, decision);
+    if (decision.row === 2 && decision.target === this.group?.journal.own.site) {
+      // its HELLO was that of an empty site, which an older link has set up since: what was decided leaves out its stream
+      return link.close(CLOSE_NORMAL, 'the group is set up: begin again');
+    }
     if (decision.action === 'returnTail') {
       const { group } = this;
       // that it had a peer may be lost, too; of the peer's stream, where both write, comes back what the tail had seen
@@ -653,6 +662,30 @@ export class Pair implements Peering {
       return;
     }
     this.#ready(link, this.group, start);
+  }
+
+  /**
+   * START is to say what was decided: of a first copy, or of another place to go on from, it is written down here before
+   * anything comes that shows it to be wrong. What the target has may have become more since its HELLO, by an older link.
+   */
+  #checkBeginning({ action, stream, from, base }: Start, decision: Decision): void {
+    const own = this.group?.journal.own.site ?? decision.target;
+    const { target, back } = decision;
+    // nothing goes back unless both write
+    const due = decision.source === own ? { stream: target, from: back ?? -1, base: null } : decision;
+    let [least, most] = [due.base === null ? 0 : due.from, due.from];
+    if (due.base !== null && decision.row !== 3) {
+      // the source has gone on since its HELLO, and a copy begins before what was staged then
+      least -= TRANSACTION_WRITES_MAX;
+      most += PEER_AHEAD_MAX;
+    }
+    const isBase = base !== null && due.base !== null && !positionBefore(due.base, base);
+    const fits = base === null ? action === 'replay' && due.base === null : action === 'base' && isBase;
+    if (fits && stream === due.stream && from >= least && from <= most) return;
+    throw new ForelockError(
+      'PEER_PROTOCOL',
+      `START of stream ${stream} (${action}) behind ${from}, and stream ${due.stream} goes on behind ${due.from}: both ends must decide the same`,
+    );
   }
 
   #ready(link: Link, group: Group, start: Start): void {
@@ -776,6 +809,7 @@ export class Pair implements Peering {
     this.#serving?.linkLost(this.#running);
     this.#running = false;
     this.#started = false;
+    this.#offered = false;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;

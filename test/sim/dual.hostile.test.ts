@@ -8,7 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { EPOCH_MAX, PEER_AHEAD_MAX } from '../../src/limits.js';
-import { CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
+import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
 import { decode, KIND_READY, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { DUAL_QUIET } from './dual-draw.js';
 import { DualWorld } from './dual-world.js';
@@ -18,10 +18,11 @@ import { seededRandom } from './memory-store.js';
 const hash = await xxhash();
 
 /** Two sites that know each other; the line is down. */
-async function apart(): Promise<DualWorld> {
+async function apart(before?: (world: DualWorld) => Promise<void>): Promise<DualWorld> {
   const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
   for (const site of world.sites) site.open();
   await world.until(() => world.settled(), 20_000, 'the sites do not find together');
+  await before?.(world);
   world.line.downUntil = Number.POSITIVE_INFINITY;
   world.line.cut();
   await world.until(() => world.sites.every(({ pair }) => pair!.link === null), 5000, 'the link does not go down');
@@ -33,6 +34,20 @@ async function backTogether(world: DualWorld): Promise<void> {
   world.line.downUntil = 0;
   await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
   await world.checks.compareAll();
+}
+
+/** Each has written something that the other has. */
+async function bothWrote(world: DualWorld): Promise<void> {
+  for (const site of world.sites) {
+    const [volume] = site.group!.volumes.values();
+    const bytes = world.truth.history.payload(volume!.blockSize);
+    volume!.write(1, 0, bytes.length, [bytes], false, { settle: () => {} });
+  }
+  await world.until(
+    () => world.settled() && world.sites.every(({ journal }) => journal.own.durable > 0 && journal.peer.durable > 0),
+    5000,
+    'what was written does not arrive',
+  );
 }
 
 /** The two meet over links of the test's. @returns the second site's, and the START that the first said */
@@ -93,6 +108,76 @@ test.each([
   const { link, start } = await meet(world);
   link.hear({ kind: KIND_START, start: { ...start, ...change } });
   expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason });
+  await backTogether(world);
+});
+
+/**
+ * What it said was taken at its word. A first copy that was not decided on made a good image unfinished, for good, and
+ * another place to go on from moved the end of a stream.
+ */
+test.each<[string, (from: number) => Partial<Start>]>([
+  ['with a first copy', () => ({ action: 'base', base: { volume: 0, lba: 0 } })],
+  ['with a first copy that begins later', (from) => ({ action: 'base', base: { volume: 0, lba: 0 }, from: from + 1 })],
+  ['that goes on later', (from) => ({ from: from + 1 })],
+  ['of another stream', () => ({ stream: 254 })],
+  ['of another action', () => ({ action: 'base' })],
+])('a START %s than was decided on is not followed', async (_, change) => {
+  const world = await apart(bothWrote);
+  const [, second] = world.sites;
+  const { appended } = second.journal.peer;
+  const { link, start } = await meet(world);
+  expect(start.from).toBe(appended);
+  link.hear({ kind: KIND_START, start: { ...start, ...change(start.from) } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /must decide the same/ });
+  expect(second.journal.peer.appended).toBe(appended);
+  expect(second.group!.state.superblock.inconsistent).toBeNull();
+  link.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('a START is followed that does not know what an older link brought after HELLO', async () => {
+  // READY says how far that is.
+  const world = await apart(bothWrote);
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start: { ...start, from: start.from - 1 } });
+  await world.until(() => link.sent.length > 1, 1000, 'the second site does not say READY');
+  expect(link.closed).toBeNull();
+  link.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('READY to a site that waits with its START is not taken', async () => {
+  // The other one was emptied, and there is a generation to be minted first: that no meeting had been offered ended the process.
+  const world = await apart();
+  const [first, second] = world.sites;
+  const { site } = second.pair!.hello();
+  const nothing = { groupId: null, met: {}, sites: [], peers: [site.number], generations: [], streams: {} };
+  const link = new HandLink();
+  first.pair!.onLink(link, { ...structuredClone(second.pair!.hello()), ...nothing, journalFrom: {}, served: false });
+  const { epoch } = first.pair!;
+  const cursors = { received: 0, durable: 0, applied: 0, creditBytes: 0, consistent: true, horizon: 0 };
+  link.hear({ kind: KIND_READY, ready: { ...cursors, epoch } });
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /not due/ });
+  link.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('a site that an older link has set up since its HELLO begins again', async () => {
+  // It took the peer's stream, and never said START for its own: both sat there until they were taken for stalled.
+  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
+  const [first, second] = world.sites;
+  world.line.downUntil = Number.POSITIVE_INFINITY;
+  for (const site of world.sites) site.open();
+  await world.until(() => world.sites.every(({ state }) => state === 'up'), 1000, 'they do not open');
+  meetByHand(first, second);
+  await world.until(() => first.group !== null, 5000, 'nobody founds the group');
+  const { link, start } = await meet(world);
+  link.hear({ kind: KIND_START, start });
+  const again = await meet(world);
+  await world.until(() => second.group !== null, 5000, 'it is not adopted');
+  again.link.hear({ kind: KIND_START, start: again.start });
+  expect(again.link.closed).toMatchObject({ code: CLOSE_NORMAL, reason: /begin again/ });
+  again.link.onClose!('closed', CLOSE_NORMAL);
   await backTogether(world);
 });
 

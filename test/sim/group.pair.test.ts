@@ -11,7 +11,7 @@ import { AT_SIZE } from '../../assembly/layout.js';
 import { RING_FULL } from '../../src/journal/journal.js';
 import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS, PEER_STALL_MS, SHUN_MS_MIN } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
-import { decode, KIND_DATA, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
+import { decode, KIND_DATA, KIND_READY, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
@@ -120,6 +120,21 @@ test('a returned tail with a gap is not taken', async () => {
   });
   expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /damaged/ });
   expect(world.source.journal.own.appended).toBe(appended);
+});
+
+test('READY in the place of a lost tail is not taken', async () => {
+  // It went for the answer to a START that nobody had said: hosts were served at once, without the tail.
+  const { world } = await lostTail();
+  const links = await byHand(world);
+  const { pair, journal, group } = world.source;
+  const { appended } = journal.own;
+  const cursors = { received: appended, durable: appended, applied: appended, creditBytes: 1e6, consistent: true };
+  links.source.hear({ kind: KIND_READY, ready: { ...cursors, epoch: pair!.epoch, horizon: 0 } });
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /not due/ });
+  expect(group!.serving).toBe(false);
+  for (const link of [links.source, links.target]) link.onClose!('closed', CLOSE_PROTOCOL);
+  world.lineDownUntil = 0;
+  await atRest(world);
 });
 
 test('a piece of a lost tail that finds no room keeps what comes behind it waiting', async () => {
