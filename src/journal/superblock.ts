@@ -171,6 +171,7 @@ const schema = z.strictObject({
           applied: count,
           dead: z.array(count),
           cascades: z.array(z.tuple([count, count])),
+          bareMayDieThrough: count.nullable().default(null),
         }),
       })
       .nullable()

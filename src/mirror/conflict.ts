@@ -39,7 +39,8 @@
  *
  * What may die is remembered block by block (journal/versions.ts), and a TRIM or ZERO may be of a whole volume. So none
  * dies: it waits until the `abort` scopes of its session are confirmed, which takes a round trip. By then all that could
- * kill them is received, and stands in the journal before it: told again, it cannot die either.
+ * kill them is received, and stands in the journal before it: told again, it cannot die either. (An earlier version let
+ * it begin at once. What a journal has of that is told again as it was meant then: it dies with its session.)
  *
  * Three consequences for a site that crashed:
  *   - Its new scopes must not have seen less than the other end has closed, or the other end could have forgotten
@@ -122,6 +123,8 @@ export interface ConflictState {
   readonly dead: readonly number[];
   /** Sessions of the peer: scopes that have seen less than this are dead. */
   readonly cascades: readonly (readonly [session: number, below: number])[];
+  /** Own TRIMs and ZEROs through here had not waited, and die with their session. Null: written by a version where none did. */
+  readonly bareMayDieThrough: number | null;
 }
 
 export interface ConflictsOptions {
@@ -212,6 +215,9 @@ export class Conflicts {
   readonly #retoldOwnThrough: number;
   readonly #appliedBefore: number;
   readonly #retoldDead: ReadonlySet<number>;
+  readonly #bareMayDieThrough: number;
+  /** The last that does. */
+  #bareMayDie = 0;
 
   readonly counters = {
     /** Scopes of the peer that conflicted with own ones: what loses of them shows on top, or is dead. */
@@ -233,6 +239,7 @@ export class Conflicts {
     this.#retoldOwnThrough = state?.appended ?? 0;
     this.#appliedBefore = state?.applied ?? 0;
     this.#retoldDead = new Set(state?.dead);
+    this.#bareMayDieThrough = state === null ? 0 : (state.bareMayDieThrough ?? Number.POSITIVE_INFINITY);
     if (state === null) return;
     this.#closedThrough = state.closedThrough;
     this.#confirmedThrough = state.closedThrough;
@@ -336,7 +343,8 @@ export class Conflicts {
 
   /** May this own write, just told, be taken back? False if its scope is not known any more. */
   mayDie(write: HeadRecord): boolean {
-    return !isBare(write) && this.scopeMayDie(write.scope);
+    if (isBare(write)) return find(this.#own, write.scope)?.mayDie ?? false;
+    return this.scopeMayDie(write.scope);
   }
 
   /** The same of a scope's data. */
@@ -386,7 +394,12 @@ export class Conflicts {
     this.#ownIndex.add(scope);
     if (scope.abort) this.#ownAborts.add(scope);
     const last = this.#ownSessions.get(session);
-    const depends = !isBare(record) && last !== undefined && last.abortThrough > this.#closedThrough;
+    const bare = isBare(record);
+    // who has waited finds all of it confirmed
+    const settled = bare ? this.#confirmedThrough : this.#closedThrough;
+    const mayDepend = !bare || sequence <= this.#bareMayDieThrough;
+    const depends = mayDepend && last !== undefined && last.abortThrough > settled;
+    if (bare && depends) this.#bareMayDie = sequence;
     scope.mayDie = scope.abort || depends;
     if (scope.mayDie) this.#mayDieCount += 1;
     if (last === undefined) {
@@ -443,8 +456,9 @@ export class Conflicts {
     if (retold) {
       scope.dead = this.#retoldDead.has(sequence);
     } else {
-      if (seen < this.#closedThrough) {
-        throw broken(record, `has seen ${seen}, and ${this.#closedThrough} was confirmed before`);
+      // be it closed here or not: a TRIM may stand on what it had confirmed
+      if (seen < this.#confirmedThrough) {
+        throw broken(record, `has seen ${seen}, and ${this.#confirmedThrough} was confirmed before`);
       }
       if (!isLater(scope, this.#lastPeerStamp)) throw broken(record, 'is stamped before the one in front of it');
       scope.dead = this.#isBeaten(scope);
@@ -749,6 +763,7 @@ export class Conflicts {
       applied: this.#applied,
       dead: [...dead],
       cascades: [...this.#cascades],
+      bareMayDieThrough: this.#bareMayDie,
     };
   }
 

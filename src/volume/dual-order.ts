@@ -85,7 +85,15 @@ export class DualOrder implements RecordOrder {
   static settled(own: number, peer: number): OrderState {
     return {
       settled: { through: own, applied: peer, peerFrom: peer + 1 },
-      conflicts: { appended: own, closedThrough: own, received: peer, applied: peer, dead: [], cascades: [] },
+      conflicts: {
+        appended: own,
+        closedThrough: own,
+        received: peer,
+        applied: peer,
+        dead: [],
+        cascades: [],
+        bareMayDieThrough: 0,
+      },
     };
   }
 

@@ -192,7 +192,7 @@ test('a checkpoint that no superblock has room for does not keep other things fr
     own: 0,
     state: {
       settled: { through: 0, applied: 0, peerFrom: 0 },
-      conflicts: { appended: 0, closedThrough: 0, received: 0, applied: 0, dead, cascades: [] },
+      conflicts: { appended: 0, closedThrough: 0, received: 0, applied: 0, dead, cascades: [], bareMayDieThrough: 0 },
     },
     withBase: <T>(snapshot: () => T) => snapshot(),
   };

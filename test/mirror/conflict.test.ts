@@ -654,9 +654,60 @@ describe('admission', () => {
     expect(b.conflicts.mustWait(1, 0, 8, 50, 'bare')).toBe(false);
     b.write('t', 8, 50, TYPE_TRIM);
     expect([b.conflicts.closedThrough, b.versions.listedBlocks]).toEqual([0, 0]);
-    b.open({ appended: 2, closedThrough: 0, received: 0, applied: 0, dead: [], cascades: [] });
+    b.open({ appended: 2, closedThrough: 0, received: 0, applied: 0, dead: [], cascades: [], bareMayDieThrough: 0 });
     b.tell();
     expect([b.conflicts.closedThrough, b.versions.listedBlocks]).toEqual([0, 0]);
+  });
+
+  // The process died of an assertion, at every start: there, a TRIM or ZERO had begun behind what its session may lose.
+  test('in a journal of an earlier version, a TRIM or ZERO dies with its session', () => {
+    const [a, b] = pair();
+    const crossing = a.write('a', 0);
+    b.clock = 5;
+    b.unlock(b.lock('L', 0, 1, ABORT));
+    b.write('t', 8, 4, TYPE_TRIM);
+    const asEarlier = { closedThrough: 0, received: 0, applied: 0, dead: [], cascades: [], bareMayDieThrough: null };
+    // the last checkpoint was made before or after it
+    for (const appended of [0, 3]) {
+      const journal = [...b.journal];
+      b.open({ ...asEarlier, appended });
+      b.tell();
+      expect(b.versions.listedBlocks).toBe(4);
+      // and is still so after the first checkpoint of this version
+      const state = b.conflicts.state(0);
+      expect(state.bareMayDieThrough).toBe(3);
+      b.open(state);
+      b.tell();
+      expect(b.receive(crossing)).toEqual(['L', 't']);
+      expect(b.shows(8)).toBe('-');
+      b.journal = journal;
+      b.sent.length = 3;
+    }
+    // what begins now has waited, though no checkpoint says so yet
+    b.journal = [];
+    b.sent.length = 0;
+    b.open({ ...asEarlier, appended: 0 });
+    b.lock('M', 40, 1, ABORT);
+    b.receive(crossing);
+    b.conflicts.confirmed(1, 1);
+    b.write('u', 8, 4, TYPE_TRIM);
+    expect([b.conflicts.closedThrough, b.versions.listedBlocks]).toEqual([0, 0]);
+  });
+
+  // A TRIM stood on what it had confirmed, and the process died of an assertion: a record was held to what was closed alone.
+  test('a record of the peer that has not seen what it had confirmed is refused', () => {
+    const [a, b] = pair();
+    b.lock('W', 20); // the peer waits for it: nothing is closed
+    a.clock = 10;
+    b.clock = 50;
+    b.unlock(b.lock('X', 5, 1, { ...ABORT, session: 3 }));
+    const waits = a.lock('a', 20);
+    b.receive(waits);
+    expect(b.apply()).toEqual(['a?']);
+    b.conflicts.confirmed(3, 1);
+    expect([b.conflicts.closedThrough, b.conflicts.mustWait(3, 0, 5, 1, 'bare')]).toEqual([0, false]);
+    b.write('t', 5, 1, TYPE_TRIM, 3);
+    expect(() => b.receive(a.write('late', 5))).toThrow(/has seen 0, and 3 was confirmed before/);
   });
 
   // Diverged: a had confirmed b's write, crashed without having synced it, and then made a scope that had not seen it.

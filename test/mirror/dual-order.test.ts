@@ -76,7 +76,15 @@ test.each(['first', 'last'])(
     const map = new BlockMap(64, new Liveness(4 * FAR));
     const made = order(map, {
       settled: { through: 0, applied: 1, peerFrom: 1 },
-      conflicts: { appended: 4, closedThrough: 4, received: 1, applied: 1, dead: [], cascades: [] },
+      conflicts: {
+        appended: 4,
+        closedThrough: 4,
+        received: 1,
+        applied: 1,
+        dead: [],
+        cascades: [],
+        bareMayDieThrough: 0,
+      },
     });
     const peer = (position: number): void => {
       made.replayReceived(record({ type: TYPE_WRITE, sequence: 1, site: 2, lba: 9 }), position);
@@ -98,7 +106,7 @@ test('a write that is told again masks what an open scope of the peer writes ben
   const map = new BlockMap(64, new Liveness(4 * FAR));
   const made = order(map, {
     settled: { through: 0, applied: 1, peerFrom: 1 },
-    conflicts: { appended: 1, closedThrough: 1, received: 1, applied: 1, dead: [], cascades: [] },
+    conflicts: { appended: 1, closedThrough: 1, received: 1, applied: 1, dead: [], cascades: [], bareMayDieThrough: 0 },
   });
   const peers = { site: 2, scope: 1, clock: 5 };
   made.own(record({ type: TYPE_WRITE, sequence: 1, clock: 10 }), FAR);

@@ -635,8 +635,8 @@ export const MIRROR: readonly Mutant[] = [
   {
     name: 'conflict: a TRIM told again may die',
     file: 'mirror/conflict.ts',
-    find: 'return !isBare(write) && this.scopeMayDie(write.scope);',
-    replace: 'return this.scopeMayDie(write.scope);',
+    find: 'if (isBare(write)) return find(this.#own, write.scope)?.mayDie ?? false;',
+    replace: '',
     breaks: 'a start after large TRIMs keeps a list for each of their blocks',
   },
   {
@@ -662,5 +662,33 @@ export const MIRROR: readonly Mutant[] = [
     replace: 'return this.#sent <= this.#sealed;',
     breaks: "a slow disk of this site's own is taken for a peer that does not get on",
     tests: ['sim/dual.stalled.test.ts'],
+  },
+  {
+    name: 'conflict: what was confirmed counts once it is closed',
+    file: 'mirror/conflict.ts',
+    find: 'if (seen < this.#confirmedThrough) {',
+    replace: 'if (seen < this.#closedThrough) {',
+    breaks: 'a peer that has not seen what it confirmed ends the process',
+  },
+  {
+    name: 'conflict: a TRIM of an earlier version outlives its session',
+    file: 'mirror/conflict.ts',
+    find: 'const mayDepend = !bare || sequence <= this.#bareMayDieThrough;',
+    replace: 'const mayDepend = !bare;',
+    breaks: 'a site that was upgraded dies of an assertion at every start',
+  },
+  {
+    name: 'conflict: checkpoints forget that a TRIM may die',
+    file: 'mirror/conflict.ts',
+    find: 'bareMayDieThrough: this.#bareMayDie,',
+    replace: 'bareMayDieThrough: 0,',
+    breaks: 'a site that was upgraded dies of an assertion at the second start',
+  },
+  {
+    name: 'conflict: a TRIM that has waited may die',
+    file: 'mirror/conflict.ts',
+    find: 'const settled = bare ? this.#confirmedThrough : this.#closedThrough;',
+    replace: 'const settled = this.#closedThrough;',
+    breaks: 'after an upgrade a large TRIM keeps a list for each of its blocks',
   },
 ];
