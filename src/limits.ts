@@ -150,6 +150,19 @@ export const FREEZE_HOLD_MS = 30_000;
 
 /** With a full journal that is kept for the peer, views are dropped once it has taken nothing for so long. */
 export const VIEW_STALL_MS = 2000;
+/** Bytes of data in one digest of a verify: what a question may take in memory. Holes are compared in far larger runs. */
+export const VERIFY_CHUNK_SIZE = 4 * MIB;
+/** Blocks in one question of a verify: of 4 KiB they are 64 GiB, all hole where it is asked. */
+export const VERIFY_BLOCKS_MAX = 2 ** 24;
+/** Questions of a verify that are under way at once: hides the round trip. */
+export const VERIFY_QUESTIONS_MAX = 8;
+/**
+ * Questions of this site's that the peer has not answered. A verify takes eight and one more at its end, and another may
+ * take its place, but at a standby each is one question to the primary for as long as it takes.
+ */
+export const ASKS_MAX = 32;
+/** The same of the peer's. Those of a link that broke may still be at work: all their chunks are as much as the credit. */
+export const PEER_ASKS_MAX = 64;
 /** A verify ends when the other site has got no further for so long: it could not tell. A lock there may take less. */
 export const VERIFY_STALL_MS = 1.5 * LOCK_WAIT_MS_MAX;
 /** How long the preferred site of a split waits before it goes on alone: the other has to have stopped by then. */
@@ -207,6 +220,9 @@ assert(
   'the smallest journal promises room for the largest record',
 );
 assert(VERIFY_STALL_MS > LOCK_WAIT_MS_MAX, 'a verify waits as long as the mirror may wait for a lock');
+assert(2 * (VERIFY_QUESTIONS_MAX + 1) <= ASKS_MAX, 'a verify may take the place of another');
+assert(2 * ASKS_MAX <= PEER_ASKS_MAX, 'who asks again on a new link is not refused for what it asked on the last');
+assert(PEER_ASKS_MAX * VERIFY_CHUNK_SIZE <= CREDIT_BYTES, 'questions take no more memory than records may');
 assert(SPLIT_LEASE_MS <= 0.75 * SPLIT_WAIT_MS, 'who is not preferred has stopped before the other goes on alone');
 assert(
   PEER_STALL_MS < FREEZE_HOLD_MS,

@@ -14,7 +14,7 @@ import { SUPERBLOCK_NAMES, type Superblock, type SuperblockFiles } from '../jour
 import { createKernel } from '../kernel/create.js';
 import type { KernelName } from '../kernel/kernel.js';
 import { PiscinaPool } from '../kernel/pool.js';
-import { LOCK_WAIT_MS_MAX, MIB } from '../limits.js';
+import { LOCK_WAIT_MS_MAX, MIB, VERIFY_BLOCKS_MAX } from '../limits.js';
 import { LinkEndpoint } from '../link/endpoint.js';
 import { readKey } from '../link/key.js';
 import type { RejectPolicy } from '../mirror/wire.js';
@@ -562,6 +562,8 @@ export class Gateway {
     const { sequence, lba, blockCount, maps } = params as Record<string, number>;
     switch (method) {
       case 'hash': {
+        if (blockCount > VERIFY_BLOCKS_MAX)
+          throw new ForelockError('EINVAL', `${blockCount} blocks are more than are compared at once`);
         const volume = volumeOf(group, String(params.volume));
         const point = { site: group.journal.peer.site, sequence };
         const view = pinnedView(volume, point);

@@ -19,7 +19,7 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { NO_RECORD_KEY, type Superblock } from '../journal/superblock.js';
-import { BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX, TRANSACTION_WRITES_MAX } from '../limits.js';
+import { ASKS_MAX, BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX, PEER_ASKS_MAX, TRANSACTION_WRITES_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
 import { positionBefore } from '../mirror/base.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
@@ -104,6 +104,8 @@ export class Pair implements Peering {
   #tailSender: TailSender | null = null;
   #asks = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
   #askId = 0;
+  /** Questions of the peer's that are not answered, be it on a link that is gone. */
+  #answering = 0;
   readonly counters = {
     rows: new Map<number, number>(),
     tailRecordsReturned: 0,
@@ -273,13 +275,15 @@ export class Pair implements Peering {
 
   /**
    * Asks the peer something.
-   * @throws ForelockError AWAY without a link; what the peer answers otherwise
+   * @throws ForelockError AWAY without a link; EPERM while too many are asked; what the peer answers otherwise
    */
   ask(method: string, params: Record<string, unknown>): Promise<unknown> {
     const link = this.#link;
     if (link === null || !this.#running) {
       return Promise.reject(new ForelockError('AWAY', `the peer is away: ${this.#refusal ?? 'no link'}`));
     }
+    if (this.#asks.size >= ASKS_MAX)
+      return Promise.reject(new ForelockError('EPERM', `${ASKS_MAX} questions wait for the peer: ask again later`));
     this.#askId = (this.#askId + 1) >>> 0;
     const id = this.#askId;
     return new Promise((resolve, reject) => {
@@ -765,7 +769,11 @@ export class Pair implements Peering {
   // ---- questions
 
   #onAsk(link: Link, ask: Ask): void {
+    if (this.#answering >= PEER_ASKS_MAX)
+      throw new ForelockError('PEER_PROTOCOL', `the peer asks, and has ${this.#answering} questions open`);
+    this.#answering += 1;
     const answer = (result: unknown, error: Answer['error']): void => {
+      this.#answering -= 1;
       if (this.#link !== link) return;
       link.send(this.#encoder.control({ kind: KIND_ANSWER, answer: { id: ask.id, result, error } }), null, null);
     };

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Gateway, type GroupOptions, LibraryVolume, NbdClient } from '../../src/index.js';
+import { VERIFY_BLOCKS_MAX } from '../../src/limits.js';
 
 const MIB = 1 << 20;
 const group = {
@@ -215,6 +216,9 @@ test('a volume whose name another group has is not adopted, the peer is told, an
     // a peer asks about its own group only
     const ask = first.members[0]!.pair.ask('hash', { volume: 'web', sequence: 0, lba: 0, blockCount: 1, maps: false });
     await expect(ask).rejects.toThrow('group one has no volume named "web"');
+    // and about no more than a verify compares at once
+    const large = { volume: 'disk', sequence: 0, lba: 0, blockCount: VERIFY_BLOCKS_MAX + 1, maps: true };
+    await expect(first.members[0]!.pair.ask('hash', large)).rejects.toMatchObject({ code: 'EINVAL' });
   } finally {
     await Promise.all(open.map((gateway) => gateway.close()));
   }

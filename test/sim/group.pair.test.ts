@@ -8,10 +8,26 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { AT_SIZE } from '../../assembly/layout.js';
+import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
-import { FULL_DISK_RETRY_MS, LOST_TAIL_WAIT_MS, PEER_STALL_MS, SHUN_MS_MIN } from '../../src/limits.js';
+import {
+  ASKS_MAX,
+  FULL_DISK_RETRY_MS,
+  LOST_TAIL_WAIT_MS,
+  PEER_ASKS_MAX,
+  PEER_STALL_MS,
+  SHUN_MS_MIN,
+} from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_TIMEOUT } from '../../src/link/link.js';
-import { decode, KIND_DATA, KIND_READY, KIND_START, type Message, WireEncoder } from '../../src/mirror/wire.js';
+import {
+  decode,
+  KIND_ASK,
+  KIND_DATA,
+  KIND_READY,
+  KIND_START,
+  type Message,
+  WireEncoder,
+} from '../../src/mirror/wire.js';
 import { Sender } from '../../src/volume/sender.js';
 import type { Site } from './group-site.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
@@ -135,6 +151,26 @@ test('READY in the place of a lost tail is not taken', async () => {
   for (const link of [links.source, links.target]) link.onClose!('closed', CLOSE_PROTOCOL);
   world.lineDownUntil = 0;
   await atRest(world);
+});
+
+test('a peer asks no more at once than is answered', async () => {
+  // Each question held what it took, and there could be any number.
+  const world = await bothUp();
+  const codes = Array.from({ length: ASKS_MAX + 1 }, () =>
+    world.source.pair!.ask('hash', {}).catch(({ code }: ForelockError) => code),
+  );
+  const said = await world.settle(Promise.all(codes));
+  expect([said[0], said.at(-1)]).toEqual(['EIO', 'EPERM']);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  const { source } = await byHand(world);
+  const ask = (id: number): void => source.hear({ kind: KIND_ASK, ask: { id, method: 'hash', params: {} } });
+  for (let round = 0; round < 2; round += 1) {
+    for (let id = 0; id < PEER_ASKS_MAX; id += 1) ask(id);
+    await world.pass(1); // they are answered
+  }
+  expect(source.closed).toBeNull();
+  for (let id = 0; id <= PEER_ASKS_MAX; id += 1) ask(id);
+  expect(source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /questions/ });
 });
 
 test('a piece of a lost tail that finds no room keeps what comes behind it waiting', async () => {

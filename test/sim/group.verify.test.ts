@@ -5,6 +5,7 @@ import xxhash from 'xxhash-wasm';
 vi.mock('../../src/limits.js', async (original) => ({
   ...(await original<typeof import('../../src/limits.js')>()),
   ...(await import('./small-limits.js')).SMALL_LIMITS,
+  VERIFY_CHUNK_SIZE: 64 * 1024,
 }));
 
 import { FLAG_POINT } from '../../assembly/layout.js';
@@ -133,6 +134,17 @@ test('what is read while the view is dropped is not compared: the image under it
     });
     await expect(world.settle(verified), platter).rejects.toThrow(LOST);
   }
+});
+
+test('checksums of what is a long hole at the other site are taken in pieces', async () => {
+  // It asks for all of it at once. Nobody else had a turn meanwhile, and all of them stood in memory.
+  const world = await filled();
+  const { group, journal } = world.source;
+  const point = { site: journal.own.site, sequence: group!.appendFlush(FLAG_POINT) };
+  const volume = volumeOf(world.source);
+  const digest = digestOf(volume, point, 0, 256, true, hash);
+  group!.views.dropPoint(point.site);
+  await expect(world.settle(digest)).rejects.toThrow(LOST);
 });
 
 test('a verify that another one supersedes does not take its view', async () => {
