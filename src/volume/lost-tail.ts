@@ -211,6 +211,11 @@ export class TailTaker {
     this.#group.beforeHosts(() => this.#takeKept());
   }
 
+  /** What comes next is due from this site's own disk: room, or that all of it is durable. */
+  get isWriting(): boolean {
+    return this.#kept.length > 0 || this.#group.journal.own.appended >= this.#through;
+  }
+
   /** The link is gone, and what was not taken comes again on the next one. */
   close(): void {
     this.#kept.length = 0;

@@ -89,6 +89,8 @@ export class Pair implements Peering {
   #offered = false;
   /** This site's group is being made: adopted from the peer, or founded. That takes longer than a link may last. */
   #making = false;
+  /** So much does this site write to its own disk before it goes on with the link. */
+  #writing = 0;
   /** This site's stream runs, the peer's stream runs. */
   #sending = false;
   #receiving = false;
@@ -333,6 +335,7 @@ export class Pair implements Peering {
     const link = this.#link!;
     // what the settling of an emptied site's stream waits for has limits of its own
     if (decision?.action === 'renew' || this.#serving?.minting) return { ...none, task: 'fine' };
+    if (this.#making || this.#writing > 0 || this.#tail?.isWriting) return { ...none, task: 'fine' };
     if (group === null || !this.#running) return { ...none, task: 'shaking hands' };
     const { journal, sender, receiver } = group;
     // nobody can tell what holds them up
@@ -450,8 +453,12 @@ export class Pair implements Peering {
       // freed since HELLO said that it is here; the next one says what there is
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
-    if (begins) return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
-    this.#sendStart(link, decision, theirs, from);
+    if (!begins) return this.#sendStart(link, decision, theirs, from);
+    this.#writing += 1;
+    this.#whenDurable(link, from, () => {
+      this.#writing -= 1;
+      this.#sendStart(link, decision, theirs, from);
+    });
   }
 
   /** The other site must never go on from what a crash here could still take back. */
@@ -473,8 +480,10 @@ export class Pair implements Peering {
       this.#remember(group, theirs, decision.action === 'base' ? 0 : null);
     this.#agree(group);
     const meeting = offerMeeting(state.superblock, theirs);
+    this.#writing += 1;
     state.save((error) => {
       if (this.#link !== link) return;
+      this.#writing -= 1;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the source cannot write its state: ${error.message}`);
       this.#guard(link, () => this.#say(link, group, decision, decision.stream, from, decision.base, meeting));
     });
@@ -734,8 +743,10 @@ export class Pair implements Peering {
     this.#remember(group, theirs, group.sender === null ? 0 : null);
     this.#agree(group);
     if (start.meeting !== null) superblock.met[theirs.site.number] = { last: start.meeting, offered: null };
+    this.#writing += 1;
     const adopted = (error: Error | null): void => {
       if (this.#link !== link) return;
+      this.#writing -= 1;
       if (error !== null) return link.close(CLOSE_PROTOCOL, `the standby cannot write its state: ${error.message}`);
       this.#guard(link, () => {
         // scopes of an earlier life, or that the other site has ended when it went on alone: what comes may wait for them
@@ -818,6 +829,7 @@ export class Pair implements Peering {
     this.#running = false;
     this.#started = false;
     this.#offered = false;
+    this.#writing = 0;
     this.#sending = false;
     this.#receiving = false;
     this.#decision = null;

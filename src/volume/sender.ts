@@ -243,7 +243,8 @@ export class Sender implements MirrorEnd {
       from = frame.end;
     }
     const bytes = Math.max(0, journal.head - from);
-    if (this.#lacked.sequence !== applied + 1)
+    // what was too far from there may be near it by now: the peer has synced what goes before
+    if (this.#lacked.sequence !== applied + 1 || this.#lacked.stamp === null)
       this.#lacked = { sequence: applied + 1, stamp: this.#reader.stampOf(applied + 1, from) };
     const { stamp } = this.#lacked;
     return { bytes, ageMs: stamp === null ? null : journal.ageOf(stamp) };

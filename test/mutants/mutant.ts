@@ -125,6 +125,7 @@ const TESTS: Record<string, string[]> = {
     'sim/group.rejections.test.ts',
   ],
   'node/config.ts': [],
+  'node/gateway.ts': [],
   'node/log.ts': [],
   'journal/superblock.ts': [],
   'volume/pair.ts': [

@@ -50,6 +50,7 @@ export class Site {
   unreadable = false;
   /** Every sync takes so much longer. */
   slowSyncMs = 0;
+  slowSaveMs = 0;
   opens = 0;
   /** The target has records that the source dropped when it went on alone. */
   orphan = false;
@@ -95,7 +96,9 @@ export class Site {
         latencyMs: (operation) =>
           operation === 'write'
             ? 0.02 + random() * 0.6
-            : 0.1 + random() * options.syncMs + (operation === 'sync' ? this.slowSyncMs : 0),
+            : 0.1 +
+              random() * options.syncMs +
+              (operation === 'sync' ? this.slowSyncMs : operation === 'save' ? this.slowSaveMs : 0),
         failed: (operation) => met(`${this.place} failed ${operation}`),
       });
     this.store = store();

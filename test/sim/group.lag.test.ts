@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   SEGMENT_SIZE_MIN: 128 * 1024,
 }));
 
+import { StreamReader } from '../../src/journal/stream-reader.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
@@ -87,6 +88,20 @@ test('while the target waits for a lock the age grows, whatever is sent behind',
   await world.settle(world.write(0, 8));
   await world.pass(1000);
   expectAge(world, next);
+});
+
+test('an age that was not known is looked up again', async () => {
+  // It was not before the peer had applied more, and that may be what it is stuck with.
+  const world = await bothUp();
+  world.crash(world.target, false);
+  await world.until(() => world.source.pair!.link === null, 20_000, 'the source does not notice');
+  const since = world.scheduler.now;
+  await world.settle(world.write(8, 8));
+  await world.pass(1000);
+  const stampOf = vi.spyOn(StreamReader.prototype, 'stampOf').mockReturnValueOnce(null);
+  expect(backlog(world).ageMs).toBeNull();
+  expectAge(world, since);
+  stampOf.mockRestore();
 });
 
 test('what was given up has no bytes that are kept, and needs a full copy', async () => {

@@ -173,6 +173,82 @@ test('a peer asks no more at once than is answered', async () => {
   expect(source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /questions/ });
 });
 
+/** Not yet adopted: the line is down, and the source has an image that no stream makes. */
+async function notMet(): Promise<GroupWorld> {
+  const world = new GroupWorld(QUIET, seededRandom(1), hash);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  for (const site of [world.source, world.target]) world.open(site);
+  await world.until(() => world.source.group?.serving === true && world.target.pair !== null, 20_000, 'not up');
+  world.source.group!.state.superblock.imported = true;
+  return world;
+}
+
+const SLOW_MS = PEER_STALL_MS + 10_000;
+
+/** Its own disk was slow, and it said of the peer that it did not get on, closed the link and refused the next. */
+test.each<[string, () => Promise<{ world: GroupWorld; end: HandLink; site: Site; isDone: () => boolean }>]>([
+  [
+    'is set up',
+    async () => {
+      const world = await notMet();
+      const { source, target } = await byHand(world);
+      await world.until(() => source.sent.length > 0, 1000, 'no START');
+      world.target.slowSaveMs = SLOW_MS;
+      target.hear({ kind: KIND_START, start: startOf(source) });
+      return { world, end: target, site: world.target, isDone: () => target.sent.length > 0 };
+    },
+  ],
+  [
+    'answers a START',
+    async () => {
+      const world = await bothUp();
+      world.lineDownUntil = Number.POSITIVE_INFINITY;
+      const { source, target } = await byHand(world);
+      await world.until(() => source.sent.length > 0, 1000, 'no START');
+      world.target.slowSaveMs = SLOW_MS;
+      target.hear({ kind: KIND_START, start: startOf(source) });
+      return { world, end: target, site: world.target, isDone: () => target.sent.length > 0 };
+    },
+  ],
+  [
+    'begins a stream',
+    async () => {
+      const world = await bothUp();
+      world.lineDownUntil = Number.POSITIVE_INFINITY;
+      world.source.slowSaveMs = SLOW_MS;
+      const { source } = await byHand(world);
+      return { world, end: source, site: world.source, isDone: () => source.sent.length > 0 };
+    },
+  ],
+  [
+    'begins a first copy',
+    async () => {
+      const world = await notMet();
+      world.source.slowSyncMs = SLOW_MS;
+      await world.settle(world.write(0, 8));
+      const { source } = await byHand(world);
+      return { world, end: source, site: world.source, isDone: () => source.sent.length > 0 };
+    },
+  ],
+  [
+    'has its lost tail back',
+    async () => {
+      const { world } = await lostTail();
+      const links = await byHand(world);
+      world.source.slowSyncMs = SLOW_MS;
+      await giveBack(world, links);
+      return { world, end: links.source, site: world.source, isDone: () => links.source.closed?.code === CLOSE_NORMAL };
+    },
+  ],
+])('a site with a slow disk that %s does not call its peer stalled', async (_, begin) => {
+  const { world, end, site, isDone } = await begin();
+  await world.pass(PEER_STALL_MS + 5000);
+  expect(isDone()).toBe(false);
+  await world.until(() => end.closed !== null || isDone(), 4 * SLOW_MS, 'it does not go on');
+  expect(isDone()).toBe(true);
+  expect(site.pair!.counters.stalls).toBe(0);
+});
+
 test('a piece of a lost tail that finds no room keeps what comes behind it waiting', async () => {
   // The link was paused, and brought what it had read already. Each piece was tried by itself: a small one found room, in
   // front of a large one that had not, and was called damaged. Links came and went, while hosts that waited were served
@@ -225,11 +301,7 @@ test('and so is one that fails while a piece of it waits for room', async () => 
 
 test('a disk that fails before a first copy can begin is told to the peer', async () => {
   // The same: nobody had gone, and nothing began.
-  const world = new GroupWorld(QUIET, seededRandom(1), hash);
-  world.lineDownUntil = Number.POSITIVE_INFINITY;
-  for (const site of [world.source, world.target]) world.open(site);
-  await world.until(() => world.source.group?.serving === true && world.target.pair !== null, 20_000, 'not up');
-  world.source.group!.state.superblock.imported = true; // no stream makes its image
+  const world = await notMet();
   world.source.store.fail('sync', 'EIO', 100);
   await world.settle(world.write(0, 8));
   const links = await byHand(world);
