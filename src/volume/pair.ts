@@ -679,22 +679,24 @@ export class Pair implements Peering {
 
   /**
    * START is to say what was decided: of a first copy, or of another place to go on from, it is written down here before
-   * anything comes that shows it to be wrong. What the target has may have become more since its HELLO, by an older link.
+   * anything comes that shows it to be wrong. But a HELLO may be old by then: an older link may have brought the target more
+   * since, and the source has gone on, and may have freed what would have made an empty target's image without a copy.
    */
   #checkBeginning({ action, stream, from, base }: Start, decision: Decision): void {
     const own = this.group?.journal.own.site ?? decision.target;
-    const { target, back } = decision;
+    const { row, target, through, back } = decision;
     // nothing goes back unless both write
     const due = decision.source === own ? { stream: target, from: back ?? -1, base: null } : decision;
-    let [least, most] = [due.base === null ? 0 : due.from, due.from];
-    if (due.base !== null && decision.row !== 3) {
-      // the source has gone on since its HELLO, and a copy begins before what was staged then
-      least -= TRANSACTION_WRITES_MAX;
-      most += PEER_AHEAD_MAX;
+    let fits: boolean;
+    if (base === null) fits = due.base === null && from <= due.from;
+    else if (row === 3) fits = due.base !== null && !positionBefore(due.base, base) && from === due.from;
+    else {
+      const isDue = due.base !== null || (due === decision && row === 2);
+      // it begins in front of what was staged
+      const isNear = from >= through - TRANSACTION_WRITES_MAX && from <= through + PEER_AHEAD_MAX;
+      fits = isDue && isNear && base.volume === 0 && base.lba === 0;
     }
-    const isBase = base !== null && due.base !== null && !positionBefore(due.base, base);
-    const fits = base === null ? action === 'replay' && due.base === null : action === 'base' && isBase;
-    if (fits && stream === due.stream && from >= least && from <= most) return;
+    if (fits && stream === due.stream && action === (base === null ? 'replay' : 'base')) return;
     throw new ForelockError(
       'PEER_PROTOCOL',
       `START of stream ${stream} (${action}) behind ${from}, and stream ${due.stream} goes on behind ${due.from}: both ends must decide the same`,

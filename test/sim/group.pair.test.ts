@@ -14,6 +14,7 @@ import {
   ASKS_MAX,
   FULL_DISK_RETRY_MS,
   LOST_TAIL_WAIT_MS,
+  PEER_AHEAD_MAX,
   PEER_ASKS_MAX,
   PEER_STALL_MS,
   SHUN_MS_MIN,
@@ -182,6 +183,40 @@ async function notMet(): Promise<GroupWorld> {
   world.source.group!.state.superblock.imported = true;
   return world;
 }
+
+test('an empty standby takes the first copy that its source has come to need since HELLO', async () => {
+  // Its journal began at 1 when it said so, and it had freed that when it decided (worlds 1 to 300).
+  const world = await notMet();
+  const { superblock } = world.source.group!.state;
+  superblock.imported = false;
+  await world.settle(world.write(0, 8));
+  const [said, heard] = [world.source, world.target].map(({ pair }) => structuredClone(pair!.hello()));
+  superblock.imported = true;
+  const [source, target] = [new HandLink(), new HandLink()];
+  world.source.pair!.onLink(source, heard);
+  world.target.pair!.onLink(target, said);
+  await world.until(() => source.sent.length > 0, 1000, 'no START');
+  const start = startOf(source);
+  expect(start).toMatchObject({ action: 'base', base: { volume: 0, lba: 0 } });
+  target.hear({ kind: KIND_START, start });
+  await world.until(() => target.sent.length > 0, 1000, 'no READY');
+  expect(target.closed).toBeNull();
+});
+
+test.each([
+  // the COMMIT was lost: HELLO counts what was staged, and START does not
+  ['in front of what was staged', -1, null],
+  ['further on than its stream can have got', PEER_AHEAD_MAX + 1, CLOSE_PROTOCOL],
+])('where a first copy may begin: %s', async (_, by, code) => {
+  const world = await notMet();
+  await world.settle(world.write(0, 64));
+  const { source, target } = await byHand(world);
+  await world.until(() => source.sent.length > 0, 1000, 'no START');
+  const start = startOf(source);
+  target.hear({ kind: KIND_START, start: { ...start, from: start.from + by } });
+  await world.until(() => target.closed !== null || target.sent.length > 0, 1000, 'it says nothing');
+  expect(target.closed?.code ?? null).toBe(code);
+});
 
 const SLOW_MS = PEER_STALL_MS + 10_000;
 
