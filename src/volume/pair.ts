@@ -454,22 +454,26 @@ export class Pair implements Peering {
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
     if (!begins) return this.#sendStart(link, decision, theirs, from);
-    this.#writing += 1;
-    this.#whenDurable(link, from, () => {
-      this.#writing -= 1;
-      this.#sendStart(link, decision, theirs, from);
-    });
+    this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
   }
 
   /** The other site must never go on from what a crash here could still take back. */
   #whenDurable(link: Link, sequence: number, then: () => void): void {
-    const { journal } = this.group!;
-    if (this.#link !== link) return;
-    if (journal.own.durable >= sequence) return then();
-    if (journal.failed !== null)
-      return link.close(CLOSE_PROTOCOL, `this site cannot write its journal: ${journal.failed.message}`);
-    journal.sync();
-    this.group!.whenDurable(() => this.#whenDurable(link, sequence, then));
+    const group = this.group!;
+    const { journal } = group;
+    this.#writing += 1;
+    const look = (): void => {
+      if (this.#link !== link) return;
+      if (journal.own.durable >= sequence) {
+        this.#writing -= 1;
+        return then();
+      }
+      if (journal.failed !== null)
+        return link.close(CLOSE_PROTOCOL, `this site cannot write its journal: ${journal.failed.message}`);
+      journal.sync();
+      group.whenDurable(look);
+    };
+    look();
   }
 
   #sendStart(link: Link, decision: Decision, theirs: SiteState, from: number): void {
