@@ -453,8 +453,8 @@ export class Pair implements Peering {
       // freed since HELLO said that it is here; the next one says what there is
       return link.close(CLOSE_PROTOCOL, `${from + 1} is gone from the journal: both ends must decide the same`);
     }
-    if (!begins) return this.#sendStart(link, decision, theirs, from);
-    this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
+    if (begins) return this.#whenDurable(link, from, () => this.#sendStart(link, decision, theirs, from));
+    this.#sendStart(link, decision, theirs, from);
   }
 
   /** The other site must never go on from what a crash here could still take back. */

@@ -516,7 +516,7 @@ export const MIRROR: readonly Mutant[] = [
   {
     name: 'conflict: what follows cannot die',
     file: 'mirror/conflict.ts',
-    find: 'const depends = !isBare(record) && last !== undefined && last.abortThrough > this.#closedThrough;',
+    find: 'const depends = mayDepend && last !== undefined && last.abortThrough > settled;',
     replace: 'const depends = false;',
     breaks: 'a cascade cannot take out what it has to',
   },

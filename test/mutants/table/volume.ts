@@ -502,8 +502,8 @@ export const VOLUME: readonly Mutant[] = [
   {
     name: 'pair: a first copy waits for a disk that has failed',
     file: 'volume/pair.ts',
-    find: 'if (journal.failed !== null)\n      return link.close(',
-    replace: 'if (journal.failed !== null && sequence < 0)\n      return link.close(',
+    find: 'if (journal.failed !== null)\n        return link.close(',
+    replace: 'if (journal.failed !== null && sequence < 0)\n        return link.close(',
     breaks: 'the same, where it would begin',
   },
   {
@@ -1098,8 +1098,8 @@ export const VOLUME: readonly Mutant[] = [
   {
     name: 'sender: the age of the lag is looked up once',
     file: 'volume/sender.ts',
-    find: 'if (this.#lacked.sequence !== applied + 1)',
-    replace: 'if (this.#lacked.sequence === 0)',
+    find: 'this.#lacked.sequence !== applied + 1',
+    replace: 'this.#lacked.sequence === 0',
     breaks: 'the lag is as old as the first that was ever seen',
     tests: ['sim/group.lag.test.ts'],
   },
