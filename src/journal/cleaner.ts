@@ -136,8 +136,9 @@ export class Cleaner {
    * journal, the emptier the segments that are emptied.
    */
   get softLimit(): number {
-    const { room, segmentSize } = this.#journal;
-    return Math.max(room.size / 4, room.forHosts - 2 * segmentSize);
+    const { room, segmentSize, wantedByHost } = this.#journal;
+    const enough = Math.max(room.size / 4, room.forHosts - 2 * segmentSize);
+    return Math.min(enough, room.forHosts - wantedByHost); // a transaction may ask for more than that at once
   }
 
   /** The ring may have room again. */

@@ -169,6 +169,8 @@ export class Journal {
   canClean: () => boolean = () => false;
   /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
   #wantedAtPeer = 0;
+  /** The same, for want of room here that may still be made. */
+  #wantedByHost = 0;
   /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
   peerTakes: () => number = () => Number.POSITIVE_INFINITY;
 
@@ -642,6 +644,11 @@ export class Journal {
     return volume;
   }
 
+  /** Bytes that the host in front of the others waits for; 0: nobody does. */
+  get wantedByHost(): number {
+    return this.#wantedByHost;
+  }
+
   /** Hosts wait for room that the peer has not promised. */
   get wantsRoomAtPeer(): boolean {
     return this.#wantedAtPeer > this.peerTakes();
@@ -653,6 +660,7 @@ export class Journal {
    */
   #admitHost(size: number, payload: boolean): number {
     this.#wantedAtPeer = 0;
+    if (payload) this.#wantedByHost = 0;
     if (size > this.peerTakes()) {
       this.#wantedAtPeer = size;
       this.#roomWanted = true;
@@ -661,6 +669,7 @@ export class Journal {
     if (payload && (this.diskFull || this.room.used + size > this.room.forHosts)) {
       this.#roomWanted = true;
       if (!this.diskFull && this.canClean()) {
+        this.#wantedByHost = size;
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;
       }

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { TYPE_MARK } from '../../assembly/layout.js';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
-import type { RecordOrder } from '../../src/journal/journal.js';
+import { type RecordOrder, RING_FULL } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { seededRandom } from '../sim/memory-store.js';
@@ -18,8 +18,8 @@ interface Bench {
   churn(writes: number): void;
 }
 
-function bench(owner: Partial<CleanerOwner> = {}, segments = 12): Bench {
-  const rig = makeJournal({ limit: segments * SEGMENT_SIZE });
+function bench(owner: Partial<CleanerOwner> = {}, segments = 12, ringSegments = 2): Bench {
+  const rig = makeJournal({ limit: segments * SEGMENT_SIZE, ringSegments });
   const { journal, liveness } = rig;
   const whole: CleanerOwner = {
     retainFrom: () => Number.POSITIVE_INFINITY,
@@ -96,6 +96,24 @@ test('a journal that is written many times over stays below its limit, and shows
   expect(bytesMoved).toBeLessThanOrEqual(blocksMoved * (4096 + 80));
   expect(cleaner.counters.damaged).toBe(0);
   expect(contentOf(rig)).toEqual(model);
+});
+
+test('room is made for as much as a host asks for at once', () => {
+  // A transaction asked for a little more than is left where cleaning begins. The cleaner had nothing to do, and so had
+  // everybody else in the group, until the transaction was too old.
+  const { rig, cleaner, churn } = bench({}, 12, 6);
+  const { journal } = rig;
+  for (let round = 0; round < 4; round += 1) churn(200);
+  const { softLimit } = cleaner;
+  expect(journal.room.used).toBeLessThanOrEqual(softLimit);
+  const size = journal.room.forHosts - softLimit + SEGMENT_SIZE;
+  expect(journal.roomFor(size)).toBe(RING_FULL);
+  for (let ticks = 0; ticks < 10; ticks += 1) {
+    cleaner.poke();
+    rig.settle();
+  }
+  expect(journal.roomFor(size)).toBe(0);
+  expect(cleaner.softLimit).toBe(softLimit);
 });
 
 test('live blocks are copied in steps, and hosts are answered in between', () => {

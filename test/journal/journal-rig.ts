@@ -51,6 +51,8 @@ export interface RigOptions {
   fillMap?: (map: BlockMap) => void;
   limit?: number;
   segmentSize?: number;
+  /** @default 2 */
+  ringSegments?: number;
   kernel?: (memory: GroupMemory) => Kernel;
 }
 
@@ -66,9 +68,10 @@ export function makeJournal(options: RigOptions = {}): JournalRig {
       latencyMs: () => 0.1 + random(),
     });
   const segmentSize = options.segmentSize ?? SEGMENT_SIZE;
-  const memory = new GroupMemory(32 * MIB + 2 * segmentSize);
+  const ringSize = (options.ringSegments ?? 2) * segmentSize;
+  const memory = new GroupMemory(32 * MIB + ringSize);
   if (options.recordKey !== undefined) memory.useRecordKey(options.recordKey);
-  const ring = memory.take(2 * segmentSize);
+  const ring = memory.take(ringSize);
   const slices = [memory.take(4 * MIB), memory.take(4 * MIB)];
   const cleanerBuffer = memory.take(4 * MIB);
   const readBack = [memory.take(3 * MIB), memory.take(3 * MIB)];

@@ -143,6 +143,13 @@ export const JOURNAL: readonly Mutant[] = [
     breaks: 'a MARK inside a payload is believed',
   },
   {
+    name: 'cleaner: no more room than usual is made for what asks for more',
+    file: 'journal/cleaner.ts',
+    find: 'Math.min(enough, room.forHosts - wantedByHost)',
+    replace: 'Math.min(enough, room.forHosts)',
+    breaks: 'a large transaction holds up its group until it is too old',
+  },
+  {
     name: 'journal: hosts leave no room',
     file: 'journal/journal.ts',
     find: 'size > this.room.forHosts)',
