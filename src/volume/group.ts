@@ -609,7 +609,7 @@ export class Group {
     this.scopes.endOld(now);
     this.scopes.pumpAdmissions();
     this.checkpointer.tick(now);
-    this.cleaner.poke();
+    this.cleaner.tick(now);
     this.writeback.poke();
     this.#queueAdvance();
     this.#pumpRoom();

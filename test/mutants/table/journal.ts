@@ -876,4 +876,18 @@ export const JOURNAL: readonly Mutant[] = [
     replace: 'count',
     breaks: 'a journal that is all lost is printed as whole',
   },
+  {
+    name: 'cleaner: a refused read is forgotten',
+    file: 'journal/cleaner.ts',
+    find: 'this.#noteRefused(victim.segment.number);',
+    replace: '',
+    breaks: 'one segment that cannot be read keeps all others from being emptied, and hosts wait for ever',
+  },
+  {
+    name: 'cleaner: a refused read is tried for ever',
+    file: 'journal/cleaner.ts',
+    find: 'if (times < SEGMENT_READS_MAX) {',
+    replace: 'if (times < Number.POSITIVE_INFINITY) {',
+    breaks: 'hosts wait for ever for a segment that cannot be read',
+  },
 ];
