@@ -265,9 +265,9 @@ export class Cleaner {
         continue;
       }
       if (kept) continue;
+      if (!journal.freeSegment(segment)) break;
       if (end <= freeable) coming -= segment.size;
       this.#dead.delete(number);
-      journal.freeSegment(segment);
       this.#passedOver.delete(number);
       this.#refused.delete(number);
       this.counters.segmentsFreed += 1;

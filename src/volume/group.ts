@@ -682,8 +682,11 @@ export class Group {
     await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
-    journal.close();
-    await this.state.close();
+    try {
+      journal.close();
+    } finally {
+      await this.state.close(); // or directory and images stay locked
+    }
     return undurable;
   }
 
