@@ -78,6 +78,10 @@ export const FULL_DISK_RETRY_MS = 250;
 export const IMAGE_RETRY_MS_MIN = 250;
 /** What hosts that got ENOSPC notice at most when the image has been mended. */
 export const IMAGE_RETRY_MS_MAX = 5000;
+/** A segment that the cleaner could not read is tried again after this, what a short fault takes, and twice as long each time. */
+export const SEGMENT_READ_RETRY_MS = 250;
+/** … until it was refused so often, within four seconds: hosts may be waiting for what it would make room for. */
+export const SEGMENT_READS_MAX = 5;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;

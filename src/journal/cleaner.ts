@@ -23,7 +23,7 @@ import {
 } from '../../assembly/layout.js';
 import { copyBytes, type Region } from '../kernel/memory.js';
 import type { Offload } from '../kernel/offload.js';
-import { KIB } from '../limits.js';
+import { KIB, SEGMENT_READ_RETRY_MS, SEGMENT_READS_MAX } from '../limits.js';
 import type { Journal } from './journal.js';
 import type { Liveness } from './liveness.js';
 import type { BlockMap } from './map.js';
@@ -79,6 +79,9 @@ export class Cleaner {
   #stopped = false;
   /** Segments that could not be read back in full: never chosen again. */
   readonly #damaged = new Set<number>();
+  /** Segments of which the disk refused a read: how often, and from when on it is asked again. */
+  readonly #refused = new Map<number, { times: number; againAt: number }>();
+  #nowMs = 0;
   /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when some may and hosts wait. */
   readonly #passedOver = new Map<number, { head: number; listsEnded: number }>();
   readonly #header = new RecordHeader();
@@ -89,7 +92,7 @@ export class Cleaner {
     /** Journal written for that, the records' headers included. */
     bytesMoved: 0,
     damaged: 0,
-    /** Reads that the disk refused: tried again at the next tick. */
+    /** Reads that the disk refused: tried again later. */
     readErrors: 0,
     retentionGivenUp: 0,
     viewsDropped: 0,
@@ -155,6 +158,11 @@ export class Cleaner {
     this.ringHasRoom();
   }
 
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.poke();
+  }
+
   /** Looks whether something can be freed or has to be cleaned. Cheap; called after every sync, checkpoint and tick. */
   poke(): void {
     if (this.#stopped) return;
@@ -170,9 +178,10 @@ export class Cleaner {
         return;
       }
       if (this.#journal.diskFull) return; // nothing can be copied
-      const segment = this.#pickVictim();
+      const segment = this.#pickVictim(this.#nowMs);
       if (segment === null) {
-        this.#underPressure();
+        // nothing is given up for what the disk may yet give
+        if (this.#pickVictim() === null) this.#underPressure();
         return;
       }
       const start = segment.number * this.#journal.segmentSize;
@@ -257,10 +266,11 @@ export class Cleaner {
         continue;
       }
       if (kept) continue;
+      if (!journal.freeSegment(segment)) break;
       if (end <= freeable) coming -= segment.size;
       this.#dead.delete(number);
-      journal.freeSegment(segment);
       this.#passedOver.delete(number);
+      this.#refused.delete(number);
       this.counters.segmentsFreed += 1;
       freed = true;
     }
@@ -274,8 +284,8 @@ export class Cleaner {
     return false;
   }
 
-  /** The emptiest segment that could be freed once it is empty. */
-  #pickVictim(): Segment | null {
+  /** The emptiest segment that could be freed once it is empty: of those that may be read by then. */
+  #pickVictim(byMs = Number.POSITIVE_INFINITY): Segment | null {
     const journal = this.#journal;
     // emptying what may not be freed afterwards would only make the journal longer
     const retain = Math.min(this.#owner.retainFrom(), this.#freeableTo);
@@ -288,6 +298,7 @@ export class Cleaner {
       if ((segment.number + 1) * journal.segmentSize > retain) break;
       if (this.#damaged.has(segment.number) || this.#isPinned(segment.number)) continue;
       if (this.#passesOver(segment.number)) continue;
+      if ((this.#refused.get(segment.number)?.againAt ?? byMs) > byMs) continue;
       const live = this.#liveness.liveBlocks(segment.number);
       if (live === 0) continue;
       // moving a (nearly) full segment gains nothing
@@ -350,8 +361,21 @@ export class Cleaner {
       if (error === null) return this.#move(0, bytes);
       this.#busy = false;
       this.counters.readErrors += 1;
+      this.#noteRefused(victim.segment.number);
       this.#finishVictim();
     });
+  }
+
+  /** Others are emptied meanwhile; and hosts do not wait for ever for a segment that stays as it is. */
+  #noteRefused(number: number): void {
+    const times = (this.#refused.get(number)?.times ?? 0) + 1;
+    if (times < SEGMENT_READS_MAX) {
+      this.#refused.set(number, { times, againAt: this.#nowMs + SEGMENT_READ_RETRY_MS * 2 ** (times - 1) });
+      return;
+    }
+    this.#refused.delete(number);
+    this.#damaged.add(number);
+    this.counters.damaged += 1;
   }
 
   /**

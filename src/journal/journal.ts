@@ -338,10 +338,16 @@ export class Journal {
     this.segments.barReuse(this.segments.numberOf(this.head));
   }
 
-  /** Gives up a segment that nothing refers to any more. */
-  freeSegment(segment: Segment): void {
-    if (this.segments.free(segment, this.diskFull ? 0 : this.room.forSpares)) this.appender.renamed();
+  /** Gives up a segment that nothing refers to any more. @returns false: the disk refuses that, and the journal has failed */
+  freeSegment(segment: Segment): boolean {
+    try {
+      if (this.segments.free(segment, this.diskFull ? 0 : this.room.forSpares)) this.appender.renamed();
+    } catch (error) {
+      this.appender.fail(error as Error); // it would fill up, and such a disk takes no new file either
+      return false;
+    }
     this.appender.retry();
+    return true;
   }
 
   // ---- writing

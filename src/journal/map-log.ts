@@ -302,11 +302,12 @@ export class MapLog {
     this.#window.forget();
     const renewed = this.#file === null || this.#end > 2 * this.#index.liveSize + SLACK_SIZE;
     const number = renewed ? this.#number + 1 : this.#number;
-    let file: StoreFile;
+    let file = renewed ? null : this.#file;
     try {
-      file = renewed ? this.#store.open(mapFileName(number), true) : this.#file!;
+      file ??= this.#store.open(mapFileName(number), true);
       if (renewed) file.truncate(0);
     } catch (error) {
+      file?.close(); // of those that are tried, too, one descriptor is enough
       queueMicrotask(() => done(error as Error, null));
       return;
     }
@@ -337,8 +338,12 @@ export class MapLog {
   /** Removes every map file but the one that the superblock names. Removals need not be durable. */
   removeOthers(mapFile: number): void {
     assert(mapFile === this.#number, 'the superblock names the newest map file');
-    for (const name of this.#store.list()) {
-      if (/^map-\d+\.log$/.test(name) && name !== mapFileName(mapFile)) this.#store.remove(name);
+    try {
+      for (const name of this.#store.list()) {
+        if (/^map-\d+\.log$/.test(name) && name !== mapFileName(mapFile)) this.#store.remove(name);
+      }
+    } catch {
+      // Nobody reads them: they take room until the next checkpoint, which tries again.
     }
   }
 

@@ -57,7 +57,7 @@ export class Segments {
   /** All of them, ascending; null when one has come or gone since. */
   #ordered: readonly Segment[] | null = null;
   /** Eldest first. */
-  #spares: Spare[] = [];
+  readonly #spares: Spare[] = [];
   /** Segments below this are not written over. */
   #reusableFrom = 0;
   /** The one that `open` made last. */
@@ -151,6 +151,7 @@ export class Segments {
    * Gives up a segment that nothing refers to. Its file is kept to be written over, if it may be, and all files are no
    * more than `limit` bytes with it: then its new name has to become durable (`settling`).
    * @returns whether it was kept
+   * @throws what the disk says: it is still there
    */
   free(segment: Segment, limit: number): boolean {
     const { number, readers, file, fileSize } = segment;
@@ -160,9 +161,14 @@ export class Segments {
       this.remove(segment);
       return false;
     }
-    this.#forget(segment);
     const name = spareName(number);
-    file.rename(name);
+    try {
+      file.rename(name);
+    } catch {
+      this.remove(segment); // it cannot be kept, but may be given up
+      return false;
+    }
+    this.#forget(segment);
     this.#spares.push({ name, file, size: fileSize, isSettled: false });
     return true;
   }
@@ -190,9 +196,15 @@ export class Segments {
     return size;
   }
 
-  /** Gives up what is kept to be written over until all files are `limit` bytes or less. No write is under way. */
+  /**
+   * Gives up what is kept to be written over until all files are `limit` bytes or less. No write is under way. What the
+   * disk refuses to give up stays kept, for the next time: nothing but room depends on it.
+   */
   trim(limit: number): void {
-    while (this.#spares.length > 0 && this.used + this.spareSize > limit) this.#dropSpare(this.#spares.pop()!);
+    for (const spare of [...this.#spares].reverse()) {
+      if (this.used + this.spareSize <= limit) return;
+      this.#dropSpare(spare);
+    }
     if (this.used + this.spareSize > limit) this.#cutNewest();
   }
 
@@ -201,20 +213,33 @@ export class Segments {
     for (const name of this.#store.list()) if (SPARE_NAME.test(name)) this.#store.remove(name);
   }
 
-  #dropSpare({ name, file }: Spare): void {
-    this.#store.remove(name);
-    file.close();
+  #dropSpare(spare: Spare): void {
+    try {
+      this.#store.remove(spare.name);
+    } catch {
+      return; // the next start removes it
+    }
+    spare.file.close();
+    this.#spares.splice(this.#spares.indexOf(spare), 1);
   }
 
   /** Of the segment being written: cuts off what an earlier one left in its file. */
   #cutNewest(): void {
-    if (this.#newest !== null) this.truncate(this.#newest, this.#newest.size);
+    if (this.#newest === null) return;
+    try {
+      this.truncate(this.#newest, this.#newest.size);
+    } catch {
+      // recovery knows it from records of this segment
+    }
   }
 
-  /** Removes the file; it is closed when its last reader is done. */
+  /**
+   * Removes the file; it is closed when its last reader is done.
+   * @throws what the disk says: it is still there
+   */
   remove(segment: Segment): void {
-    this.#forget(segment);
     this.#store.remove(segmentName(segment.number));
+    this.#forget(segment);
     segment.removed = true;
     if (segment.readers === 0) segment.file.close();
   }
@@ -239,8 +264,8 @@ export class Segments {
   /** @param clean all that was appended is in the files, and nothing is being written */
   close(clean: boolean): void {
     if (clean) this.#cutNewest();
-    for (const spare of this.#spares) this.#dropSpare(spare);
-    this.#spares = [];
+    for (const spare of [...this.#spares]) this.#dropSpare(spare);
+    for (const { file } of this.#spares.splice(0)) file.close();
     for (const segment of this.#byNumber.values()) segment.file.close();
     this.#byNumber.clear();
     this.#ordered = null;

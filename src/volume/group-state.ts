@@ -506,10 +506,13 @@ async function recoverState(
       for (const peer of Object.values(superblock.peers)) if (sequence > peer.durable) peer.durable = sequence;
     },
     async close() {
-      await offload.close();
-      mapLog.close();
-      for (const image of images.values()) await image.close();
-      environment.closed();
+      try {
+        await offload.close();
+        mapLog.close();
+        for (const image of images.values()) await image.close();
+      } finally {
+        environment.closed();
+      }
     },
   };
 }

@@ -609,7 +609,7 @@ export class Group {
     this.scopes.endOld(now);
     this.scopes.pumpAdmissions();
     this.checkpointer.tick(now);
-    this.cleaner.poke();
+    this.cleaner.tick(now);
     this.writeback.poke();
     this.#queueAdvance();
     this.#pumpRoom();
@@ -682,8 +682,11 @@ export class Group {
     await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
-    journal.close();
-    await this.state.close();
+    try {
+      journal.close();
+    } finally {
+      await this.state.close(); // or directory and images stay locked
+    }
     return undurable;
   }
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { TYPE_MARK } from '../../assembly/layout.js';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
-import { type RecordOrder, RING_FULL } from '../../src/journal/journal.js';
+import { NO_SPACE, type RecordOrder, RING_FULL } from '../../src/journal/journal.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { seededRandom } from '../sim/memory-store.js';
@@ -230,17 +230,74 @@ describe('of what is moved', () => {
       rig.scheduler.schedule(() => done(new Error('EIO: i/o error, read'), 0), 0.1);
     };
     while (refused === 0) clean(1);
-    for (let ticks = 0; ticks < 10; ticks += 1) {
-      cleaner.poke();
-      rig.settle(); // it came to no end: as fast as it could it asked again
-    }
-    expect(refused).toBeGreaterThan(5);
+    const pokeOn = (): void => {
+      for (let times = 0; times < 10; times += 1) {
+        cleaner.poke();
+        rig.settle(); // it came to no end: as fast as it could it asked again
+      }
+    };
+    pokeOn();
+    const once = refused; // each that could be emptied
+    pokeOn();
+    expect(refused).toBe(once);
+    cleaner.tick(1000);
+    rig.settle();
+    expect(refused).toBeGreaterThan(once);
     expect(cleaner.counters.readErrors).toBe(refused);
     expect(rig.liveness.liveBlocks(0)).toBeGreaterThan(0);
     rig.offload.load = load;
+    cleaner.tick(10_000);
     clean();
     expect(rig.liveness.liveBlocks(0)).toBe(0);
     expect(cleaner.counters.damaged).toBe(0);
+  });
+});
+
+describe('a segment that cannot be read', () => {
+  /** @param first of all that are asked for; else each */
+  function unreadable(first: boolean) {
+    const made = bench();
+    const { offload, scheduler } = made.rig;
+    const load = offload.load.bind(offload);
+    let refused: number | null = null;
+    offload.load = (file, offset, size, at, done) => {
+      if (first) refused ??= file;
+      if (file !== (refused ?? file)) return load(file, offset, size, at, done);
+      scheduler.schedule(() => done(new Error('EIO: i/o error, read'), 0), 0.1);
+    };
+    return made;
+  }
+
+  test('does not keep others from being emptied', () => {
+    // It was the emptiest, and was chosen again and again: nothing was freed any more, and hosts waited for ever.
+    const { rig, cleaner, churn } = unreadable(true);
+    for (let round = 0; round < 8; round += 1) churn(200);
+    expect(cleaner.counters.readErrors).toBe(1);
+    expect(cleaner.counters.segmentsFreed).toBeGreaterThan(5);
+    expect(rig.journal.segments.used).toBeLessThanOrEqual(12 * SEGMENT_SIZE);
+  });
+
+  test('is waited for, but not for ever', () => {
+    const { rig, cleaner } = unreadable(false);
+    const { journal } = rig;
+    for (let once = 0; journal.roomFor(SEGMENT_SIZE / 2) === 0; once += 1) {
+      rig.write(once % 256, 1, 1);
+      for (let i = 0; i < 8; i += 1) rig.write(512, 64, 2);
+      journal.sync();
+      rig.settle();
+    }
+    const tickTo = (end: number): void => {
+      for (let now = 0; now <= end; now += 50) {
+        cleaner.tick(now);
+        rig.settle();
+      }
+    };
+    tickTo(1000);
+    expect(journal.roomFor(SEGMENT_SIZE / 2)).toBe(RING_FULL);
+    tickTo(10_000);
+    expect(journal.roomFor(SEGMENT_SIZE / 2)).toBe(NO_SPACE);
+    expect(cleaner.counters.damaged).toBeGreaterThan(0);
+    expect(cleaner.counters.readErrors).toBe(5 * cleaner.counters.damaged);
   });
 });
 

@@ -417,3 +417,63 @@ test('a file that cannot be made as long as a segment is not taken for one that 
   expect(journal.segments.get(4)!.size).toBe(journal.written % SEGMENT_SIZE);
   expect(journal.written).toBe(journal.head);
 });
+
+test('what the disk refuses to give up stays kept, and goes the next time', () => {
+  // It ended the process, with all its groups: nobody caught what the disk said.
+  const rig = begun();
+  const { store, journal } = rig;
+  const { segments } = journal;
+  writeTo(rig, 4);
+  freeOldest(rig, false);
+  freeOldest(rig); // the first is settled, and becomes the next segment
+  writeTo(rig, 5, 20);
+  const kept = segments.spareSize;
+  expect(spares(rig)).toHaveLength(1);
+  store.fail('remove', 'EIO', 1, /spare/);
+  store.fail('truncate', 'EIO', 1);
+  segments.trim(0);
+  expect([segments.spareSize, spares(rig).length]).toEqual([kept, 1]);
+  segments.trim(0);
+  expect([segments.spareSize, spares(rig)]).toEqual([0, []]);
+  expect(store.sizeOf(segmentName(5))).toBe(segments.get(5)!.size);
+});
+
+test('a disk that refuses to give up what is left over does not keep a journal from being closed', () => {
+  const rig = reusing();
+  const { store, scheduler, journal } = rig;
+  const { own, head } = journal;
+  freeOldest(rig);
+  const from = { position: 3 * SEGMENT_SIZE, durable: head, own: journal.segments.get(3)!.ownBefore };
+  store.fail('remove', 'EIO', 1, /spare/);
+  store.fail('truncate', 'EIO', 1);
+  journal.close();
+  expect([spares(rig).length, store.sizeOf(segmentName(4))]).toEqual([1, SEGMENT_SIZE]);
+  const again = makeJournal({ store, scheduler, from });
+  expect(again.journal.own.appended).toBe(own.appended);
+  expect(spares(again)).toEqual([]);
+});
+
+test('a segment whose file cannot be kept is given up', () => {
+  const rig = begun();
+  writeTo(rig, 3);
+  rig.store.fail('rename', 'EIO', 1);
+  freeOldest(rig);
+  expect([spares(rig), rig.journal.segments.get(1), rig.journal.failed]).toEqual([[], undefined, null]);
+  expect(rig.store.list()).not.toContain(segmentName(1));
+});
+
+test('a disk that refuses to give up a segment has failed, and the segment is still there', () => {
+  // It ended the process; and what was in the file did not count as used any more.
+  const rig = begun();
+  const { journal } = rig;
+  writeTo(rig, 3);
+  const { used } = journal.segments;
+  rig.store.fail('rename', 'EIO', 1);
+  rig.store.fail('remove', 'EIO', 1);
+  freeOldest(rig, false);
+  expect(journal.failed).toMatchObject({
+    code: 'EIO',
+    message: expect.stringContaining('remove segment-0000000001.log'),
+  });
+  expect([journal.segments.used, journal.segments.get(1)?.removed]).toEqual([used, false]);
+});

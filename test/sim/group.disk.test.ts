@@ -127,3 +127,42 @@ test('a journal that cannot hold its volumes is told when it is opened, and when
   expect(group!.health.full).toBe('journal');
   expect(tell.mock.calls).toEqual([[expect.stringContaining('the journal is full of what cannot be freed')]]);
 });
+
+test('a disk that refuses to give up a segment is told once, as one that failed, and the group can be stopped', async () => {
+  const { world, tell } = await sourceUp();
+  const { group, store } = world.source;
+  store.fail('rename', 'EIO', 1, /segment/);
+  store.fail('remove', 'EIO', 1, /segment/);
+  const write = async (): Promise<void> => {
+    for (let unit = 0; unit < 65_536; unit += 8) await world.settle(world.write(unit % 64, 8));
+  };
+  await expect(write()).rejects.toMatchObject({ code: 'EIO' });
+  expect(tell.mock.calls).toEqual([[group!.journal.failed!.message]]);
+  expect(tell.mock.calls[0]![0]).toContain('EIO: remove segment-');
+  await world.settle(group!.close());
+});
+
+test('a map file that cannot be removed goes after the next checkpoint', async () => {
+  const { world } = await sourceUp();
+  const { store, group } = world.source;
+  store.put('map-0.log', new Uint8Array(100));
+  store.fail('remove', 'EIO', 1, /map/);
+  const { counters } = group!.checkpointer;
+  for (const isThere of [true, false]) {
+    const before = counters.checkpoints;
+    group!.checkpointer.request();
+    await world.until(() => counters.checkpoints > before, 20_000, 'no checkpoint');
+    expect(store.list().includes('map-0.log')).toBe(isThere);
+  }
+});
+
+test('a journal that cannot be closed does not keep the directory locked', async () => {
+  const { world } = await sourceUp();
+  const { group } = world.source;
+  const close = vi.spyOn(group!.state, 'close');
+  vi.spyOn(group!.journal, 'close').mockImplementation(() => {
+    throw new Error('EIO');
+  });
+  await expect(world.settle(group!.close())).rejects.toThrow('EIO');
+  expect(close).toHaveBeenCalled();
+});

@@ -23,7 +23,7 @@ export interface MemoryStoreOptions {
   failed?: (operation: Operation) => void;
 }
 
-type Operation = 'write' | 'sync' | 'read';
+type Operation = 'write' | 'sync' | 'read' | 'remove' | 'rename' | 'truncate';
 
 export type Fault = 'ENOSPC' | 'EIO';
 
@@ -265,6 +265,7 @@ export class MemoryStore implements Store {
       },
       rename: (to) => {
         live();
+        this.#throwFault('rename', opened.name);
         if (this.#cached.has(to)) throw errorOf('EEXIST', to);
         this.#cached.delete(opened.name);
         this.#cached.set(to, file);
@@ -273,6 +274,7 @@ export class MemoryStore implements Store {
       },
       truncate: (size) => {
         live();
+        this.#throwFault('truncate', opened.name);
         file.write(size, null).answered = true;
       },
       close: () => {
@@ -283,6 +285,7 @@ export class MemoryStore implements Store {
   }
 
   remove(name: string): void {
+    this.#throwFault('remove', name);
     if (!this.#cached.delete(name)) throw errorOf('ENOENT', name);
     this.#directory.push({ name, from: null, file: null });
   }
@@ -485,7 +488,7 @@ export class MemoryStore implements Store {
     return errorOf(fault.code, `${operation} ${name}`);
   }
 
-  #throwFault(operation: 'read', name: string): void {
+  #throwFault(operation: Operation, name: string): void {
     const fault = this.#fault(operation, name);
     if (fault !== null) throw fault;
   }

@@ -883,4 +883,67 @@ export const JOURNAL: readonly Mutant[] = [
     replace: 'count',
     breaks: 'a journal that is all lost is printed as whole',
   },
+  {
+    name: 'cleaner: a refused read is forgotten',
+    file: 'journal/cleaner.ts',
+    find: 'this.#noteRefused(victim.segment.number);',
+    replace: '',
+    breaks: 'one segment that cannot be read keeps all others from being emptied, and hosts wait for ever',
+  },
+  {
+    name: 'cleaner: a refused read is tried for ever',
+    file: 'journal/cleaner.ts',
+    find: 'if (times < SEGMENT_READS_MAX) {',
+    replace: 'if (times < Number.POSITIVE_INFINITY) {',
+    breaks: 'hosts wait for ever for a segment that cannot be read',
+  },
+  {
+    name: 'given up: what the disk refuses ends the process',
+    file: 'journal/journal.ts',
+    find: 'this.appender.fail(error as Error); // it would fill up',
+    replace: 'throw error; // it would fill up',
+    breaks: 'a disk that refuses to remove a file takes all groups with it',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'given up: a segment is forgotten before its file is gone',
+    file: 'journal/segments.ts',
+    find: `    this.#store.remove(segmentName(segment.number));
+    this.#forget(segment);
+`,
+    replace: `    this.#forget(segment);
+    this.#store.remove(segmentName(segment.number));
+`,
+    breaks: 'what is still on the disk does not count as used',
+  },
+  {
+    name: 'given up: a spare that cannot go is forgotten',
+    file: 'journal/segments.ts',
+    find: 'return; // the next start removes it',
+    replace: '',
+    breaks: 'files stay that nobody counts',
+  },
+  {
+    name: 'given up: a map file that cannot go ends the process',
+    file: 'journal/map-log.ts',
+    find: '// Nobody reads them: they take room until the next checkpoint, which tries again.',
+    replace: "throw new Error('refused');",
+    breaks: 'a disk that refuses to remove a file takes all groups with it',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'stop: a journal that cannot be closed keeps the locks',
+    file: 'volume/group.ts',
+    find: `    try {
+      journal.close();
+    } finally {
+      await this.state.close(); // or directory and images stay locked
+    }
+`,
+    replace: `    journal.close();
+    await this.state.close();
+`,
+    breaks: 'a group whose disk failed cannot be opened again by the same process',
+    tests: ['sim/group.disk.test.ts'],
+  },
 ];
