@@ -167,6 +167,8 @@ export class Journal {
   peerApplied = 0;
   /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
   canClean: () => boolean = () => false;
+  /** Set by the group: a host waits for room in the files. */
+  makeRoom: () => void = () => {};
   /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
   #wantedAtPeer = 0;
   /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
@@ -661,6 +663,7 @@ export class Journal {
     if (payload && (this.diskFull || this.room.used + size > this.room.forHosts)) {
       this.#roomWanted = true;
       if (!this.diskFull && this.canClean()) {
+        this.makeRoom();
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;
       }
