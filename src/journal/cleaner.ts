@@ -58,6 +58,8 @@ export interface CleanerOwner {
   peerIsTaking(): boolean;
   /** The limit is reached and only the peer's unconfirmed records are in the way: give them up, order is lost for it. */
   giveUpRetention(): void;
+  /** Blocks can go into images, or are going there: that makes room, too. */
+  writesBack(): boolean;
   /** The limit is reached and only pinned views are in the way: drop them. */
   dropViews(): void;
 }
@@ -119,6 +121,7 @@ export class Cleaner {
       this.#pickVictim() !== null ||
       (this.#pinned.size > 0 && !owner.checkpointFailed()) || // views are dropped for it, but not before the next sync
       (this.#retains && (owner.peerIsComing() || this.#givesUpRetention)) ||
+      (!owner.checkpointFailed() && owner.writesBack()) ||
       this.#hasDead();
   }
 

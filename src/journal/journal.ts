@@ -167,6 +167,8 @@ export class Journal {
   peerApplied = 0;
   /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
   canClean: () => boolean = () => false;
+  /** Set by the group: a host waits for room in the files. */
+  makeRoom: () => void = () => {};
   /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
   #wantedAtPeer = 0;
   /** The same, for want of room here that may still be made. */
@@ -676,6 +678,7 @@ export class Journal {
       this.#roomWanted = true;
       if (!this.diskFull && this.canClean()) {
         this.#wantedByHost = size;
+        this.makeRoom();
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;
       }

@@ -37,6 +37,8 @@ export class Writeback {
   readonly #images = new Map<number, FlatImage>();
   readonly #ill = new Map<number, Ill>();
   #running = false;
+  /** A host waits for room in the journal. */
+  #isWanted = false;
   /** The volume of the last round. */
   #served = 0;
   #held = 0;
@@ -73,12 +75,30 @@ export class Writeback {
     return `the image of volume ${this.#group.volumes.get(number)!.name} (${error.message})`;
   }
 
-  /** Begins a round if enough has gathered. */
+  /** Whether the next rounds make room in the journal: hosts wait for it. An image that fails is not waited for. */
+  get makesRoom(): boolean {
+    if (this.#held > 0) return false;
+    for (const number of this.#images.keys())
+      if (!this.#ill.has(number) && this.#group.volumes.get(number)!.map.mappedCount > 0) return true;
+    return false;
+  }
+
+  /** A host waits for room in the journal: a round begins soon, and not with the next tick. */
+  makeRoom(): void {
+    if (this.#isWanted || this.#images.size === 0) return;
+    this.#isWanted = true;
+    this.#group.defer(() => this.poke()); // who asks is in the middle of something
+  }
+
+  /** Begins a round if enough has gathered, or somebody waits for it. */
   poke(): void {
-    if (this.#running || this.#held > 0 || this.#images.size === 0) return;
+    if (this.#running) return; // and is looked at when that is over
+    const isWanted = this.#isWanted;
+    this.#isWanted = false;
+    if (this.#held > 0 || this.#images.size === 0) return;
     const { journal } = this.#group;
     if (journal.failed !== null || journal.diskFull) return; // what has to be durable before it is not
-    const volume = this.#next();
+    const volume = this.#next(isWanted);
     if (volume === null) return;
     this.#running = true;
     this.#served = volume.number;
@@ -86,13 +106,14 @@ export class Writeback {
       .then((error) => this.#note(volume, error))
       .finally(() => {
         this.#running = false;
+        if (this.#isWanted) this.poke();
       });
   }
 
   /** Whose round it is: they take turns, or the first one that always has something would be the only one. */
-  #next(): Volume | null {
+  #next(isWanted: boolean): Volume | null {
     const { journal, volumes, cleaner } = this.#group;
-    const pressed = journal.segments.used > cleaner.softLimit;
+    const pressed = isWanted || journal.segments.used > cleaner.softLimit;
     const now = this.#group.nowMs();
     const numbers = [...this.#images.keys()];
     const from = numbers.indexOf(this.#served) + 1;

@@ -182,6 +182,7 @@ export class Group {
           return this.nowMs() - this.#kept.at < VIEW_STALL_MS;
         },
         giveUpRetention: () => this.mirror.giveUpRetention(),
+        writesBack: () => this.writeback.makesRoom,
         dropViews: () => this.views.dropAll(),
       },
       defer,
@@ -193,6 +194,7 @@ export class Group {
       defer,
     );
     this.writeback = new Writeback(this, state);
+    this.journal.makeRoom = () => this.writeback.makeRoom();
     this.health = new JournalHealth(this);
     const { sender } = this;
     if (this.order !== null && sender !== null) this.journal.peerTakes = () => sender.hostRoom;

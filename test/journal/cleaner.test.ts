@@ -31,6 +31,7 @@ function bench(owner: Partial<CleanerOwner> = {}, segments = 12, ringSegments = 
     peerIsComing: () => false,
     peerIsTaking: () => false,
     giveUpRetention() {},
+    writesBack: () => false,
     dropViews() {},
     ...owner,
   };
