@@ -187,7 +187,7 @@ export class ShapedLink implements Link {
   }
 
   resumeReceiving(): void {
-    if (!this.#paused) return;
+    if (!this.#paused || this.#closed) return; // what is still here is never taken
     this.#paused = false;
     this.#in.held = false;
     queueMicrotask(() => this.#arrive());
@@ -258,6 +258,7 @@ export class ShapedLink implements Link {
     this.#drop();
     if (this.#closed) return;
     this.#deliver(true);
+    this.#in.held = true;
     this.#in.stop();
     if (this.#closed) return; // by the owner, in a message's handler
     this.#closed = true;

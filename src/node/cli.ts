@@ -411,7 +411,7 @@ Examples:
       process.stdout.write(
         options.json === true ? `${JSON.stringify({ schema: 1, ...report }, null, 2)}\n` : formatVerify(report),
       );
-      exit(report.equal ? EXIT_YES : EXIT_NO);
+      exit(report.equal ? EXIT_YES : couldTell(report) ? EXIT_NO : EXIT_AWAY);
     });
 }
 
@@ -420,11 +420,19 @@ export function formatProgress(volume: string, { doing, done, total }: VerifyPro
   return `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
 }
 
+/** Whether something differs, for all that could be read. */
+const couldTell = ({ equal, differences }: VerifyReport): boolean => equal || differences.length > 0;
+
 function formatVerify(report: VerifyReport): string {
   const { volume, equal, sequence, compared, blocks, checksum, sites, differences, unreadable } = report;
   const what = `${volume}: ${blocks} blocks at sequence ${sequence} of ${sites.join(' and ')}`;
   const how = compared === 'data' ? 'data re-read at both sites' : 'only the checksums stored when it was written';
-  const lines = [equal ? `equal    ${what}, checksum ${checksum}` : `DIFFERS  ${what}`, `compared ${how}`];
+  const found = equal
+    ? `equal    ${what}, checksum ${checksum}`
+    : couldTell(report)
+      ? `DIFFERS  ${what}`
+      : `UNREAD   ${what}`;
+  const lines = [found, `compared ${how}`];
   for (const { offset, size } of differences)
     lines.push(`differs  offset ${offset} size ${size} (${formatSize(size)})`);
   for (const { site, offset, size, reason } of unreadable) {

@@ -25,7 +25,7 @@ function indexBehind(text: string, columns: number): number {
  * @returns lines of at most `columns`, and at most `rows` of them; where none fits the last one says how many are left out
  */
 export function fitScreen(pages: readonly string[], columns: number, rows: number): string[] {
-  const laidOut = pages.map((page) => layOut(page, columns));
+  const laidOut = pages.map((page) => layOut(page, Math.max(1, columns)));
   const lines = laidOut.find(({ length }) => length <= rows) ?? laidOut.at(-1)!;
   if (lines.length <= rows) return lines;
   const more = lines.length - rows + 1;
@@ -42,7 +42,8 @@ function layOut(page: string, columns: number): string[] {
 function breakLine(line: string, columns: number): string[] {
   if (widthOf(line) <= columns) return [line];
   const isLabelled = line.startsWith('  ');
-  const indent = ' '.repeat(!isLabelled ? 2 : columns < NARROW ? 4 : LABEL_INDENT);
+  const wanted = !isLabelled ? 2 : columns < NARROW ? 4 : LABEL_INDENT;
+  const indent = ' '.repeat(Math.min(wanted, columns - 1)); // each line takes some of the text
   const lines: string[] = [];
   let text = '';
   for (const word of line.match(/ *[^ ]+/g) ?? []) {

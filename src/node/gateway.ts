@@ -140,7 +140,7 @@ export class Gateway {
       for (const group of options.groups) {
         const directory = join(options.state, group.group);
         await gateway.#openMember(group, directory).catch((error) => {
-          throw refusedBySystem(directory, otherGroups(options, error));
+          throw refusedBySystem(directory, holdsState(directory) ? error : otherGroups(options, error));
         });
       }
       for (const address of options.nbd) await gateway.nbd.listen(address);

@@ -129,9 +129,7 @@ export function findJournals(directory: string, note: (text: string) => void): s
     throw new ForelockError('USAGE', `${directory} cannot be read: ${(error as Error).message}`);
   }
   if (isJournal(entries)) return [directory];
-  const below = entries
-    .map((name) => join(directory, name))
-    .filter((path) => statSync(path, { throwIfNoEntry: false })?.isDirectory());
+  const below = entries.map((name) => join(directory, name)).filter((path) => isFolder(path, note));
   const found = below.filter((path) => isJournal(namesIn(path, note))).sort();
   if (found.length === 0) {
     throw new ForelockError(
@@ -140,6 +138,16 @@ export function findJournals(directory: string, note: (text: string) => void): s
     );
   }
   return found;
+}
+
+/** A link to itself, or into what may not be read, is of somebody else, too. */
+function isFolder(path: string, note: (text: string) => void): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  } catch (error) {
+    note(`${path} is left out: ${(error as Error).message}`);
+    return false;
+  }
 }
 
 /** None of a folder that may not be read, such as `lost+found`: it is of somebody else. */

@@ -20,6 +20,7 @@ import type { Volume } from './volume.js';
 /** The digest of an extent that is all zeroes, however it is stored. */
 const ZERO_DIGEST = '0';
 const DIFFERENCES_MAX = 100;
+const NO_STORED_CHECKSUMS = 'platter flat keeps no checksums of what is in its image: verify without --maps';
 /** So often it is looked whether the other site gets on, and told how far it is. */
 const LOOK_MS = 1000;
 
@@ -60,6 +61,7 @@ export async function verifyVolume(
   const { group } = volume;
   const source = group.sender;
   if (source === null) throw new ForelockError('EPERM', 'verify is led by a site that serves');
+  if (maps && volume.platter === 'flat') throw new ForelockError('ENOTSUP', NO_STORED_CHECKSUMS);
   if (!source.connected)
     throw new ForelockError('AWAY', `the peer is away or not yet consistent: ${group.mirror.describe()}`);
   const { site } = group.journal.own;
@@ -235,8 +237,7 @@ function storedSums(volume: Volume, view: MapView, lba: number, blockCount: numb
   const small = new Uint8Array(HEADER_SIZE + 8 * 1024);
   for (let i = 0; i < blockCount; i += 1) {
     if (!view.lookup(lba + i)) {
-      if (volume.platter === 'flat')
-        return 'platter flat keeps no checksums of what is in its image: verify without --maps';
+      if (volume.platter === 'flat') return NO_STORED_CHECKSUMS;
       continue;
     }
     if (view.zero) continue;

@@ -194,3 +194,19 @@ test('a cut delivers what had arrived, releases what had not left, and is told o
   await turn();
   expect(events).toEqual(['message 2', 'closed: cable', 'released']);
 });
+
+test.each(['close', 'cut'] as const)(
+  'what is left on the line after a %s wakes nobody up, whoever still lets go of the link',
+  async (how) => {
+    // A receiver that had waited for room resumed a link that was gone: a timer of no time set the next one, for ever.
+    const { clock, wire, link } = make(50, 0);
+    wire.onMessage!(message(1, 10), null);
+    link.pauseReceiving();
+    if (how === 'close') link.close(CLOSE_NORMAL, 'over');
+    else wire.onClose!('cable', 1006);
+    await turn();
+    link.resumeReceiving();
+    await turn();
+    expect(clock.pending).toBe(0);
+  },
+);

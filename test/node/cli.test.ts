@@ -179,6 +179,10 @@ test('verify tells equal, different and unknown apart', async () => {
   const differs = await forelock('verify', 'disk', '--state', '.');
   expect(differs.code).toBe(1);
   expect(differs.out).toContain('differs  offset 8192 size 4096 (4 KiB)');
+  const unread = { site: 'b', offset: 8192, size: 4096, reason: 'the disk refuses' };
+  gateway.verify = async () => ({ ...report, equal: false, unreadable: [unread] });
+  const unknown = await forelock('verify', 'disk', '--state', '.');
+  expect([unknown.code, unknown.out]).toEqual([3, expect.stringMatching(/^UNREAD {3}disk: /)]);
   for (const [code, exitCode] of [
     ['AWAY', 3],
     ['ETIMEDOUT', 3],

@@ -43,9 +43,10 @@ test('nothing is wider or longer than the terminal, whatever its size, and what 
   expect(lines).toHaveLength(14);
   expect(lines[13]).toMatch(/^… \d+ more lines$/);
   expect(lines.join('\n')).toContain('lag        5 MiB'); // it comes before cursors and traffic
-  for (let columns = 16; columns < 120; columns += 1) {
+  for (let columns = 1; columns < 120; columns += 1) {
     for (const colours of [false, true]) {
-      for (const rows of [1, 5, 24, 100]) {
+      // in five columns and fewer a line was indented as far as it went, and there was no end of lines
+      for (const rows of [1, 5, 24, 100, 10_000]) {
         const fit = fitScreen(pages(columns, colours), columns, rows);
         expect(fit.length).toBeLessThanOrEqual(rows);
         for (const line of fit) expect(plain(line).length).toBeLessThanOrEqual(columns);

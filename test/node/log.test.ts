@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import fs, { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import fs, { mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -369,4 +369,17 @@ test('a folder beside the journals that may not be read is left out, with a note
   syncBuiltinESMExports();
   expect(found).toEqual([join(folder, 'main')]);
   expect(notes).toEqual([expect.stringContaining('lost+found is left out: EACCES')]);
+});
+
+test('nor is a link that leads nowhere, or to itself', () => {
+  mkdirSync(join(folder, 'main'));
+  writeFileSync(join(folder, 'main', 'segment-0000000000.log'), '');
+  for (const [name, target] of [
+    ['self', 'self'],
+    ['gone', 'nothing'],
+  ] as const)
+    symlinkSync(target, join(folder, name));
+  const notes: string[] = [];
+  expect(findJournals(folder, (text) => notes.push(text))).toEqual([join(folder, 'main')]);
+  expect(notes).toEqual([expect.stringContaining('self is left out: ELOOP')]);
 });

@@ -207,6 +207,12 @@ test('what a verify has pinned goes with it when the peer goes before it has its
   expect(group!.views.atPoint(site, appended, 1)).toBeNull();
 });
 
+test('checksums that an image does not have are not asked for: that is no difference', async () => {
+  const world = await filled('flat');
+  const pair = { ask: () => Promise.reject(new Error('asked')), peerSite: 'beta' } as unknown as Pair;
+  await expect(verifyVolume(pair, volumeOf(world.source), true, hash)).rejects.toMatchObject({ code: 'ENOTSUP' });
+});
+
 test('left alone, it finds the sites equal', async () => {
   for (const platter of ['journal', 'flat'] as const) {
     const world = await filled(platter);
