@@ -78,6 +78,11 @@ export const FULL_DISK_RETRY_MS = 250;
 export const IMAGE_RETRY_MS_MIN = 250;
 /** What hosts that got ENOSPC notice at most when the image has been mended. */
 export const IMAGE_RETRY_MS_MAX = 5000;
+/**
+ * Most that a round writes into a flat image, or looks at for zeroes, before it syncs and lets go of it: hosts may wait for the
+ * room, and that takes part of a second. With less the syncs would be what takes the time. A multiple of BLOCK_SIZE_MAX.
+ */
+export const IMAGE_ROUND_SIZE_MAX = 64 * MIB;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;
