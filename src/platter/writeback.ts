@@ -13,6 +13,7 @@
  * round looks, before it writes and before it lets go.
  *
  * An image that fails is tried again, less and less often; the others go on, and the journal keeps what it lacks.
+ * Blocks that cannot be read from the journal are passed over, and keep their segments: the rest goes on.
  */
 import { ForelockError } from '../errors.js';
 import { MAPPED, type MapView, ZERO } from '../journal/map.js';
@@ -39,6 +40,34 @@ interface Ill {
   waitMs: number;
 }
 
+/** Data that could not be read from the journal when all of a volume was last gone through. */
+interface Unread {
+  error: Error;
+  blockCount: number;
+  /** When that alone is a reason to try. */
+  retryAt: number;
+}
+
+/** A volume's data being gone through, in one round or several. */
+interface Pass {
+  /** Where the next round begins. */
+  from: number;
+  /** The first of what could not be read so far, and how much that is. */
+  error: Error | null;
+  unreadCount: number;
+}
+
+const FIRST: Pass = { from: 0, error: null, unreadCount: 0 };
+
+interface Round extends Pass {
+  volume: Volume;
+  image: FlatImage;
+  view: MapView;
+  /** Bytes that it may still take. */
+  left: number;
+  written: { lba: number; blockCount: number }[];
+}
+
 /** What a round takes. */
 type Kind = typeof MAPPED | typeof ZERO;
 
@@ -54,8 +83,9 @@ export class Writeback {
   readonly #group: Group;
   readonly #images = new Map<number, FlatImage>();
   readonly #ill = new Map<number, Ill>();
-  /** Where the next round of data begins, of volumes whose last one was a part. */
-  readonly #resumeAt = new Map<number, number>();
+  /** Of volumes whose last round of data was a part. */
+  readonly #passes = new Map<number, Pass>();
+  readonly #unread = new Map<number, Unread>();
   /**
    * Volumes whose image may read as what is not on its disk: after a sync that failed, also in a life before this one.
    * Only what the journal still held then may be so.
@@ -97,6 +127,11 @@ export class Writeback {
     return this.#ill.get(volume)?.error.message ?? null;
   }
 
+  /** Why blocks of a volume cannot be read from the journal: its image lacks them; null: nothing is known to be wrong. */
+  damage(volume: number): string | null {
+    return this.#unread.get(volume)?.error.message ?? null;
+  }
+
   /** What keeps the journal from being emptied into images, for a sentence; null: nothing. */
   get obstacle(): string | null {
     const found = this.#ill.entries().next();
@@ -105,11 +140,16 @@ export class Writeback {
     return `the image of volume ${this.#group.volumes.get(number)!.name} (${error.message})`;
   }
 
-  /** Whether the next rounds make room in the journal: hosts wait for it. An image that fails is not waited for. */
+  /**
+   * Whether the next rounds make room in the journal: hosts wait for it. An image that fails is not waited for, nor what cannot
+   * be read.
+   */
   get makesRoom(): boolean {
     if (this.#held > 0) return false;
-    for (const number of this.#images.keys())
-      if (!this.#ill.has(number) && this.#group.volumes.get(number)!.map.mappedCount > 0) return true;
+    for (const number of this.#images.keys()) {
+      const unreadCount = this.#unread.get(number)?.blockCount ?? 0;
+      if (!this.#ill.has(number) && this.#group.volumes.get(number)!.map.mappedCount > unreadCount) return true;
+    }
     return false;
   }
 
@@ -152,7 +192,9 @@ export class Writeback {
       const volume = volumes.get(number)!;
       const enough = pressed ? 1 : ROUND_BYTES / volume.blockSize;
       const { entryCount, mappedCount } = volume.map;
-      if (mappedCount >= enough) return { volume, kind: MAPPED };
+      const unread = this.#unread.get(number);
+      const stuckCount = unread !== undefined && now < unread.retryAt ? unread.blockCount : 0;
+      if (mappedCount - stuckCount >= enough) return { volume, kind: MAPPED };
       if (entryCount - mappedCount >= enough) return { volume, kind: ZERO };
     }
     return null;
@@ -177,6 +219,22 @@ export class Writeback {
     );
   }
 
+  /** A pass is over: what of it could not be read is told when that begins and ends. */
+  #noteUnread(volume: Volume, { error, unreadCount }: Pass): void {
+    const { number, name } = volume;
+    const was = this.#unread.has(number);
+    if (error === null) {
+      if (this.#unread.delete(number))
+        this.#group.tell(`what could not be read of volume ${name} is in its image now, or was written anew`);
+      return;
+    }
+    this.#unread.set(number, { error, blockCount: unreadCount, retryAt: this.#group.nowMs() + IMAGE_RETRY_MS_MAX });
+    if (was) return;
+    this.#group.tell(
+      `blocks of volume ${name} cannot be read from the journal (${error.message}): its image lacks them, the rest of it is written`,
+    );
+  }
+
   /**
    * Everything into the images: a clean stop leaves them whole for other tools, or says that they are not. No round begins
    * any more: they may be closed.
@@ -196,13 +254,13 @@ export class Writeback {
 
   /** Rounds until all that the map has is in the image; one at least, which looks whether that is still there. */
   async #empty(volume: Volume): Promise<Error | null> {
-    this.#resumeAt.delete(volume.number);
+    this.#passes.delete(volume.number);
     for (let kind: Kind = MAPPED; ; ) {
       const { error, isPart } = await this.#round(volume, kind);
       if (error !== null) return error;
       if (isPart) continue;
       const { entryCount, mappedCount } = volume.map;
-      if (kind === ZERO || entryCount === mappedCount) return null;
+      if (kind === ZERO || entryCount === mappedCount) return this.#unread.get(volume.number)?.error ?? null;
       kind = ZERO;
     }
   }
@@ -216,17 +274,17 @@ export class Writeback {
     const upTo = this.#group.mirror.replayFrom;
     const view = map.snapshot();
     const live = kind === MAPPED ? this.#group.cleaner.pinLive() : null;
-    const from = kind === MAPPED ? (this.#resumeAt.get(number) ?? 0) : 0; // zeroes that it took are gone from the map
-    const written: { lba: number; blockCount: number }[] = [];
+    const pass = kind === MAPPED ? (this.#passes.get(number) ?? FIRST) : FIRST; // zeroes that it took are gone from the map
+    const round: Round = { ...pass, volume, image, view, left: IMAGE_ROUND_SIZE_MAX, written: [] };
     try {
       // the image may not be ahead of the journal: what it shows must be replayable
       await this.#untilDurable(head);
       await call((done) => image.inspect(done));
-      const end = await this.#copy(volume, view, kind, from, written);
+      await this.#copy(round, kind);
       await this.#sync(number, image);
       await call((done) => image.inspect(done)); // another file may have taken its name meanwhile
       let dropped = 0;
-      for (const { lba, blockCount } of written) {
+      for (const { lba, blockCount } of round.written) {
         if (kind === ZERO) map.dropZero(lba, blockCount);
         else for (let i = 0; i < blockCount; i += 1) map.drop(lba + i, upTo);
         dropped += blockCount;
@@ -235,8 +293,12 @@ export class Writeback {
         await this.#turn();
       }
       this.counters.rounds += 1;
-      const isEnd = end === view.blockCount;
-      if (kind === MAPPED) this.#resumeAt.set(number, isEnd ? 0 : end);
+      const isEnd = round.from === view.blockCount;
+      if (kind === MAPPED) {
+        const { from, error, unreadCount } = round;
+        this.#passes.set(number, isEnd ? FIRST : { from, error, unreadCount });
+        if (isEnd) this.#noteUnread(volume, round);
+      }
       // all that was in doubt was in the map then, and has been written since; of a standby, also what it has yet to apply
       if (map.entryCount === 0 && upTo >= head) this.#doubted.delete(number);
       return { error: null, isPart: !isEnd };
@@ -249,47 +311,59 @@ export class Writeback {
     }
   }
 
-  /**
-   * Copies blocks of one kind into the image, from `from` on, and adds them to `written`.
-   * @returns where it stopped: at the volume's end, or when that was enough for a round
-   */
-  async #copy(
-    volume: Volume,
-    view: MapView,
-    kind: Kind,
-    from: number,
-    written: { lba: number; blockCount: number }[],
-  ): Promise<number> {
-    const { number, blockShift, blockSize } = volume;
-    const image = this.#images.get(number)!;
-    let left = IMAGE_ROUND_SIZE_MAX;
-    for (let at = from; at < view.blockCount; ) {
+  /** Copies blocks of one kind into the image until it comes to the volume's end, or that is enough: `from` goes along. */
+  async #copy(round: Round, kind: Kind): Promise<void> {
+    const { volume, image, view } = round;
+    const { number, blockSize } = volume;
+    while (round.from < view.blockCount) {
       const isWaitedFor = kind === ZERO && this.#isWanted && this.#held === 0;
-      if (left <= 0 || isWaitedFor) return at;
-      const end = Math.min(view.blockCount, at + SCAN_BLOCKS);
-      const lba = view.next(kind, at, end);
+      if (round.left <= 0 || isWaitedFor) return;
+      const end = Math.min(view.blockCount, round.from + SCAN_BLOCKS);
+      const lba = view.next(kind, round.from, end);
       if (lba < 0) {
-        at = end;
+        round.from = end;
         await this.#turn();
         continue;
       }
-      const blockCount = view.run(lba, Math.min(PIECE_BYTES, left) / blockSize);
-      const size = blockCount * blockSize;
-      if (kind === ZERO) {
+      const blockCount = view.run(lba, Math.min(PIECE_BYTES, round.left) / blockSize);
+      if (kind === MAPPED) await this.#copyData(round, lba, blockCount);
+      else {
         const isRead = !this.#doubted.has(number);
-        await call((done) => image.zero(lba * blockSize, size, isRead, done));
-      } else {
-        const bytes = new Uint8Array(size);
-        const { reader } = this.#group;
-        await call((done) => reader.read(view, number, blockShift, lba, blockCount, bytes, image, done));
-        await call((done) => image.write(lba * blockSize, [bytes], done));
+        await call((done) => image.zero(lba * blockSize, blockCount * blockSize, isRead, done));
+        this.#wrote(round, lba, blockCount);
       }
-      this.counters.blocksWritten += blockCount;
-      written.push({ lba, blockCount });
-      left -= size;
-      at = lba + blockCount;
+      round.from = lba + blockCount;
     }
-    return view.blockCount;
+  }
+
+  /** Where not all can be read, in halves, down to the blocks: their neighbours are not to keep segments as well. */
+  async #copyData(round: Round, lba: number, blockCount: number): Promise<void> {
+    const { volume, image, view } = round;
+    const { number, blockShift, blockSize } = volume;
+    const bytes = new Uint8Array(blockCount * blockSize);
+    const error = await new Promise<Error | null>((resolve) =>
+      this.#group.reader.read(view, number, blockShift, lba, blockCount, bytes, image, resolve),
+    );
+    if (error === null) {
+      await call((done) => image.write(lba * blockSize, [bytes], done));
+      this.#wrote(round, lba, blockCount);
+      return;
+    }
+    if (blockCount === 1) {
+      round.left -= blockSize;
+      round.error ??= error;
+      round.unreadCount += 1;
+      return;
+    }
+    const half = blockCount >> 1;
+    await this.#copyData(round, lba, half);
+    await this.#copyData(round, lba + half, blockCount - half);
+  }
+
+  #wrote(round: Round, lba: number, blockCount: number): void {
+    this.counters.blocksWritten += blockCount;
+    round.written.push({ lba, blockCount });
+    round.left -= blockCount * round.volume.blockSize;
   }
 
   async #sync(number: number, image: FlatImage): Promise<void> {

@@ -8,6 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   IMAGE_ROUND_SIZE_MAX: 128 * 1024,
 }));
 
+import { ForelockError } from '../../src/errors.js';
 import { MapView } from '../../src/journal/map.js';
 import { UNIT } from '../sim/group-history.js';
 import { GroupWorld, QUIET } from '../sim/group-world.js';
@@ -139,4 +140,51 @@ test('what a large volume does not have in the journal costs a round nothing', a
   expect(await rounds()).toEqual(['write 0.5 KiB at 32765', 'sync']);
   expect(looks.map(({ mock }) => mock.calls.length)).toEqual([1, 2]);
   for (const spy of looks) spy.mockRestore();
+});
+
+test('a block that cannot be read from the journal is passed over, told, and in the image once it can be', async () => {
+  // The first read that failed ended the round, and each round after it: nothing of the volume was let go of any more, and
+  // with the journal full of that hosts of all volumes got ENOSPC. What was at fault was called the image.
+  const { world, source, open, write, rounds, log } = await asked();
+  const group = await open();
+  const told: string[] = [];
+  group.tell = (text) => told.push(text);
+  const { reader, journal, writeback } = group;
+  const read = reader.read.bind(reader);
+  let bad: number | null = 5;
+  vi.spyOn(reader, 'read').mockImplementation((map, volume, blockShift, lba, blockCount, into, image, done) => {
+    const isBad = bad !== null && lba <= bad && bad < lba + blockCount;
+    read(map, volume, blockShift, lba, blockCount, into, image, (error) =>
+      done(isBad ? new ForelockError('EIO', `volume 1, block ${bad} does not match`) : error),
+    );
+  });
+  await write(0, 40);
+  expect(await rounds()).toEqual([
+    ...['write 16 KiB at 0', 'write 4 KiB at 16', 'write 8 KiB at 24', 'write 32 KiB at 32', 'write 64 KiB at 64'],
+    ...['sync'],
+  ]);
+  expect(await rounds()).toEqual(['write 32 KiB at 128', 'sync']);
+  const { map } = group.volumes.get(1)!;
+  expect([map.mappedCount, writeback.makesRoom]).toEqual([1, false]);
+  expect([writeback.damage(1), writeback.illness(1)]).toEqual(['volume 1, block 5 does not match', null]);
+  const line =
+    'blocks of volume v0 cannot be read from the journal (volume 1, block 5 does not match): its image lacks them';
+  expect(told).toEqual([expect.stringContaining(line)]);
+  expect(await rounds()).toEqual([]); // not tried again for itself alone for a while
+
+  for (let i = 0; i < 1500; i += 1) await write(8 + ((i * 8) % 496), 8);
+  expect([journal.counters.spaceRefused, told.length]).toEqual([0, 1]);
+
+  await world.pass(5000);
+  bad = null;
+  for (let i = 0; i < 60 && map.mappedCount > 0; i += 1) await rounds();
+  expect([map.mappedCount, writeback.damage(1)]).toEqual([0, null]);
+  expect(told.at(-1)).toBe('what could not be read of volume v0 is in its image now, or was written anew');
+
+  bad = 5;
+  await write(0, 8);
+  log.length = 0;
+  await world.settle(world.stop(source));
+  expect(told.at(-1)).toContain('the image of volume v0 is not whole (volume 1, block 5 does not match)');
+  expect(log).toEqual(['write 16 KiB at 0', 'write 4 KiB at 16', 'write 8 KiB at 24', 'sync']);
 });
