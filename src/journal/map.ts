@@ -261,8 +261,8 @@ export abstract class MapLookup {
   }
 
   /**
-   * The first block of [lba, end) with that status, or -1. What has no page, or for data one of explicit zeroes, costs a few
-   * nanoseconds a page: 16 TiB of zeroes are 0.1 s, to be gone through in parts.
+   * The first block of [lba, end) with that status, or -1. What has no page, or for data one of explicit zeroes, costs some
+   * tens of nanoseconds a page: a TiB that was trimmed is 0.1 s, to be gone through in parts.
    */
   next(status: typeof MAPPED | typeof ZERO, lba: number, end: number): number {
     let at = lba;

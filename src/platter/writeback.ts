@@ -27,8 +27,8 @@ import type { FlatImage } from './flat.js';
 /** Bytes of a flat volume that start a round: enough to write in order of address, little enough to stay in the ring. */
 const ROUND_BYTES = 32 * MIB;
 const PIECE_BYTES = MIB;
-/** Blocks of the map that are passed over in one turn: 0.5 ms where it has pages for all of them. */
-const SCAN_BLOCKS = 2 ** 25;
+/** Blocks of the map that are passed over in one turn: 1 ms where it has pages for all of them, nothing where it has none. */
+const SCAN_BLOCKS = 2 ** 22;
 /** Blocks let go of in one turn, about 1 ms. */
 const DROP_BLOCKS = 8192;
 
