@@ -82,6 +82,11 @@ export const IMAGE_RETRY_MS_MAX = 5000;
 export const SEGMENT_READ_RETRY_MS = 250;
 /** … until it was refused so often, within four seconds: hosts may be waiting for what it would make room for. */
 export const SEGMENT_READS_MAX = 5;
+/**
+ * Most that a round writes into a flat image, or looks at for zeroes, before it syncs and lets go of it: hosts may wait for the
+ * room, and that takes part of a second. With less the syncs would be what takes the time. A multiple of BLOCK_SIZE_MAX.
+ */
+export const IMAGE_ROUND_SIZE_MAX = 64 * MIB;
 export const SYNC_BYTES_MAX = 64 * MIB;
 /** A synced write of at most this size may be made on the group's own thread (journal/quick-sync.ts): one request's. */
 export const SYNC_HERE_SIZE_MAX = 32 * KIB;

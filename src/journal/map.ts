@@ -140,6 +140,10 @@ class PageSlots {
     }
   }
 
+  isZeroPage(slot: number): boolean {
+    return slot === this.#zeroPage;
+  }
+
   isShared(slot: number): boolean {
     return this.references[slot >>> 8][slot & 255] > 1;
   }
@@ -253,8 +257,16 @@ export abstract class MapLookup {
 
   /** The first block at or after `lba` that has data, or -1. Blocks of explicit zeroes are passed over. */
   nextMapped(lba: number): number {
+    return this.next(MAPPED, lba, this.blockCount);
+  }
+
+  /**
+   * The first block of [lba, end) with that status, or -1. What has no page, or for data one of explicit zeroes, costs some
+   * tens of nanoseconds a page: a TiB that was trimmed is 0.1 s, to be gone through in parts.
+   */
+  next(status: typeof MAPPED | typeof ZERO, lba: number, end: number): number {
     let at = lba;
-    while (at < this.blockCount) {
+    while (at < end) {
       const page = Math.floor(at / PAGE_BLOCKS);
       const leaf = this.leaves[page >>> 10];
       if (leaf === null) {
@@ -263,12 +275,12 @@ export abstract class MapLookup {
       }
       const slot = leaf.pages[page & 1023];
       const stop = (page + 1) * PAGE_BLOCKS;
-      if (slot !== 0) {
+      if (slot !== 0 && !(status === MAPPED && this.slots.isZeroPage(slot))) {
         const slab = this.slots.slabs[slot >>> 8];
         const base = (slot & 255) << 8;
-        for (; at < stop; at++) {
+        for (const last = Math.min(stop, end); at < last; at++) {
           const word = base + ((at & 127) << 1);
-          if (pointerStatus(slab[word], slab[word + 1]) === MAPPED) return at;
+          if (pointerStatus(slab[word], slab[word + 1]) === status) return at;
         }
       }
       at = stop;

@@ -89,6 +89,8 @@ export interface VolumeStatus {
   mappedBytes: number;
   /** Flat: why its image lacks what the journal keeps for it; null: nothing is known to be wrong with it. */
   imageError: string | null;
+  /** Flat: why its image lacks blocks that cannot be read from the journal; null: nothing is known to be wrong with it. */
+  journalError: string | null;
 }
 
 export interface DualStatus {

@@ -135,8 +135,11 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint, options: Pa
       columns,
     ),
   );
-  for (const { name, imageError } of group.volumes)
+  for (const { name, imageError, journalError } of group.volumes) {
     if (imageError !== null) lines.push(`  ${paint.bad(`${name}: its image cannot be written: ${imageError}`)}`);
+    if (journalError !== null)
+      lines.push(`  ${paint.bad(`${name}: blocks for its image cannot be read from the journal: ${journalError}`)}`);
+  }
   if (options.brief === true) return lines;
   lines.push('');
   const { own, peer } = cursors;

@@ -105,6 +105,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       platter: volume.platter,
       mappedBytes: volume.map.mappedCount * volume.blockSize,
       imageError: group.writeback.illness(volume.number),
+      journalError: group.writeback.damage(volume.number),
     })),
     link,
     cursors: { own, peer },

@@ -148,10 +148,16 @@ export class FlatImage {
     else next(null);
   }
 
-  /** The bytes read as zeroes afterwards. They are written: a file system's holes cannot be asked for from here. */
-  zero(offset: number, size: number, done: Done): void {
+  /**
+   * The bytes read as zeroes afterwards. They are written, for a hole cannot be made from here; but where zeroes are read they
+   * are left as they are, so that a hole stays one.
+   *
+   * @param isRead what is read there is what the disk has: after a failed sync that is not known, and all are written
+   */
+  zero(offset: number, size: number, isRead: boolean, done: Done): void {
     this.#check(offset, size);
     const end = offset + size;
+    const found = isRead ? Buffer.allocUnsafe(Math.min(ZERO_SIZE, size)) : null;
     let at = offset;
     const next = (error: Error | null) => {
       if (error !== null || at === end) {
@@ -161,7 +167,12 @@ export class FlatImage {
       const piece = ZEROES.subarray(0, Math.min(ZERO_SIZE, end - at));
       const position = at;
       at += piece.length;
-      writeAll(this.#fd, piece, position, this.counters, 'bytesZeroed', next);
+      const write = () => writeAll(this.#fd, piece, position, this.counters, 'bytesZeroed', next);
+      if (found === null) return write();
+      this.read(position, piece.length, found, (failure) => {
+        if (failure === null && found.compare(piece, 0, piece.length, 0, piece.length) === 0) next(null);
+        else write(); // also what cannot be read: written over it may be good again
+      });
     };
     if (size === 0) queueMicrotask(() => done(null));
     else next(null);

@@ -324,6 +324,13 @@ describe('block map', () => {
     expect(map.run(0, blockCount)).toBe(blockCount);
     expect(map.status).toBe(ZERO);
     expect(map.bytes).toBeLessThan(16 * 2 ** 20);
+    expect(map.next(ZERO, 5, blockCount)).toBe(5);
+    map.swing(1000, 1, 32);
+    map.clear(1024, 2 ** 20);
+    expect([map.next(MAPPED, 0, blockCount), map.next(MAPPED, 1001, blockCount)]).toEqual([1000, -1]);
+    expect([map.next(MAPPED, 0, 1000), map.next(MAPPED, 0, 1001)]).toEqual([-1, 1000]);
+    expect([map.next(ZERO, 1000, 1001), map.next(ZERO, 1000, 1002)]).toEqual([-1, 1001]);
+    expect([map.next(ZERO, 1024, 1024 + 2 ** 20), map.next(ZERO, 1024, blockCount)]).toEqual([-1, 1024 + 2 ** 20]);
   });
 
   test('a checkpoint that failed leaves its pages to the next one; a block has the checksum of its pointer', () => {

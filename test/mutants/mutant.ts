@@ -76,7 +76,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/conflict.ts': [],
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],
-  'platter/writeback.ts': ['platter/writeback.group.test.ts'],
+  'platter/writeback.ts': ['platter/writeback.group.test.ts', 'platter/rounds.group.test.ts'],
   'volume/journal-health.ts': ['sim/group.disk.test.ts'],
   'volume/locks.ts': ['mirror/locks.test.ts'],
   'volume/volume.ts': ['sim/group.waits.test.ts'],

@@ -26,6 +26,7 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
         platter: 'journal',
         mappedBytes: 300 * 2 ** 20,
         imageError: null,
+        journalError: null,
       },
     ],
     link: {

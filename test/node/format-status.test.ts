@@ -156,4 +156,8 @@ test('a volume whose image cannot be written is named, with the reason', () => {
   const status = new FakeGateway().status();
   status.groups[0]!.volumes[0]!.imageError = 'EIO: i/o error, fdatasync';
   expect(formatStatus(status, PLAIN)).toContain('  disk: its image cannot be written: EIO: i/o error, fdatasync\n');
+  status.groups[0]!.volumes[0]!.journalError = 'block 7 could not be read';
+  expect(formatStatus(status, PLAIN)).toContain(
+    '\n  disk: blocks for its image cannot be read from the journal: block 7',
+  );
 });

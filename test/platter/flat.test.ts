@@ -77,8 +77,8 @@ describe('flat image', () => {
   test('zeroes any stretch and nothing beside it', async () => {
     fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
     const image = make();
-    expect(await run((done) => image.zero(512, 3 * 1024 * 1024 - 1024, done))).toBe(null);
-    expect(await run((done) => image.zero(0, 0, done))).toBe(null);
+    expect(await run((done) => image.zero(512, 3 * 1024 * 1024 - 1024, false, done))).toBe(null);
+    expect(await run((done) => image.zero(0, 0, false, done))).toBe(null);
     image.close();
     const bytes = fs.readFileSync(path);
     const first = bytes.indexOf(0);
@@ -86,6 +86,36 @@ describe('flat image', () => {
     expect([first, last]).toEqual([512, 3 * 1024 * 1024 - 513]);
     expect(bytes.subarray(first, last + 1).every((byte) => byte === 0)).toBe(true);
     expect(image.counters.bytesZeroed).toBe(3 * 1024 * 1024 - 1024);
+  });
+
+  test('what is zero already is left alone: a hole stays one', async () => {
+    // Every trim and zero filled the sparse image: mkfs, which discards the whole device, made it as large as the volume.
+    const image = make();
+    const zero = (isRead: boolean): Promise<Error | null> => run((done) => image.zero(0, SIZE, isRead, done));
+    expect(await run((done) => image.write(512, [new Uint8Array(512).fill(1)], done))).toBe(null);
+    expect(await zero(true)).toBe(null);
+    expect(image.counters.bytesZeroed).toBe(SIZE / 4);
+    expect(fs.statSync(path).blocks * 512).toBeLessThan(SIZE / 2);
+    expect(await zero(true)).toBe(null);
+    expect(image.counters.bytesZeroed).toBe(SIZE / 4);
+    expect(fs.readFileSync(path).every((byte) => byte === 0)).toBe(true);
+    // nobody knows whether the disk has it as well
+    expect(await zero(false)).toBe(null);
+    expect(image.counters.bytesZeroed).toBe(SIZE / 4 + SIZE);
+    await image.close();
+  });
+
+  test('zeroes are written over what cannot be read', async () => {
+    fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
+    const image = make();
+    const read = vi
+      .spyOn(fs, 'read')
+      .mockImplementation(((...args: unknown[]) =>
+        setImmediate(args[5] as (error: Error) => void, new Error('EIO'))) as never);
+    expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
+    read.mockRestore();
+    expect(fs.readFileSync(path).every((byte) => byte === 0)).toBe(true);
+    await image.close();
   });
 
   test('another size is refused, naming both, and the image is left as it was', () => {

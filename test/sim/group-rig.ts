@@ -256,8 +256,14 @@ export function memoryImage(store: MemoryStore, path: string, size: number, isNe
     write(offset: number, pieces: readonly Uint8Array[], done: (error: Error | null) => void): void {
       file.write(Buffer.concat(pieces), offset, done);
     },
-    zero(offset: number, count: number, done: (error: Error | null) => void): void {
-      file.write(new Uint8Array(count), offset, done);
+    zero(offset: number, count: number, isRead: boolean, done: (error: Error | null) => void): void {
+      const zeroes = new Uint8Array(count);
+      if (!isRead) return file.write(zeroes, offset, done);
+      const found = new Uint8Array(count);
+      image.read(offset, count, found, (error) => {
+        if (error === null && Buffer.compare(found, zeroes) === 0) done(null);
+        else file.write(zeroes, offset, done);
+      });
     },
     sync(done: (error: Error | null) => void): void {
       file.sync((error) => (error ? done(error) : store.syncDirectory(done)));
