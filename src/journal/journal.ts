@@ -240,8 +240,14 @@ export class Journal {
     return this.appender.durable;
   }
 
+  /** The disk has no room for what is in the ring, or the process no descriptor: both are waited for in the same way. */
   get diskFull(): boolean {
     return this.appender.diskFull;
+  }
+
+  /** Which of them, in words. */
+  get shortageText(): string {
+    return this.appender.shortage === 'descriptors' ? 'the process may open no more files' : 'the disk is full';
   }
 
   get failed(): ForelockError | null {

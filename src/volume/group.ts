@@ -388,10 +388,10 @@ export class Group {
 
   /** Why `mint` comes to nothing, until somebody does something about it; or null. */
   get cannotMint(): ForelockError | null {
-    const { failed, diskFull } = this.journal;
+    const { failed, diskFull, shortageText } = this.journal;
     const damage = failed ?? this.receiver?.damage ?? null;
     if (damage !== null || !diskFull) return damage;
-    return new ForelockError('ENOSPC', 'the disk is full');
+    return new ForelockError('ENOSPC', shortageText);
   }
 
   /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
@@ -774,7 +774,7 @@ export class Group {
       this.#gate.failFlushes(
         new ForelockError(
           'ENOSPC',
-          'the disk is full: what was written waits in memory for room, and is not durable yet',
+          `${this.journal.shortageText}: what was written waits in memory, and is not durable yet`,
         ),
       );
     }

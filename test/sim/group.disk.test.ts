@@ -166,3 +166,26 @@ test('a journal that cannot be closed does not keep the directory locked', async
   await expect(world.settle(group!.close())).rejects.toThrow('EIO');
   expect(close).toHaveBeenCalled();
 });
+
+test('a process that may open no more files says so, and goes on when it may', async () => {
+  // It was taken for a disk that had failed: EIO until the next start, and what was answered and not durable was lost.
+  const { world, tell } = await sourceUp();
+  const { store, group } = world.source;
+  store.fail('open', 'EMFILE', Number.POSITIVE_INFINITY, /segment/);
+  const fill = async (): Promise<void> => {
+    for (let unit = 0; unit < 65_536; unit += 8) await world.settle(world.write(unit % 64, 8));
+  };
+  await expect(fill()).rejects.toMatchObject({
+    code: 'ENOSPC',
+    message: expect.stringContaining('may open no more files'),
+  });
+  await expect(world.settle(world.flush())).rejects.toMatchObject({ code: 'ENOSPC' });
+  await world.until(() => group!.health.full === 'descriptors', 3000, 'it is not noticed');
+  expect(tell.mock.calls).toEqual([[expect.stringMatching(/may open no more files.*LimitNOFILE/)]]);
+  store.heal();
+  await world.until(() => group!.health.full === null, 5000, 'it does not go on');
+  expect(tell.mock.calls.slice(1)).toEqual([['files can be opened again: it goes on']]);
+  await world.settle(world.flush());
+  expect(group!.journal.failed).toBeNull();
+  expect(await world.settle(group!.close())).toBeNull();
+});

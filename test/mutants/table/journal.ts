@@ -416,7 +416,7 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'checkpointer: the superblock is first',
     file: 'journal/checkpointer.ts',
-    find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));",
+    find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', journal.shortageText));",
     replace:
       "this.#whenDurable(0, () => {\n        if (journal.failed !== null) return end(new ForelockError('EIO', ''));",
     breaks: 'a checkpoint points to records that a power cut takes',
@@ -938,5 +938,28 @@ export const JOURNAL: readonly Mutant[] = [
 `,
     breaks: 'a group whose disk failed cannot be opened again by the same process',
     tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'descriptors: none left is a failed disk',
+    file: 'journal/appender.ts',
+    find: "  EMFILE: 'descriptors',\n",
+    replace: '',
+    breaks: 'a low ulimit loses what was answered',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'descriptors: one is needed to sync a directory',
+    file: 'journal/disk-store.ts',
+    find: 'fs.fsync(this.#directoryFd, (error) => done(error ?? null));',
+    replace: "fs.open(this.directory, 'r', (error, fd) => (error ? done(error) : fs.fsync(fd, done)));",
+    breaks: 'a low ulimit loses what was answered',
+  },
+  {
+    name: 'descriptors: too low a limit is not told',
+    file: 'node/gateway.ts',
+    find: 'gateway.#warnOfFewFiles();',
+    replace: '',
+    breaks: 'writes fail once the journal has grown, and nobody was warned',
+    tests: ['node/open-files.test.ts'],
   },
 ];
