@@ -167,6 +167,8 @@ export class Journal {
   peerApplied = 0;
   /** Set by the cleaner: room may still be made, so a host write waits instead of failing. */
   canClean: () => boolean = () => false;
+  /** Most bytes that a host was refused while room for them may be made here; whoever asks again clears it before. */
+  wanted = 0;
   /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
   #wantedAtPeer = 0;
   /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
@@ -673,6 +675,7 @@ export class Journal {
     if (payload && (this.diskFull || this.room.used + size > this.room.forHosts)) {
       this.#roomWanted = true;
       if (!this.diskFull && this.canClean()) {
+        this.wanted = Math.max(this.wanted, size);
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;
       }

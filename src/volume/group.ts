@@ -755,6 +755,7 @@ export class Group {
   #pumpRoom(): void {
     if (this.#roomPumping) return;
     this.#roomPumping = true;
+    this.journal.wanted = 0; // those who still wait say so now
     const waiting = this.#beforeHosts.splice(0).filter((attempt) => !attempt());
     this.#beforeHosts.unshift(...waiting);
     while (this.#roomQueue.length > 0 && this.#roomQueue[0]!()) this.#roomQueue.shift();

@@ -438,6 +438,27 @@ test('a block that is overwritten while it is moved stays overwritten, also afte
   }
 });
 
+test('a host that wants more room at once than there is kept gets it', () => {
+  // Half a segment below where cleaning starts, a transaction of 8 MiB waited for room that nobody made, and all other
+  // hosts behind it, until its locks had run out after a minute.
+  const { rig, cleaner } = bench();
+  const { journal } = rig;
+  for (let once = 0; journal.segments.used < cleaner.softLimit - SEGMENT_SIZE / 2; once += 1) {
+    rig.write(once % 256, 1, 1);
+    for (let i = 0; i < 8; i += 1) rig.write(512, 64, 2);
+    journal.sync();
+    rig.settle();
+  }
+  const transaction = 3 * SEGMENT_SIZE;
+  expect(journal.roomFor(transaction)).toBe(RING_FULL);
+  for (let turns = 0; turns < 10; turns += 1) {
+    cleaner.poke();
+    rig.settle();
+  }
+  const { used, forHosts } = journal.room;
+  expect(used + transaction).toBeLessThanOrEqual(forHosts);
+});
+
 test('what may not be moved is looked at again when it may and hosts wait', () => {
   // Both sites wrote, and the only segments that could be emptied had blocks that were not decided. Once they were, nobody
   // looked: that needed another segment to be written, and hosts waited for room to write it.

@@ -962,4 +962,12 @@ export const JOURNAL: readonly Mutant[] = [
     breaks: 'writes fail once the journal has grown, and nobody was warned',
     tests: ['node/open-files.test.ts'],
   },
+  {
+    name: 'cleaner: the same room for all who wait',
+    file: 'journal/journal.ts',
+    find: 'this.wanted = Math.max(this.wanted, size);',
+    replace: '',
+    breaks: 'a large transaction in a small journal waits for room that nobody makes, and all hosts behind it',
+    tests: ['journal/cleaner.test.ts'],
+  },
 ];
