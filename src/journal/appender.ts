@@ -149,6 +149,11 @@ export class Appender {
     return this.#retryWanted || this.#writing;
   }
 
+  /** The disk has yet to answer: what it was given may land until then, also where the journal has failed. */
+  get isAtWork(): boolean {
+    return this.#writing || this.#syncing;
+  }
+
   pump(): void {
     this.#pumpWrite();
     this.#pumpSync();
