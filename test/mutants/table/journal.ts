@@ -978,4 +978,18 @@ export const JOURNAL: readonly Mutant[] = [
     breaks: 'the old process writes into a journal that the next one has recovered',
     tests: ['sim/group.disk.test.ts'],
   },
+  {
+    name: 'segments: barred only from what is freed later',
+    file: 'journal/segments.ts',
+    find: '    this.#dropSpares();\n    this.#isCutWanted = true; // later: a write may be under way\n',
+    replace: '',
+    breaks: 'records that were taken back stand behind the end of the stream that goes on from before them',
+  },
+  {
+    name: 'segments: what is left in the newest stays there',
+    file: 'journal/segments.ts',
+    find: 'this.#isCutWanted = true; // later: a write may be under way',
+    replace: '',
+    breaks: 'the same',
+  },
 ];
