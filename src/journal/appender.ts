@@ -5,7 +5,8 @@
  *     durable <= written <= sealed
  *
  * Appends are gathered while nobody waits for them. A full disk keeps nothing from being tried again: the bytes stay in
- * the ring. A disk that failed is not asked again: what it holds is not known any more.
+ * the ring. So does a process that may open no more files, which has changed nothing on the disk. A disk that failed is
+ * not asked again: what it holds is not known any more.
  */
 import { AT_SIZE } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
@@ -24,6 +25,16 @@ const APPEND_SIZE_GATHERED = 524288;
 /** Up to this many bytes a flush has appended and synced in one call; more is appended while the sync before it runs. */
 const APPEND_SYNCED_MAX = 65536;
 
+/** What an append waits for: room on the disk, or a descriptor for the next segment. */
+export type Shortage = 'room' | 'descriptors';
+
+const SHORTAGES: Partial<Record<string, Shortage>> = {
+  ENOSPC: 'room',
+  EDQUOT: 'room',
+  EMFILE: 'descriptors',
+  ENFILE: 'descriptors',
+};
+
 /** How far both streams had come where something was sealed. */
 interface Mark {
   position: number;
@@ -37,7 +48,8 @@ export class Appender {
   durable = 0;
   /** Set when a sync failed: what lies from this position on may never be on the disk, whatever is read back. */
   suspectFrom: number | null = null;
-  diskFull = false;
+  /** What the last append found none of, and the next may find. */
+  shortage: Shortage | null = null;
   failed: ForelockError | null = null;
 
   readonly #journal: Journal;
@@ -120,6 +132,10 @@ export class Appender {
     if (this.written < sealed) this.append();
   }
 
+  get diskFull(): boolean {
+    return this.shortage !== null;
+  }
+
   /** A full disk may have room again, or somebody cannot wait to know whether it has. */
   retry(): void {
     if (!this.diskFull) return;
@@ -131,6 +147,11 @@ export class Appender {
   get isRetrying(): boolean {
     if (!this.diskFull || this.failed !== null || this.written === this.#journal.sealed) return false;
     return this.#retryWanted || this.#writing;
+  }
+
+  /** The disk has yet to answer: what it was given may land until then, also where the journal has failed. */
+  get isAtWork(): boolean {
+    return this.#writing || this.#syncing;
   }
 
   pump(): void {
@@ -188,7 +209,7 @@ export class Appender {
       this.#writing = false;
       if (this.#closed) return;
       if (error) return this.#writeFailed(error, synced);
-      this.diskFull = false;
+      this.shortage = null;
       counters.appends += 1;
       counters.bytesAppended += end - from;
       segments.grow(target, offset + end - from);
@@ -245,7 +266,8 @@ export class Appender {
   }
 
   #writeFailed(error: NodeJS.ErrnoException, synced = false): void {
-    if (error.code !== 'ENOSPC' && error.code !== 'EDQUOT') {
+    const shortage = SHORTAGES[error.code ?? ''];
+    if (shortage === undefined) {
       if (synced) this.#syncFailed(error);
       else this.fail(error);
       return;
@@ -254,7 +276,7 @@ export class Appender {
     const { segments, counters, listener } = this.#journal;
     segments.trim(0);
     if (!this.diskFull) counters.diskFull += 1;
-    this.diskFull = true;
+    this.shortage = shortage;
     listener.durable(); // flushes that wait now fail instead of waiting for room
     this.#journal.offerRoom();
   }

@@ -166,7 +166,7 @@ export class Checkpointer {
       if (error !== null || place === null) return this.#defer(() => end(error));
       this.#whenDurable(head, () => {
         if (journal.failed !== null) return end(journal.failed);
-        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));
+        if (journal.durable < head) return end(new ForelockError('ENOSPC', journal.shortageText));
         const before = superblock.checkpoint;
         superblock.checkpoint = {
           mapFile: place.mapFile,

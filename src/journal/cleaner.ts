@@ -139,12 +139,18 @@ export class Cleaner {
 
   /**
    * Cleaning starts here: enough below the limit that hosts do not have to wait for it, and no more, for the fuller the
-   * journal, the emptier the segments that are emptied.
+   * journal, the emptier the segments that are emptied. It starts earlier where a host, with a transaction, waits for more
+   * at once than that leaves.
    */
   get softLimit(): number {
-    const { room, segmentSize, wantedByHost } = this.#journal;
-    const enough = Math.max(room.size / 4, room.forHosts - 2 * segmentSize);
-    return Math.min(enough, room.forHosts - wantedByHost); // a transaction may ask for more than that at once
+    const { room, segmentSize, wanted } = this.#journal;
+    return Math.min(Math.max(room.size / 4, room.forHosts - 2 * segmentSize), room.forHosts - wanted);
+  }
+
+  /** Hosts wait, or would soon. */
+  get #isPressed(): boolean {
+    const { room, segmentSize, segments, wanted } = this.#journal;
+    return segments.used > room.forHosts - Math.max(segmentSize, wanted);
   }
 
   /** The ring may have room again. */
@@ -315,10 +321,10 @@ export class Cleaner {
   }
 
   #passesOver(number: number): boolean {
-    const { head, segmentSize, segments, room, order } = this.#journal;
+    const { head, segmentSize, order } = this.#journal;
     const then = this.#passedOver.get(number);
     if (then === undefined || head - then.head >= segmentSize) return false;
-    return segments.used <= room.forHosts - segmentSize || order!.listsEnded === then.listsEnded;
+    return !this.#isPressed || order!.listsEnded === then.listsEnded;
   }
 
   #smallestBlock(): number {
@@ -330,8 +336,7 @@ export class Cleaner {
   /** Nothing can be cleaned although the journal is over its soft limit. */
   #underPressure(): void {
     const journal = this.#journal;
-    const { used } = journal.segments;
-    if (used <= journal.room.forHosts - journal.segmentSize) return;
+    if (!this.#isPressed) return;
     const checkpoint = this.#owner.checkpointPosition();
     if (checkpoint < journal.written - journal.room.limit / 4 && checkpoint < this.#owner.replayFrom())
       this.#owner.wantCheckpoint();

@@ -54,6 +54,8 @@ export class DiskStore implements Store {
   readonly directory: string;
   readonly bytesWritten: DiskCounters = { segment: 0, map: 0, superblock: 0, other: 0 };
   #lock: DirectoryLock | null;
+  /** Of the directory, for its syncs: a process that may open no more files must not fail one, which could not be repeated. */
+  readonly #directoryFd: number;
   /** The outermost directory that was made for this one; undefined: it was there. */
   readonly #made: string | undefined;
   readonly #files = new Set<DiskFile>();
@@ -74,6 +76,12 @@ export class DiskStore implements Store {
     this.#surroundings = surroundings;
     this.#made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
     this.#lock = new DirectoryLock(directory);
+    try {
+      this.#directoryFd = fs.openSync(directory, 'r');
+    } catch (error) {
+      this.#lock.release();
+      throw error;
+    }
   }
 
   list(): string[] {
@@ -174,16 +182,15 @@ export class DiskStore implements Store {
   }
 
   syncDirectory(done: (error: Error | null) => void): void {
-    fs.open(this.directory, 'r', (error, fd) => {
-      if (error) return done(error);
-      fs.fsync(fd, (error) => fs.close(fd, (closeError) => done(error ?? closeError ?? null)));
-    });
+    fs.fsync(this.#directoryFd, (error) => done(error ?? null));
   }
 
   /** Closes what is still open and lets others have the directory. */
   close(): void {
     for (const file of [...this.#files]) file.close();
-    this.#lock?.release();
+    if (this.#lock === null) return;
+    fs.close(this.#directoryFd, () => {});
+    this.#lock.release();
     this.#lock = null;
   }
 

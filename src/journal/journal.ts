@@ -169,10 +169,10 @@ export class Journal {
   canClean: () => boolean = () => false;
   /** Set by the group: a host waits for room in the files. */
   makeRoom: () => void = () => {};
+  /** Most bytes that a host was refused while room for them may be made here; whoever asks again clears it before. */
+  wanted = 0;
   /** Bytes that a host was last refused for want of room at the peer; 0 when it was not. */
   #wantedAtPeer = 0;
-  /** The same, for want of room here that may still be made. */
-  #wantedByHost = 0;
   /** Set by the sender, where both sites write: so much more of this site's stream has its room at the peer. */
   peerTakes: () => number = () => Number.POSITIVE_INFINITY;
 
@@ -244,8 +244,14 @@ export class Journal {
     return this.appender.durable;
   }
 
+  /** The disk has no room for what is in the ring, or the process no descriptor: both are waited for in the same way. */
   get diskFull(): boolean {
     return this.appender.diskFull;
+  }
+
+  /** Which of them, in words. */
+  get shortageText(): string {
+    return this.appender.shortage === 'descriptors' ? 'the process may open no more files' : 'the disk is full';
   }
 
   get failed(): ForelockError | null {
@@ -652,11 +658,6 @@ export class Journal {
     return volume;
   }
 
-  /** Bytes that the host in front of the others waits for; 0: nobody does. */
-  get wantedByHost(): number {
-    return this.#wantedByHost;
-  }
-
   /** Hosts wait for room that the peer has not promised. */
   get wantsRoomAtPeer(): boolean {
     return this.#wantedAtPeer > this.peerTakes();
@@ -668,7 +669,6 @@ export class Journal {
    */
   #admitHost(size: number, payload: boolean): number {
     this.#wantedAtPeer = 0;
-    if (payload) this.#wantedByHost = 0;
     if (size > this.peerTakes()) {
       this.#wantedAtPeer = size;
       this.#roomWanted = true;
@@ -677,7 +677,7 @@ export class Journal {
     if (payload && (this.diskFull || this.room.used + size > this.room.forHosts)) {
       this.#roomWanted = true;
       if (!this.diskFull && this.canClean()) {
-        this.#wantedByHost = size;
+        this.wanted = Math.max(this.wanted, size);
         this.makeRoom();
         this.sync(); // segments are freed only once what took their place is durable
         return RING_FULL;

@@ -60,6 +60,8 @@ export class Segments {
   readonly #spares: Spare[] = [];
   /** Segments below this are not written over. */
   #reusableFrom = 0;
+  /** What an earlier segment left in the newest one's file goes as soon as nothing is being written. */
+  #isCutWanted = false;
   /** The one that `open` made last. */
   #newest: Segment | null = null;
   /** Bytes of records in all files. */
@@ -183,10 +185,12 @@ export class Segments {
 
   /**
    * Segments up to this one hold records that could be taken for what will be appended: of a first copy, which have no
-   * sequence, or of a stream that goes on from before them.
+   * sequence, or of a stream that goes on from before them. So does what is kept already.
    */
   barReuse(number: number): void {
     this.#reusableFrom = Math.max(this.#reusableFrom, number + 1);
+    this.#dropSpares();
+    this.#isCutWanted = true; // later: a write may be under way
   }
 
   /** Bytes in files beyond what `used` counts. */
@@ -205,7 +209,7 @@ export class Segments {
       if (this.used + this.spareSize <= limit) return;
       this.#dropSpare(spare);
     }
-    if (this.used + this.spareSize > limit) this.#cutNewest();
+    if (this.#isCutWanted || this.used + this.spareSize > limit) this.#cutNewest();
   }
 
   /** Of an earlier life. */
@@ -223,11 +227,17 @@ export class Segments {
     this.#spares.splice(this.#spares.indexOf(spare), 1);
   }
 
+  /** All of them; what the disk refuses to remove is not written over either. */
+  #dropSpares(): void {
+    for (const spare of [...this.#spares]) this.#dropSpare(spare);
+    for (const { file } of this.#spares.splice(0)) file.close();
+  }
+
   /** Of the segment being written: cuts off what an earlier one left in its file. */
   #cutNewest(): void {
-    if (this.#newest === null) return;
     try {
-      this.truncate(this.#newest, this.#newest.size);
+      if (this.#newest !== null) this.truncate(this.#newest, this.#newest.size);
+      this.#isCutWanted = false;
     } catch {
       // recovery knows it from records of this segment
     }
@@ -264,8 +274,7 @@ export class Segments {
   /** @param clean all that was appended is in the files, and nothing is being written */
   close(clean: boolean): void {
     if (clean) this.#cutNewest();
-    for (const spare of [...this.#spares]) this.#dropSpare(spare);
-    for (const { file } of this.#spares.splice(0)) file.close();
+    this.#dropSpares();
     for (const segment of this.#byNumber.values()) segment.file.close();
     this.#byNumber.clear();
     this.#ordered = null;

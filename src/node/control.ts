@@ -154,6 +154,8 @@ export interface GroupStatus {
     failed: string | null;
     /** The disk has no room, or had none a moment ago: what needs some fails with ENOSPC, or (standby) is not taken. */
     diskFull: boolean;
+    /** The process may open no more files: the same follows. */
+    noDescriptors: boolean;
     /** The same of the journal's own limit. */
     full: boolean;
     usedBytes: number;

@@ -113,10 +113,11 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint, options: Pa
     );
   }
   if (journal.failed !== null) add('failed', paint.bad(journal.failed));
-  else if (journal.diskFull || journal.full) {
+  else if (journal.noDescriptors || journal.diskFull || journal.full) {
     const then = group.role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
-    const ends = journal.diskFull ? '' : ' until blocks are trimmed, or with a larger --journal';
-    add(journal.diskFull ? 'disk full' : 'full', paint.bad(`${then}${ends}`));
+    if (journal.noDescriptors) add('no files', paint.bad(`${then} until the process may open more (ulimit -n)`));
+    else if (journal.diskFull) add('disk full', paint.bad(then));
+    else add('full', paint.bad(`${then} until blocks are trimmed, or with a larger --journal`));
   }
   if (group.lag !== null) add('lag', formatLag(group.lag, group, paint));
   else if (!isAdopted) add('lag', paint.bad('there is no copy here at all'));

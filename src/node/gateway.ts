@@ -40,6 +40,7 @@ import type { Volume } from '../volume/volume.js';
 import { type GatewayOptions as Config, findDualMisfit, findMeaningless } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { LinkReport } from './link-report.js';
+import { findFewFiles, openFilesAllowed } from './open-files.js';
 import { gatewayStatus, linkStatus } from './status.js';
 
 /**
@@ -150,6 +151,7 @@ export class Gateway {
       throw error;
     }
     gateway.#leavesNothing = false;
+    gateway.#warnOfFewFiles();
     gateway.#timer = setInterval(() => gateway.#tick(), TICK_MS);
     return gateway;
   }
@@ -451,6 +453,11 @@ export class Gateway {
     this.#members.push(member);
   }
 
+  #warnOfFewFiles(): void {
+    const few = findFewFiles(this.#groups, openFilesAllowed());
+    if (few !== null) this.#warn(few);
+  }
+
   /** A policy that does nothing, or names nobody. */
   #warnOfSplit({ group, role, whenSplit = 'freeze' }: GroupOptions, superblock: Superblock | null): void {
     if (whenSplit === 'freeze') return;
@@ -502,6 +509,7 @@ export class Gateway {
       },
     );
     this.#groups.push(group);
+    if (this.#timer !== null) this.#warnOfFewFiles(); // else when all are there
     return group;
   }
 

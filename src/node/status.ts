@@ -50,6 +50,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
       journal: {
         failed: null,
         diskFull: false,
+        noDescriptors: false,
         full: false,
         usedBytes: 0,
         limitBytes: 0,
@@ -118,6 +119,7 @@ function groupStatus(gateway: Gateway, member: Member): GroupStatus {
     journal: {
       failed: journal.failed?.message ?? null,
       diskFull: group.health.full === 'disk',
+      noDescriptors: group.health.full === 'descriptors',
       full: group.health.full === 'journal',
       usedBytes: journal.segments.used,
       limitBytes: journal.room.limit,

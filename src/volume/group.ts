@@ -390,10 +390,10 @@ export class Group {
 
   /** Why `mint` comes to nothing, until somebody does something about it; or null. */
   get cannotMint(): ForelockError | null {
-    const { failed, diskFull } = this.journal;
+    const { failed, diskFull, shortageText } = this.journal;
     const damage = failed ?? this.receiver?.damage ?? null;
     if (damage !== null || !diskFull) return damage;
-    return new ForelockError('ENOSPC', 'the disk is full');
+    return new ForelockError('ENOSPC', shortageText);
   }
 
   /** Nothing is read, written or appended until `thaw`: the other site may be serving alone by then. */
@@ -682,6 +682,8 @@ export class Group {
     this.scopes.refuseAborting(stopped);
     // on a disk that fails nobody has waited for them
     await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
+    // or it would still write when the next process has the directory
+    await this.#until(() => !journal.appender.isAtWork);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
     try {
@@ -757,6 +759,7 @@ export class Group {
   #pumpRoom(): void {
     if (this.#roomPumping) return;
     this.#roomPumping = true;
+    this.journal.wanted = 0; // those who still wait say so now
     const waiting = this.#beforeHosts.splice(0).filter((attempt) => !attempt());
     this.#beforeHosts.unshift(...waiting);
     while (this.#roomQueue.length > 0 && this.#roomQueue[0]!()) this.#roomQueue.shift();
@@ -776,7 +779,7 @@ export class Group {
       this.#gate.failFlushes(
         new ForelockError(
           'ENOSPC',
-          'the disk is full: what was written waits in memory for room, and is not durable yet',
+          `${this.journal.shortageText}: what was written waits in memory, and is not durable yet`,
         ),
       );
     }

@@ -4,8 +4,11 @@ import type { Group } from './group.js';
 /** A full disk takes a little whenever a segment is freed, and is full again: that it goes on is said once it has for so long. */
 const MENDED_AFTER_MS = 1000;
 
-/** The disk is full, or all that the journal may have of it is taken by what cannot be freed. */
-export type JournalFull = 'disk' | 'journal';
+/**
+ * The disk is full, or all that the journal may have of it is taken by what cannot be freed; or the process may open no
+ * more files.
+ */
+export type JournalFull = 'disk' | 'journal' | 'descriptors';
 
 export class JournalHealth {
   readonly #group: Group;
@@ -33,13 +36,16 @@ export class JournalHealth {
     if (full === this.#full || (full === null && nowMs - this.#fullAt < MENDED_AFTER_MS)) return;
     const was = this.#full;
     this.#full = full;
-    this.#group.tell(full === null ? `the ${was} has room again: it goes on` : this.describe(full));
+    const mended = was === 'descriptors' ? 'files can be opened again' : `the ${was} has room again`;
+    this.#group.tell(full === null ? `${mended}: it goes on` : this.describe(full));
   }
 
   describe(full: JournalFull): string {
     const { role, writeback } = this.#group;
     const { obstacle } = writeback;
     const then = role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
+    if (full === 'descriptors')
+      return `the process may open no more files, and the journal needs another: ${then} until it may. Restart it with a higher limit (ulimit -n, LimitNOFILE= of systemd) or a smaller --journal`;
     return full === 'disk'
       ? `the disk of the state directory is full: ${then} until it has room`
       : obstacle === null
@@ -49,7 +55,7 @@ export class JournalHealth {
 
   #find(): JournalFull | null {
     const { journal, role } = this.#group;
-    if (journal.diskFull) return 'disk';
+    if (journal.diskFull) return journal.appender.shortage === 'descriptors' ? 'descriptors' : 'disk';
     const { spaceRefused } = journal.counters;
     const isFull = role === 'standby' ? journal.isFullForPeer : spaceRefused > this.#refusals && journal.isFullForHosts;
     if (!isFull) {

@@ -546,10 +546,11 @@ function joined(pieces: readonly Uint8Array[], size: number): Uint8Array[] {
   return [bytes];
 }
 
-function noSpace({ writeback }: Group): ForelockError {
+function noSpace({ journal, writeback }: Group): ForelockError {
   const { obstacle } = writeback;
-  const full =
-    obstacle === null
+  const full = journal.diskFull
+    ? journal.shortageText
+    : obstacle === null
       ? 'the disk or the journal (--journal) is full'
       : `the journal is full of what cannot go into ${obstacle}`;
   return new ForelockError('ENOSPC', `no room for this write: ${full}; nothing written before is lost`);

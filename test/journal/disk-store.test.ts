@@ -223,6 +223,20 @@ test('a file whose first save failed has its name on the disk before a later sav
   store.close();
 });
 
+test('a directory is synced though no file can be opened any more', async () => {
+  // Such a sync has failed like any other, and that is not made good by another one: the journal was given up.
+  const store = new DiskStore(directory);
+  const file = store.open('segment-1', true);
+  const refused = Object.assign(new Error('EMFILE'), { code: 'EMFILE' });
+  vi.spyOn(fs, 'open').mockImplementation(((...args: unknown[]) => {
+    (args.at(-1) as (error: Error) => void)(refused);
+  }) as typeof fs.open);
+  expect(await run((done) => store.syncDirectory(done))).toBeNull();
+  vi.restoreAllMocks();
+  file.close();
+  store.close();
+});
+
 test('a synced write to a file that is closed meanwhile is an error, and goes to no other file', async () => {
   const mayBeHere = vi.spyOn(QuickSync.prototype, 'mayBeHere').mockReturnValue(true);
   const store = new DiskStore(directory);

@@ -477,3 +477,17 @@ test('a disk that refuses to give up a segment has failed, and the segment is st
   });
   expect([journal.segments.used, journal.segments.get(1)?.removed]).toEqual([used, false]);
 });
+
+test('what is kept already, and what is left in the file that is written over, goes when it could be taken for what follows', () => {
+  // Only what was freed later was not written over: records of a stream that goes on from before them stood behind its end.
+  const rig = reusing();
+  const { journal, store } = rig;
+  freeOldest(rig);
+  expect([spares(rig).length, store.sizeOf(segmentName(4))]).toEqual([1, SEGMENT_SIZE]);
+  journal.barReuse();
+  expect(spares(rig)).toEqual([]);
+  rig.write(0, 16, 1);
+  rig.flush();
+  rig.settle();
+  expect(store.sizeOf(segmentName(4))).toBe(journal.head % SEGMENT_SIZE);
+});

@@ -67,6 +67,7 @@ export function groupStatus(change: Partial<GroupStatus> = {}): GroupStatus {
     journal: {
       failed: null,
       diskFull: false,
+      noDescriptors: false,
       full: false,
       usedBytes: 2 ** 29,
       limitBytes: 2 ** 31,

@@ -112,6 +112,7 @@ test('a disk that failed or is full stands out', () => {
   );
   expect(told({ diskFull: true })).toContain('  disk full  \x1b[31mwhat needs room fails with ENOSPC\x1b[0m\n');
   expect(told({ diskFull: true }, 'standby')).toContain('no more of the stream is taken');
+  expect(told({ noDescriptors: true })).toContain('until the process may open more (ulimit -n)');
   expect(told({ full: true })).toMatch(/full {7}.*ENOSPC until blocks are trimmed, or with a larger --journal/);
 });
 

@@ -166,3 +166,54 @@ test('a journal that cannot be closed does not keep the directory locked', async
   await expect(world.settle(group!.close())).rejects.toThrow('EIO');
   expect(close).toHaveBeenCalled();
 });
+
+test('a process that may open no more files says so, and goes on when it may', async () => {
+  // It was taken for a disk that had failed: EIO until the next start, and what was answered and not durable was lost.
+  const { world, tell } = await sourceUp();
+  const { store, group } = world.source;
+  store.fail('open', 'EMFILE', Number.POSITIVE_INFINITY, /segment/);
+  const fill = async (): Promise<void> => {
+    for (let unit = 0; unit < 65_536; unit += 8) await world.settle(world.write(unit % 64, 8));
+  };
+  await expect(fill()).rejects.toMatchObject({
+    code: 'ENOSPC',
+    message: expect.stringContaining('may open no more files'),
+  });
+  await expect(world.settle(world.flush())).rejects.toMatchObject({ code: 'ENOSPC' });
+  await world.until(() => group!.health.full === 'descriptors', 3000, 'it is not noticed');
+  expect(tell.mock.calls).toEqual([[expect.stringMatching(/may open no more files.*LimitNOFILE/)]]);
+  store.heal();
+  await world.until(() => group!.health.full === null, 5000, 'it does not go on');
+  expect(tell.mock.calls.slice(1)).toEqual([['files can be opened again: it goes on']]);
+  await world.settle(world.flush());
+  expect(group!.journal.failed).toBeNull();
+  expect(await world.settle(group!.close())).toBeNull();
+});
+
+test('a stop of a journal that failed waits for what its disk was given and has not answered', async () => {
+  // Files were closed and the directory was let go of while a sync or a write was under way: it could still land, in a
+  // journal that the next process had recovered, or in a file that had got the same descriptor.
+  const { world } = await sourceUp();
+  const { group, store } = world.source;
+  const { journal } = group!;
+  const newest = journal.segments.all().at(-1)!.file;
+  const sync = newest.sync.bind(newest);
+  let answer: (() => void) | null = null;
+  newest.sync = (done) => {
+    answer = () => sync(done);
+  };
+  await world.settle(world.write(8, 8));
+  await world.until(() => journal.written === journal.head, 1000, 'it is not appended');
+  const flushed = world.flush();
+  await world.until(() => answer !== null, 1000, 'no sync');
+  store.fail('write', 'EIO', 1, /segment/);
+  const outcomes = Promise.allSettled([flushed, world.write(16, 8), world.flush()]);
+  await world.until(() => journal.failed !== null, 1000, 'it does not fail');
+  const close = vi.spyOn(journal, 'close');
+  const stopped = group!.close();
+  await world.pass(1000);
+  expect(close).not.toHaveBeenCalled();
+  answer!();
+  await world.settle(stopped);
+  await world.settle(outcomes);
+});

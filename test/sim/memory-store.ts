@@ -23,9 +23,9 @@ export interface MemoryStoreOptions {
   failed?: (operation: Operation) => void;
 }
 
-type Operation = 'write' | 'sync' | 'read' | 'remove' | 'rename' | 'truncate';
+type Operation = 'write' | 'sync' | 'read' | 'open' | 'remove' | 'rename' | 'truncate';
 
-export type Fault = 'ENOSPC' | 'EIO';
+export type Fault = 'ENOSPC' | 'EIO' | 'EMFILE';
 
 const SECTOR = 512;
 /** Room that a file's content gets at first: a segment of a simulated journal. */
@@ -205,6 +205,7 @@ export class MemoryStore implements Store {
 
   open(name: string, create: boolean): StoreFile {
     if (!create && !this.#cached.has(name)) throw errorOf('ENOENT', name);
+    this.#throwFault('open', name);
     const file = this.#file(name);
     const fd = this.#nextFd++;
     const life = this.#life;

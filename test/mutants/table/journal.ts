@@ -143,13 +143,6 @@ export const JOURNAL: readonly Mutant[] = [
     breaks: 'a MARK inside a payload is believed',
   },
   {
-    name: 'cleaner: no more room than usual is made for what asks for more',
-    file: 'journal/cleaner.ts',
-    find: 'Math.min(enough, room.forHosts - wantedByHost)',
-    replace: 'Math.min(enough, room.forHosts)',
-    breaks: 'a large transaction holds up its group until it is too old',
-  },
-  {
     name: 'journal: hosts leave no room',
     file: 'journal/journal.ts',
     find: 'size > this.room.forHosts)',
@@ -222,8 +215,8 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'segments: a full disk keeps what is spare',
     file: 'journal/segments.ts',
-    find: 'this.#spares.length > 0 && this.used + this.spareSize > limit',
-    replace: 'this.#spares.length > SPARE_SEGMENTS_MAX && this.used + this.spareSize > limit',
+    find: 'if (this.used + this.spareSize <= limit) return;',
+    replace: 'if (this.used + this.spareSize <= limit || limit === 0) return;',
     breaks: 'a full disk stays full though files on it are of no use',
   },
   {
@@ -423,7 +416,7 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'checkpointer: the superblock is first',
     file: 'journal/checkpointer.ts',
-    find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', 'the disk of the journal is full'));",
+    find: "this.#whenDurable(head, () => {\n        if (journal.failed !== null) return end(journal.failed);\n        if (journal.durable < head) return end(new ForelockError('ENOSPC', journal.shortageText));",
     replace:
       "this.#whenDurable(0, () => {\n        if (journal.failed !== null) return end(new ForelockError('EIO', ''));",
     breaks: 'a checkpoint points to records that a power cut takes',
@@ -945,5 +938,58 @@ export const JOURNAL: readonly Mutant[] = [
 `,
     breaks: 'a group whose disk failed cannot be opened again by the same process',
     tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'descriptors: none left is a failed disk',
+    file: 'journal/appender.ts',
+    find: "  EMFILE: 'descriptors',\n",
+    replace: '',
+    breaks: 'a low ulimit loses what was answered',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'descriptors: one is needed to sync a directory',
+    file: 'journal/disk-store.ts',
+    find: 'fs.fsync(this.#directoryFd, (error) => done(error ?? null));',
+    replace: "fs.open(this.directory, 'r', (error, fd) => (error ? done(error) : fs.fsync(fd, done)));",
+    breaks: 'a low ulimit loses what was answered',
+  },
+  {
+    name: 'descriptors: too low a limit is not told',
+    file: 'node/gateway.ts',
+    find: 'gateway.#warnOfFewFiles();',
+    replace: '',
+    breaks: 'writes fail once the journal has grown, and nobody was warned',
+    tests: ['node/open-files.test.ts'],
+  },
+  {
+    name: 'cleaner: the same room for all who wait',
+    file: 'journal/journal.ts',
+    find: 'this.wanted = Math.max(this.wanted, size);',
+    replace: '',
+    breaks: 'a large transaction in a small journal waits for room that nobody makes, and all hosts behind it',
+    tests: ['journal/cleaner.test.ts'],
+  },
+  {
+    name: 'stop: what the disk has not answered is not waited for',
+    file: 'journal/appender.ts',
+    find: 'return this.#writing || this.#syncing;',
+    replace: 'return false;',
+    breaks: 'the old process writes into a journal that the next one has recovered',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'segments: barred only from what is freed later',
+    file: 'journal/segments.ts',
+    find: '    this.#dropSpares();\n    this.#isCutWanted = true; // later: a write may be under way\n',
+    replace: '',
+    breaks: 'records that were taken back stand behind the end of the stream that goes on from before them',
+  },
+  {
+    name: 'segments: what is left in the newest stays there',
+    file: 'journal/segments.ts',
+    find: 'this.#isCutWanted = true; // later: a write may be under way',
+    replace: '',
+    breaks: 'the same',
   },
 ];
