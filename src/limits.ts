@@ -152,6 +152,11 @@ export const RECONNECT_MS_MAX = 5000;
 export const LINKS_PENDING_MAX = 16;
 /** WebSockets of a listener, closing ones included: who makes way is gone as soon as it was told. */
 export const LINK_SOCKETS_MAX = 64;
+/**
+ * Lines of a group about its link in any minute, and reasons that are known to have been told: whoever reaches a listener can make
+ * it say why a connection was refused, in ever other words. What still holds when there is room again is told then.
+ */
+export const LINK_LINES_MAX = 16;
 /** How long a source that stopped uncleanly waits for its peer to return the lost tail before it serves alone. */
 export const LOST_TAIL_WAIT_MS = 10_000;
 /** How long hosts of a frozen group are held before they are told: a short cut is ridden out, a long one is not hidden. */

@@ -13,7 +13,8 @@
  * refusal the wait is the longest at once: what was refused needs a person.
  *
  * Whoever can reach a listener may hold connections and prove nothing. Where LINKS_PENDING_MAX do, the oldest makes way for
- * the next, which may be the peer: it needs three round trips, and is let in unless as many others come meanwhile.
+ * the next, which may be the peer: it needs three round trips, and is let in unless as many others come meanwhile. What it
+ * says when it closes such a connection is not listened to.
  *
  * A listener takes no request that bears an Origin (a web page may otherwise reach a loopback port), and without a
  * key it binds to loopback only.
@@ -42,11 +43,13 @@ import {
   CLOSE_AUTH,
   CLOSE_BUSY,
   CLOSE_GOING_AWAY,
+  CLOSE_LOST,
   CLOSE_PROTOCOL,
   CLOSE_REFUSED,
   CLOSE_REPLACED,
   CLOSE_TIMEOUT,
   fitReason,
+  heardReason,
   type Link,
 } from './link.js';
 import { type LinkShape, ShapedLink } from './shaper.js';
@@ -378,8 +381,11 @@ export class LinkEndpoint {
     const onError = (error: Error) => {
       errorText = error.message;
     };
+    // A listener knows from the HELLOs itself why the two do not fit. Who says more may be anybody, to write it into the log.
     const onClose = (code: number, reason: Buffer) =>
-      giveUp(code, reason.toString() || errorText || unsaidReason(code));
+      role === 'listener'
+        ? giveUp(CLOSE_LOST, errorText || 'a connection ended before it had proved itself')
+        : giveUp(code, heardReason(reason) || errorText || unsaidReason(code));
     const onMessage = (data: Buffer, isBinary: boolean) => {
       if (over) return;
       const step = isBinary

@@ -75,6 +75,11 @@ export const CLOSE_BUSY = 4006;
 /** Longest reason a WebSocket close frame can carry, in bytes of UTF-8. */
 export const CLOSE_REASON_MAX = 123;
 
+/** What a close frame brought, for people and their terminals: it came from outside, and may be no text. */
+export function heardReason(reason: Buffer): string {
+  return fitReason(reason.toString().replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?'));
+}
+
 /** `reason` cut to what a close frame can carry, at a character. */
 export function fitReason(reason: string): string {
   if (Buffer.byteLength(reason) <= CLOSE_REASON_MAX) return reason;

@@ -12,7 +12,7 @@ import {
 } from '../limits.js';
 import type { Clock } from './clock.js';
 import type { Intake } from './intake.js';
-import { CLOSE_PROTOCOL, CLOSE_TIMEOUT, fitReason, type Link, STRETCH_FOLLOWS } from './link.js';
+import { CLOSE_PROTOCOL, CLOSE_TIMEOUT, fitReason, heardReason, type Link, STRETCH_FOLLOWS } from './link.js';
 
 /** `onDrain` comes when a buffer that was fuller than this is no longer so. */
 export const LINK_BUFFER_LOW = LINK_BUFFER_MAX / 2;
@@ -90,7 +90,7 @@ export class WsLink implements Link {
       this.#errorText = error.message;
     });
     ws.on('close', (code, reason) => {
-      this.#finish(reason.toString() || this.#errorText || unsaidReason(code), code);
+      this.#finish(heardReason(reason) || this.#errorText || unsaidReason(code), code);
     });
     this.#cancelBeat = clock.after(HEARTBEAT_MS, () => this.#beat());
     this.#ping();

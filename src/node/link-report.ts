@@ -1,5 +1,5 @@
 /** What becomes of a group's link, for the operator's log: a line for each change, and none for what is only tried again. */
-import { RECONNECT_MS_MAX } from '../limits.js';
+import { LINK_LINES_MAX, RECONNECT_MS_MAX } from '../limits.js';
 import type { LinkStatus } from './control.js';
 
 /**
@@ -8,14 +8,17 @@ import type { LinkStatus } from './control.js';
  */
 const UP_AFTER_MS = 2000;
 const DOWN_AFTER_MS = 2 * RECONNECT_MS_MAX;
+const MINUTE_MS = 60_000;
 
 export class LinkReport {
   /** What it is like now, and since when, ms. */
   #now: string;
   #since: number;
-  /** What was told last, and all that was told since something has held. */
+  /** What was told last, and all that was told since something has held, but for the oldest. */
   #told: string;
   readonly #recent = new Set<string>();
+  /** When the last lines were told, oldest first, ms. */
+  readonly #toldAt: number[] = [];
 
   /** @param first what it is like at the start: that there is no link yet is no news */
   constructor(first: LinkStatus, nowMs: number) {
@@ -37,7 +40,14 @@ export class LinkReport {
     }
     if (nowMs - this.#since >= (isDown(link) ? DOWN_AFTER_MS : UP_AFTER_MS)) this.#recent.clear();
     if (key === this.#told || this.#recent.has(key)) return null;
+    if (this.#toldAt.length === LINK_LINES_MAX) {
+      if (nowMs - this.#toldAt[0]! < MINUTE_MS) return null;
+      this.#toldAt.shift();
+    }
+    this.#toldAt.push(nowMs);
     this.#told = key;
+    const [oldest] = this.#recent;
+    if (this.#recent.size === LINK_LINES_MAX) this.#recent.delete(oldest!);
     this.#recent.add(key);
     return describe(link);
   }

@@ -1,6 +1,6 @@
 import { createConnection } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
-import { WebSocket } from 'ws';
+import { WebSocket, WebSocketServer } from 'ws';
 import {
   CONTROL_SIZE_MAX,
   HEARTBEAT_MS,
@@ -163,6 +163,31 @@ test.each([
   expect((await closed).code).toBe(code);
   await until(() => b.endpoint.status().reason !== 'waiting for the peer to connect');
   expect(b.links.length).toBe(0);
+});
+
+// A stranger could write lines of its own into the operator's log and status, with escape sequences, and show `refused`.
+test('what a connection that has proved nothing says when it closes is not told', async () => {
+  const b = await open({ site: 'b', where: LISTEN, key: KEY });
+  const { ws, closed } = await stranger(b.url);
+  ws.close(CLOSE_REFUSED, 'bad\nforelock: group main: linked with site good\x1b[41m');
+  await closed;
+  await until(() => b.endpoint.status().failures === 1);
+  expect(b.endpoint.status()).toMatchObject({
+    state: 'away',
+    reason: 'a connection ended before it had proved itself',
+    refusals: 0,
+  });
+});
+
+test('what a listener says when it refuses is told, as text', async () => {
+  const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  toClose.push({ close: async () => server.close() });
+  server.on('connection', (ws) => ws.close(CLOSE_REFUSED, 'no\nforelock: yes\x1b[41m\u2028\u202e, sizes differ'));
+  await new Promise((resolve) => server.once('listening', resolve));
+  const { port } = server.address() as { port: number };
+  const a = await open({ site: 'a', where: { connect: `ws://127.0.0.1:${port}` }, key: KEY });
+  await until(() => a.endpoint.status().state === 'refused');
+  expect(a.endpoint.status().reason).toBe('no?forelock: yes?[41m??, sizes differ');
 });
 
 test('bytes that are no WebSocket, and pages in a browser, are turned away', async () => {

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { LINK_LINES_MAX } from '../../src/limits.js';
 import type { LinkStatus } from '../../src/node/control.js';
 import { LinkReport } from '../../src/node/link-report.js';
 import { groupStatus } from './fake-gateway.js';
@@ -63,6 +64,17 @@ test('reasons that take turns are told once each', () => {
     'the link with site b is refused: another history',
     'no link with site b: cannot connect',
   ]);
+});
+
+// Whoever reaches a listener can have it refuse for ever other reasons: 500 lines a second, and each was remembered.
+test('ever other reasons are told so often a minute, and what holds then is told late, not never', () => {
+  const hammered = Array.from({ length: 3000 }, (_, turn): [number, LinkStatus] => [
+    turn / 100,
+    away(`reason ${turn}`),
+  ]);
+  const lines = told(...hammered, [31, UP], [59, UP], [61, UP]);
+  expect(lines.length).toBe(LINK_LINES_MAX + 1);
+  expect(lines.at(-1)).toBe(`linked with site b (${URL})`);
 });
 
 test('a link that is there when one begins to look is told', () => {
