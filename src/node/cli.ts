@@ -402,7 +402,7 @@ Examples:
         .verify(volume, { maps: options.maps ?? false, onProgress: isTTY ? onProgress : undefined })
         .catch((error) => {
           // 1 would be an answer: that they differ
-          if (!(error instanceof ForelockError) || error.code in EXIT_CODES) throw error;
+          if (error instanceof ForelockError && error.code in EXIT_CODES) throw error;
           throw new ForelockError('AWAY', error.message, { cause: error });
         })
         .finally(() => {

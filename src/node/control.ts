@@ -560,11 +560,11 @@ export class ControlClient {
   }
 
   async status(): Promise<GatewayStatus> {
-    const status = (await this.#json('GET', '/v1/status')) as GatewayStatus;
-    if (status.schema !== STATUS_SCHEMA) {
+    const status = (await this.#json('GET', '/v1/status')) as GatewayStatus | null;
+    if (status?.schema !== STATUS_SCHEMA) {
       throw new ForelockError(
         'ENOTSUP',
-        `the gateway speaks status schema ${status.schema}, this command ${STATUS_SCHEMA}: use its version`,
+        `the gateway speaks status schema ${status?.schema}, this command ${STATUS_SCHEMA}: use its version`,
       );
     }
     return status;
@@ -572,29 +572,35 @@ export class ControlClient {
 
   async verify(volume: string, { onProgress, ...options }: VerifyOptions): Promise<VerifyReport> {
     const body = { volume, ...options };
-    if (onProgress === undefined) return (await this.#json('POST', '/v1/verify', body)) as VerifyReport;
+    if (onProgress === undefined) return this.#reportOf(await this.#json('POST', '/v1/verify', body));
     const response = await this.#request('POST', '/v1/verify', body, NDJSON);
-    if (response.headers['content-type'] !== NDJSON) return JSON.parse(await textOf(response)) as VerifyReport;
-    for await (const text of linesOf(response)) {
-      const line = JSON.parse(text) as {
-        progress?: VerifyProgress;
-        report?: VerifyReport;
-        error?: { code: ErrorCode; message: string };
-      };
-      if (line.error !== undefined) throw new ForelockError(line.error.code, line.error.message);
-      if (line.report !== undefined) return line.report;
-      if (line.progress !== undefined) onProgress(line.progress);
-    }
-    throw this.#away('the connection ended');
+    return this.#heard(async () => {
+      if (response.headers['content-type'] !== NDJSON) return this.#reportOf(JSON.parse(await textOf(response)));
+      for await (const text of linesOf(response)) {
+        const line = JSON.parse(text) as {
+          progress?: VerifyProgress;
+          report?: unknown;
+          error?: { code: ErrorCode; message: string };
+        };
+        if (line.error !== undefined) throw new ForelockError(line.error.code, line.error.message);
+        if (line.report !== undefined) return this.#reportOf(line.report);
+        if (line.progress !== undefined) onProgress(line.progress);
+      }
+      throw this.#away('the connection ended');
+    });
   }
 
   /** Resolves when the lock is had. */
   async lock(body: LockRequest): Promise<HeldLock> {
     const response = await this.#request('POST', '/v1/lock', body);
     const lines = linesOf(response);
-    const first = await lines.next();
-    if (first.done === true) throw this.#away('the connection ended');
-    const { id } = JSON.parse(first.value) as { id: string };
+    const { id } = await this.#heard(async () => {
+      const first = await lines.next();
+      if (first.done === true) throw this.#away('the connection ended');
+      const lock = JSON.parse(first.value) as { id?: string } | null;
+      if (typeof lock?.id !== 'string') throw this.#noGateway('no lock');
+      return { id: lock.id };
+    });
     const ended = (async () => {
       try {
         const last = await lines.next();
@@ -608,7 +614,18 @@ export class ControlClient {
   }
 
   async #json(method: string, path: string, body?: unknown): Promise<unknown> {
-    return JSON.parse(await textOf(await this.#request(method, path, body)));
+    const response = await this.#request(method, path, body);
+    return this.#heard(async () => JSON.parse(await textOf(response)));
+  }
+
+  /** Reads an answer. One that is cut, or that no gateway gives, is none: its error would say no where nobody knows. */
+  async #heard<T>(read: () => Promise<T>): Promise<T> {
+    try {
+      return await read();
+    } catch (error) {
+      if (error instanceof ForelockError) throw error;
+      throw error instanceof SyntaxError ? this.#noGateway('no JSON') : this.#away((error as Error).message);
+    }
   }
 
   async #request(method: string, path: string, body?: unknown, accept?: string): Promise<IncomingMessage> {
@@ -630,12 +647,19 @@ export class ControlClient {
     }
     const { code, message } = answer.error ?? {};
     if (message === undefined || code === undefined || !(code in ERROR_CODES)) {
-      throw new ForelockError(
-        'AWAY',
-        `what answers at ${this.#shown} is not a forelock gateway (HTTP ${response.statusCode})`,
-      );
+      throw this.#noGateway(`HTTP ${response.statusCode}`);
     }
     throw new ForelockError(code as ErrorCode, message);
+  }
+
+  #reportOf(value: unknown): VerifyReport {
+    const report = value as VerifyReport | null;
+    if (typeof report?.equal !== 'boolean') throw this.#noGateway('no report');
+    return report;
+  }
+
+  #noGateway(detail: string): ForelockError {
+    return new ForelockError('AWAY', `what answers at ${this.#shown} is not a forelock gateway (${detail})`);
   }
 
   #away(detail: string): ForelockError {

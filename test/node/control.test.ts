@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { createServer } from 'node:net';
@@ -57,6 +58,7 @@ function ask(
   });
 }
 
+const NDJSON = 'HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n';
 const JSON_TYPE = { 'content-type': 'application/json' };
 
 async function until(condition: () => boolean): Promise<void> {
@@ -215,6 +217,27 @@ test('no gateway is told as such, with a next step', async () => {
   });
   other.close();
   expect(() => new ControlClient({ admin: 'localhost:80' })).toThrow('not a URL such as');
+});
+
+// A stack trace, and of verify the exit code that says that the sites differ.
+test.each<[string, string]>([
+  ['is cut', `${NDJSON}\r\n{"progress":{"doing":"comparing","done":1,"total":9}}\n{"repo`],
+  ['is cut before its type', 'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"sch'],
+  ['is a page', 'HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 6\r\n\r\n<html>'],
+  ['is lines of something else', `${NDJSON}content-length: 6\r\n\r\nhello\n`],
+])('an answer that %s is no answer', async (_, answer) => {
+  const other = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', () => socket.write(answer, () => setTimeout(() => socket.destroy(), 20)));
+  }).listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const { port } = other.address() as { port: number };
+  const client = new ControlClient({ admin: `http://127.0.0.1:${port}` });
+  await expect(client.status()).rejects.toMatchObject({ code: 'AWAY' });
+  await expect(client.verify('disk', { maps: false })).rejects.toMatchObject({ code: 'AWAY' });
+  await expect(client.verify('disk', { maps: false, onProgress: () => {} })).rejects.toMatchObject({ code: 'AWAY' });
+  await expect(client.lock(LOCK)).rejects.toMatchObject({ code: 'AWAY' });
+  other.close();
 });
 
 test('a socket left by a crash is replaced, one that is answered is not, and a file is left alone', async () => {
