@@ -216,6 +216,11 @@ export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 export const CONTROL_BODY_MAX = 64 * KIB;
 /** Answers are bounded by what a gateway has volumes and groups; this is against something that is no gateway. */
 export const CONTROL_ANSWER_MAX = 16 * MIB;
+/**
+ * So long the status may take, of which a gateway has all in memory: one that stands still (a debugger, SIGSTOP, a disk that
+ * hangs its thread) would leave who looks at it before an old picture, or none.
+ */
+export const STATUS_MS_MAX = 5000;
 /** Locks held over the API at once; each holds a connection. */
 export const CONTROL_LOCKS_MAX = 256;
 /** A `forelock lock` may be longer than any lease of the gateway; this is against typing errors. */

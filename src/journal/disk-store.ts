@@ -359,7 +359,7 @@ export class DirectoryLock {
   constructor(directory: string, path = join(directory, 'lock')) {
     this.#path = path;
     for (let attempt = 0; attempt < LOCK_ATTEMPTS_MAX; attempt++) {
-      const owner = this.#walk().at(-1);
+      const owner = ownersOf(this.#path).at(-1);
       if (owner === undefined) {
         if (this.#claim(path)) return;
         continue;
@@ -370,15 +370,15 @@ export class DirectoryLock {
           `${directory} is used by process ${owner.pid}${owner.pid === process.pid ? ' (this one)' : ''}: stop it first`,
         );
       }
-      const succession = this.#successionOf(owner);
+      const succession = successionOf(this.#path, owner);
       if (!this.#claim(succession)) continue;
-      const again = this.#walk();
+      const again = ownersOf(this.#path);
       if (again.at(-1)?.nonce !== this.#nonce) {
         fs.unlinkSync(succession);
         continue;
       }
       fs.renameSync(succession, path);
-      for (const past of again.slice(0, -2)) fs.rmSync(this.#successionOf(past), { force: true });
+      for (const past of again.slice(0, -2)) fs.rmSync(successionOf(this.#path, past), { force: true });
       return;
     }
     throw new ForelockError('STATE_LOCKED', `${directory} is wanted by several processes that keep starting`);
@@ -399,21 +399,27 @@ export class DirectoryLock {
       throw error;
     }
   }
+}
 
-  /** From `lock` to the owner, the owner last; empty when there is no `lock`. */
-  #walk(): Owner[] {
-    const chain: Owner[] = [];
-    let owner = readOwner(this.#path);
-    while (owner !== null && chain.length < LOCK_ATTEMPTS_MAX) {
-      chain.push(owner);
-      owner = readOwner(this.#successionOf(owner));
-    }
-    return chain;
-  }
+/** The process that has locked a directory, or null. For people: it may have let go since. */
+export function lockHolder(directory: string): number | null {
+  const owner = ownersOf(join(directory, 'lock')).at(-1);
+  return owner !== undefined && isAlive(owner) ? owner.pid : null;
+}
 
-  #successionOf(owner: Owner): string {
-    return `${this.#path}-${owner.nonce}`;
+/** From the lock at `path` to the owner, the owner last; empty when there is none. */
+function ownersOf(path: string): Owner[] {
+  const chain: Owner[] = [];
+  let owner = readOwner(path);
+  while (owner !== null && chain.length < LOCK_ATTEMPTS_MAX) {
+    chain.push(owner);
+    owner = readOwner(successionOf(path, owner));
   }
+  return chain;
+}
+
+function successionOf(path: string, owner: Owner): string {
+  return `${path}-${owner.nonce}`;
 }
 
 /** 44 characters where /proc says all: what ext4 keeps in the inode is up to 59. */

@@ -26,6 +26,7 @@ import {
   ControlClient,
   ControlServer,
   type GatewayStatus,
+  STATUS_SCHEMA,
   type VerifyProgress,
   type VerifyReport,
 } from './control.js';
@@ -347,22 +348,22 @@ Examples:
       const { stdout } = process;
       const inPlace = stdout.isTTY && options.json !== true;
       let shown = { columns: 0, rows: 0 };
-      let isOver = false;
-      process.once('SIGINT', () => {
-        isOver = true;
-      });
-      while (!isOver) {
+      const stop = new AbortController();
+      process.once('SIGINT', () => stop.abort());
+      while (!stop.signal.aborted) {
         // one column less: a terminal may go on to the next line behind the last one
         const [columns, rows] = [(stdout.columns || 80) - 1, stdout.rows || 24];
         let pages: string[];
         try {
-          const status = await client.status();
+          const status = await client.status(stop.signal);
           const fits = [{ counters }, { brief: true }];
           pages = inPlace ? fits.map((page) => formatStatus(status, paint, { ...page, columns })) : [render(status)];
         } catch (error) {
           // a watch outlives the gateway: it may come back
           if (!(error instanceof ForelockError) || error.code !== 'AWAY') throw error;
-          pages = [options.json === true ? '' : `${paint.bad('away')}: ${error.message}\n`];
+          if (stop.signal.aborted) return;
+          const away = { schema: STATUS_SCHEMA, away: error.message };
+          pages = [options.json === true ? `${JSON.stringify(away)}\n` : `${paint.bad('away')}: ${error.message}\n`];
         }
         if (!inPlace) stdout.write(pages[0]!);
         else {

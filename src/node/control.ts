@@ -17,18 +17,20 @@
  * Host that is not loopback, a body that is not declared as JSON).
  */
 import { randomUUID } from 'node:crypto';
-import { chmodSync, existsSync, lstatSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode, ForelockError, whyNotHeard } from '../errors.js';
+import { lockHolder } from '../journal/disk-store.js';
 import {
   CONTROL_ANSWER_MAX,
   CONTROL_BODY_MAX,
   CONTROL_LOCKS_MAX,
   HOLD_SECONDS_MAX,
   LOCK_WAIT_MS_MAX,
+  STATUS_MS_MAX,
 } from '../limits.js';
 import { isLoopback } from '../link/endpoint.js';
 import type { RejectPolicy } from '../mirror/wire.js';
@@ -536,13 +538,21 @@ export interface HeldLock {
   release(): void;
 }
 
+interface RequestExtras {
+  body?: unknown;
+  accept?: string;
+  signal?: AbortSignal;
+}
+
 /** The client side; every method throws ForelockError, AWAY if no gateway answers. */
 export class ControlClient {
   readonly #where: { socketPath: string } | { host: string; port: number };
   readonly #shown: string;
+  readonly #state: string | null;
 
   /** @throws ForelockError USAGE if the URL is none */
   constructor(address: ControlAddress) {
+    this.#state = 'state' in address ? address.state : null;
     if ('state' in address) {
       this.#where = { socketPath: join(address.state, ADMIN_SOCKET) };
       this.#shown = `state directory ${address.state}`;
@@ -559,8 +569,25 @@ export class ControlClient {
     this.#shown = address.admin;
   }
 
-  async status(): Promise<GatewayStatus> {
-    const status = (await this.#json('GET', '/v1/status')) as GatewayStatus | null;
+  /** @param signal ends the wait; the error is then AWAY as well */
+  async status(signal?: AbortSignal): Promise<GatewayStatus> {
+    const ends = new AbortController();
+    const end = (): void => ends.abort();
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      end();
+    }, STATUS_MS_MAX);
+    signal?.addEventListener('abort', end);
+    const answer = this.#json('GET', '/v1/status', { signal: ends.signal })
+      .catch((error) => {
+        throw isLate ? this.#away(`not for ${STATUS_MS_MAX / 1000} s: does its process hang?`) : error;
+      })
+      .finally(() => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', end);
+      });
+    const status = (await answer) as GatewayStatus | null;
     if (status?.schema !== STATUS_SCHEMA) {
       throw new ForelockError(
         'ENOTSUP',
@@ -572,8 +599,8 @@ export class ControlClient {
 
   async verify(volume: string, { onProgress, ...options }: VerifyOptions): Promise<VerifyReport> {
     const body = { volume, ...options };
-    if (onProgress === undefined) return this.#reportOf(await this.#json('POST', '/v1/verify', body));
-    const response = await this.#request('POST', '/v1/verify', body, NDJSON);
+    if (onProgress === undefined) return this.#reportOf(await this.#json('POST', '/v1/verify', { body }));
+    const response = await this.#request('POST', '/v1/verify', { body, accept: NDJSON });
     return this.#heard(async () => {
       if (response.headers['content-type'] !== NDJSON) return this.#reportOf(JSON.parse(await textOf(response)));
       for await (const text of linesOf(response)) {
@@ -592,7 +619,7 @@ export class ControlClient {
 
   /** Resolves when the lock is had. */
   async lock(body: LockRequest): Promise<HeldLock> {
-    const response = await this.#request('POST', '/v1/lock', body);
+    const response = await this.#request('POST', '/v1/lock', { body });
     const lines = linesOf(response);
     const { id } = await this.#heard(async () => {
       const first = await lines.next();
@@ -613,8 +640,8 @@ export class ControlClient {
     return { id, ended, release: () => response.destroy() };
   }
 
-  async #json(method: string, path: string, body?: unknown): Promise<unknown> {
-    const response = await this.#request(method, path, body);
+  async #json(method: string, path: string, options: RequestExtras): Promise<unknown> {
+    const response = await this.#request(method, path, options);
     return this.#heard(async () => JSON.parse(await textOf(response)));
   }
 
@@ -628,13 +655,13 @@ export class ControlClient {
     }
   }
 
-  async #request(method: string, path: string, body?: unknown, accept?: string): Promise<IncomingMessage> {
+  async #request(method: string, path: string, { body, accept, signal }: RequestExtras): Promise<IncomingMessage> {
     const text = body === undefined ? '' : JSON.stringify(body);
     const headers: Record<string, string | number> = { 'content-length': Buffer.byteLength(text) };
     if (text !== '') headers['content-type'] = 'application/json';
     if (accept !== undefined) headers.accept = accept;
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      const outgoing = request({ ...this.#where, method, path, headers, agent: false }, resolve);
+      const outgoing = request({ ...this.#where, method, path, headers, signal, agent: false }, resolve);
       outgoing.on('error', (error: NodeJS.ErrnoException) => reject(this.#away(error.code ?? error.message)));
       outgoing.end(text);
     });
@@ -663,11 +690,29 @@ export class ControlClient {
   }
 
   #away(detail: string): ForelockError {
+    const holder = this.#state === null ? null : holderOf(this.#state);
     const next =
-      'socketPath' in this.#where ? 'start it with: forelock serve --state DIR …' : 'is it running, with --admin?';
+      holder !== null
+        ? `process ${holder} has it, and is starting, stopping, or stands still`
+        : this.#state !== null
+          ? 'start it with: forelock serve --state DIR …'
+          : 'is it running, with --admin?';
     const why = detail === 'ENOENT' || detail === 'ECONNREFUSED' ? '' : ` (${detail})`;
     return new ForelockError('AWAY', `no gateway answers for ${this.#shown}${why}; ${next}`);
   }
+}
+
+/** The process that has a group of a state directory, or null. */
+function holderOf(state: string): number | null {
+  try {
+    for (const entry of readdirSync(state, { withFileTypes: true })) {
+      const holder = entry.isDirectory() ? lockHolder(join(state, entry.name)) : null;
+      if (holder !== null) return holder;
+    }
+  } catch {
+    // there is no such directory, or it may not be read: then it is not known
+  }
+  return null;
 }
 
 async function textOf(response: IncomingMessage): Promise<string> {

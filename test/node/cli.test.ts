@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
@@ -164,6 +165,30 @@ test('status, as text, as JSON, watched', async () => {
   await until(() => watched.out.split('\n').length > 2);
   watched.child.kill('SIGINT');
   expect(await watched.ended).toBe(0);
+});
+
+// It waited for ever, a watch before its last picture, and ^C did nothing.
+test('status of a gateway that stands still says so after a while, and a watch ends when asked to', async () => {
+  const state = join(folder, 'still');
+  mkdirSync(state);
+  let asked = 0;
+  const still = createServer((socket) => {
+    asked += 1;
+    socket.on('error', () => {});
+  }).listen(join(state, ADMIN_SOCKET));
+  const unwatched = forelock('status', '--state', state);
+  const watched = start('status', '--state', state, '--watch', '--json');
+  const interrupted = start('status', '--state', state, '--watch');
+  await until(() => asked === 3);
+  interrupted.child.kill('SIGINT');
+  expect(await interrupted.ended).toBe(0);
+  expect(interrupted.out).toBe('');
+  expect(await unwatched).toMatchObject({ code: 3, err: expect.stringContaining('does its process hang?') });
+  await until(() => watched.out.includes('\n'));
+  expect(JSON.parse(watched.out)).toEqual({ schema: 1, away: expect.stringContaining('does its process hang?') });
+  watched.child.kill('SIGINT');
+  expect(await watched.ended).toBe(0);
+  still.close();
 });
 
 test('verify tells equal, different and unknown apart', async () => {

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { ForelockError } from '../../src/errors.js';
+import { DiskStore } from '../../src/journal/disk-store.js';
 import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress } from '../../src/node/control.js';
 import { FakeGateway } from './fake-gateway.js';
 
@@ -217,6 +218,18 @@ test('no gateway is told as such, with a next step', async () => {
   });
   other.close();
   expect(() => new ControlClient({ admin: 'localhost:80' })).toThrow('not a URL such as');
+});
+
+// It stops for as long as the disk takes, without its socket: the operator was told to start a second one.
+test('no gateway answers, and a process has its state: that it is to be started is not said', async () => {
+  const state = join(folder, 'stopping');
+  const store = new DiskStore(join(state, 'main'));
+  writeFileSync(join(state, 'a file'), '');
+  const { message } = await new ControlClient({ state }).status().catch((error) => error);
+  expect(message).toContain(`process ${process.pid} has it, and is starting, stopping, or stands still`);
+  expect(message).not.toContain('start it with');
+  store.close();
+  await expect(new ControlClient({ state }).status()).rejects.toThrow('start it with');
 });
 
 // A stack trace, and of verify the exit code that says that the sites differ.
