@@ -46,6 +46,8 @@ export function whyNotHeard(error: NodeJS.ErrnoException, option: string): strin
   const next: Record<string, string> = {
     EADDRINUSE: `another program listens there: stop it, or give another ${option}`,
     EADDRNOTAVAIL: `this machine has no such address: correct ${option}`,
+    ENOTFOUND: `no address is known for that name: correct ${option}`,
+    EAI_AGAIN: `the name service does not answer: start again when it does, or give ${option} as an address`,
     EACCES: `the user whom it runs as may not: ports below 1024 are for root, so give another ${option}`,
   };
   const step = next[error.code ?? ''];

@@ -231,6 +231,7 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   // a gateway goes on, and stops cleanly, when nobody hears any more what it says: a pipe that ended, a full disk
   for (const stream of [process.stdout, process.stderr]) stream.removeAllListeners('error').on('error', () => {});
   const options = resolveOptions(flags, configPath);
+  const stopping = stopSignal(); // a start may take a recovery, and stops in order behind it
   const warn = (text: string): void => void process.stderr.write(`forelock: warning: ${text}\n`);
   for (const { key } of options.groups) {
     const warning = key === null ? null : readKey(key).warning;
@@ -239,7 +240,6 @@ async function serve(flags: Flags, configPath: string | null): Promise<void> {
   const { Gateway } = await import('./gateway.js'); // everything else starts faster without it
   const tell = (text: string): void => void process.stderr.write(`forelock: ${text}\n`);
   const gateway = await Gateway.fromConfig(options, tell);
-  const stopping = stopSignal();
   const control = await ControlServer.open({
     control: gateway,
     socket: join(options.state, ADMIN_SOCKET),

@@ -502,7 +502,7 @@ function collect(incoming: IncomingMessage): Promise<string> {
       else reject(new HttpError(413, `the body is larger than ${CONTROL_BODY_MAX} bytes`));
     });
     incoming.on('end', () => resolve(Buffer.concat(chunks).toString()));
-    incoming.on('error', reject);
+    incoming.on('error', () => reject(new HttpError(400, 'the request was cut'))); // the asker's affair
   });
 }
 

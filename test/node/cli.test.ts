@@ -1,7 +1,7 @@
 /** The command as its users meet it: a child process, its streams and its exit code. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -319,6 +319,20 @@ test('serve says what it offers, answers status, and stops cleanly; its journal 
   expect((await forelock('log', state)).code).toBe(0);
   const wrong = await forelock('serve', '--state', state, '--volume', 'disk:128M', '--nbd', '127.0.0.1:0');
   expect(wrong.code).toBe(78);
+});
+
+// It was killed by the signal, with what it had opened so far.
+test('a signal during the start stops it in order', async () => {
+  const key = join(folder, 'open key');
+  writeFileSync(key, 'a'.repeat(64));
+  chmodSync(key, 0o644); // whatever the umask is: the warning says that the start has begun
+  const state = join(folder, 'begun');
+  const others = ['--role', 'primary', '--nbd', '127.0.0.1:0', '--listen', '127.0.0.1:0', '--key', key];
+  const run = start('serve', '--state', state, '--volume', 'disk:64M', ...others);
+  await until(() => run.err.includes('can be read by everyone') || run.child.exitCode !== null);
+  run.child.kill('SIGTERM');
+  expect(await run.ended).toBe(0);
+  expect(run.out).toMatch(/stopped\n$/);
 });
 
 // Hosts got EIO, and nothing was said; the stop said `stopped`, exit code 0, without what had been answered.

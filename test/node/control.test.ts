@@ -1,12 +1,12 @@
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { ForelockError } from '../../src/errors.js';
+import { ForelockError, whyNotHeard } from '../../src/errors.js';
 import { DiskStore } from '../../src/journal/disk-store.js';
 import { ADMIN_SOCKET, ControlClient, ControlServer, type VerifyProgress } from '../../src/node/control.js';
 import { FakeGateway } from './fake-gateway.js';
@@ -202,6 +202,20 @@ test('whatever body comes, it is answered', async () => {
   expect(gateway.errors).toEqual([]);
 });
 
+// A stack trace in the log, as of a bug, for each command that was interrupted.
+test('a request that is cut in the middle of its body is not a bug of ours', async () => {
+  const { gateway, url } = await open();
+  const { port } = new URL(url);
+  const head = 'POST /v1/verify HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n';
+  const socket = connect(Number(port), '127.0.0.1');
+  socket.write(`${head}content-length: 99\r\nexpect: 100-continue\r\n\r\n{`);
+  await once(socket, 'data'); // it is being read
+  socket.destroy();
+  await server!.close();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(gateway.errors).toEqual([]);
+});
+
 test('no gateway is told as such, with a next step', async () => {
   await expect(new ControlClient({ state: join(folder, 'none') }).status()).rejects.toMatchObject({
     code: 'AWAY',
@@ -274,6 +288,11 @@ test('a socket left by a crash is replaced, one that is answered is not, and a f
   await expect(ControlServer.open({ control: gateway, socket: file, admin: null })).rejects.toMatchObject({
     code: 'CONFIG',
   });
+});
+
+test.each(['ENOTFOUND', 'EAI_AGAIN'])('an address to listen on that is a name: %s comes with a next step', (code) => {
+  const error = Object.assign(new Error(`getaddrinfo ${code} nosuch.invalid`), { code });
+  expect(whyNotHeard(error, '--nbd')).toMatch(/^getaddrinfo \w+ nosuch\.invalid: .*--nbd/);
 });
 
 test('it listens on loopback only, and where it can', async () => {
