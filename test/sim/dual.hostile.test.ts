@@ -11,6 +11,7 @@ import { EPOCH_MAX, PEER_AHEAD_MAX } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
 import { decode, KIND_READY, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { DUAL_QUIET } from './dual-draw.js';
+import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
 import { HandLink, meetByHand, startOf } from './hand-link.js';
 import { seededRandom } from './memory-store.js';
@@ -162,8 +163,12 @@ test('READY to a site that waits with its START is not taken', async () => {
   await backTogether(world);
 });
 
-test('a site that an older link has set up since its HELLO begins again', async () => {
-  // It took the peer's stream, and never said START for its own: both sat there until they were taken for stalled.
+/** The first site has founded the group; the second is being adopted over one link, and the next one is there already. */
+async function adoptedBehind(): Promise<{
+  world: DualWorld;
+  second: DualSite;
+  again: Awaited<ReturnType<typeof meet>>;
+}> {
   const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
   const [first, second] = world.sites;
   world.line.downUntil = Number.POSITIVE_INFINITY;
@@ -174,6 +179,12 @@ test('a site that an older link has set up since its HELLO begins again', async 
   const { link, start } = await meet(world);
   link.hear({ kind: KIND_START, start });
   const again = await meet(world);
+  return { world, second, again };
+}
+
+test('a site that an older link has set up since its HELLO begins again', async () => {
+  // It took the peer's stream, and never said START for its own: both sat there until they were taken for stalled.
+  const { world, second, again } = await adoptedBehind();
   await world.until(() => second.group !== null, 5000, 'it is not adopted');
   again.link.hear({ kind: KIND_START, start: again.start });
   expect(again.link.closed).toMatchObject({ code: CLOSE_NORMAL, reason: /begin again/ });
@@ -183,16 +194,7 @@ test('a site that an older link has set up since its HELLO begins again', async 
 
 test('a site is adopted once, however many links come meanwhile', async () => {
   // The next link's START was there before the group of the first was open. Two were made in one directory.
-  const world = new DualWorld(DUAL_QUIET, seededRandom(1), hash);
-  const [first, second] = world.sites;
-  world.line.downUntil = Number.POSITIVE_INFINITY;
-  for (const site of world.sites) site.open();
-  await world.until(() => world.sites.every(({ state }) => state === 'up'), 1000, 'they do not open');
-  meetByHand(first, second);
-  await world.until(() => first.group !== null, 5000, 'nobody founds the group');
-  const { link, start } = await meet(world);
-  link.hear({ kind: KIND_START, start });
-  const again = await meet(world);
+  const { world, second, again } = await adoptedBehind();
   again.link.hear({ kind: KIND_START, start: again.start });
   expect(again.link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /being set up/ });
   await world.until(() => second.group !== null, 5000, 'it is not adopted');
