@@ -205,10 +205,8 @@ export class Segments {
    * disk refuses to give up stays kept, for the next time: nothing but room depends on it.
    */
   trim(limit: number): void {
-    for (const spare of [...this.#spares].reverse()) {
-      if (this.used + this.spareSize <= limit) return;
-      this.#dropSpare(spare);
-    }
+    for (let i = this.#spares.length - 1; i >= 0 && this.used + this.spareSize > limit; i -= 1)
+      this.#dropSpare(this.#spares[i]!);
     if (this.#isCutWanted || this.used + this.spareSize > limit) this.#cutNewest();
   }
 

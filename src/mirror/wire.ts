@@ -61,6 +61,7 @@ import { z } from 'zod';
 import { RECORD_SIZE_MIN } from '../../assembly/layout.js';
 import { assert, fail } from '../assert.js';
 import { ERROR_CODES, type ErrorCode, ForelockError } from '../errors.js';
+import { recordKey } from '../journal/superblock.js';
 import {
   CONTROL_SIZE_MAX,
   EPOCH_MAX,
@@ -331,10 +332,7 @@ const start: z.ZodType<Start> = z.strictObject({
   granted: sequence,
   meeting: meeting.nullable(),
   groupId: name,
-  recordKey: z
-    .string()
-    .regex(/^[0-9a-f]{16}$/)
-    .exactOptional(),
+  recordKey: recordKey.exactOptional(),
   generations: generations.min(1),
 });
 

@@ -215,8 +215,8 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'segments: a full disk keeps what is spare',
     file: 'journal/segments.ts',
-    find: 'if (this.used + this.spareSize <= limit) return;',
-    replace: 'if (this.used + this.spareSize <= limit || limit === 0) return;',
+    find: 'i >= 0 && this.used + this.spareSize > limit;',
+    replace: 'i >= 0 && limit > 0 && this.used + this.spareSize > limit;',
     breaks: 'a full disk stays full though files on it are of no use',
   },
   {
