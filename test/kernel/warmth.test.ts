@@ -84,3 +84,12 @@ test('good reads make up for a bad one', () => {
   warmth.readHere(3000);
   expect(warmUp()).toBe(2 * first);
 });
+
+test('however often it was wrong while a cache filled, the pool has not long to show that it is full', () => {
+  for (let i = 0; i < 20; i += 1) {
+    warmUp();
+    fromDisk += 8;
+    warmth.readHere(3000);
+  }
+  expect(warmUp()).toBe(4096);
+});
