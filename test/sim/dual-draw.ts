@@ -113,6 +113,8 @@ export const DUAL_QUIET: DualWorldOptions = {
   readErrorMs: NEVER,
   slowDiskMs: NEVER,
   openFault: 0,
+  noFilesMs: NEVER,
+  refusalMs: NEVER,
   repeat: 0,
   skewMs: 0,
   delayMax: 0.5,

@@ -3,13 +3,14 @@ import { SPLIT_WAIT_MS } from '../../src/limits.js';
 import { holdLock } from '../../src/volume/scope.js';
 import type { DualSite } from './dual-site.js';
 import type { DualWorld } from './dual-world.js';
-import type { Hold } from './group-faults.js';
+import { type Hold, REFUSED } from './group-faults.js';
 
 /** What each fault is counted as; and then what must have been met for a run to prove something. */
 export const DUAL_FAULTS: readonly string[] = [
   ...['alpha power cut', 'beta power cut', 'alpha killed', 'beta killed', 'alpha stopped', 'beta stopped'],
   ...['cut', 'half-open link', 'late frame', 'stalled line', 'slow line', 'bit flip', 'clock jump', 'disk full'],
   ...['unsynced write written', 'unsynced write lost', 'unsynced write torn', 'unsynced write garbage'],
+  ...['out of files', 'failed open', 'failed remove', 'failed rename', 'failed truncate'],
   ...['failed write', 'failed sync', 'failed read', 'slow disk', 'repeated frame', 'emptied'],
   ...['alpha journal failed', 'beta journal failed', 'disk failed while opening'],
   ...['held', 'long read lock held', 'evicted', 'scope left open', 'crash in the first copy', 'solo'],
@@ -50,6 +51,8 @@ export class DualFaults {
     this.#every(options.badDiskMs, () => this.#failDisk());
     this.#every(options.readErrorMs, () => this.#failReads());
     this.#every(options.slowDiskMs, () => this.#slowDisk());
+    this.#every(options.noFilesMs, () => this.#refuseFiles());
+    this.#every(options.refusalMs, () => this.#refuse());
     this.#every(options.holdMs, () => this.#hold(false));
     this.#every(options.longHoldMs, () => this.#hold(true));
     this.#every(options.emptyMs, () => this.#empty());
@@ -166,6 +169,27 @@ export class DualFaults {
     this.#fail(site, 'read', 1 + Math.floor(this.#world.random() * 3), /^segment/);
   }
 
+  /** A process may open no more files for a while. What it has open goes on. */
+  #refuseFiles(): void {
+    const { random, after, met, note } = this.#world;
+    const site = this.#either();
+    if (site.state !== 'up' || site.group === null) return;
+    met('out of files');
+    note(`${site.name} may open no more files`);
+    after(random() * 1500, site.store.fail('open', 'EMFILE', Number.POSITIVE_INFINITY));
+  }
+
+  /** The disk refuses to remove, rename or cut a file of the journal: at worst the site serves no more, and is started again. */
+  #refuse(): void {
+    const { random, note } = this.#world;
+    const site = this.#either();
+    if (site.state !== 'up' || site.group === null) return;
+    const operation = REFUSED[Math.floor(random() * REFUSED.length)]!;
+    note(`${site.name} is to refuse a ${operation}`);
+    site.store.fail(operation, 'EIO', 1 + Math.floor(random() * 3), /^segment|^spare|^map/);
+    this.#startAgain(site);
+  }
+
   /** A gateway begins to open. */
   opening(site: DualSite): void {
     const { options, random } = this.#world;
@@ -176,12 +200,17 @@ export class DualFaults {
   }
 
   #fail(site: DualSite, operation: 'read' | 'write' | 'sync', times: number, name: RegExp | null): void {
-    const { random, after, note } = this.#world;
-    const { life } = site;
     if (operation === 'read') site.unreadable = true;
     else site.suspect = true;
     site.store.fail(operation, 'EIO', times, name);
-    note(`${site.name} is to fail a ${operation}`);
+    this.#world.note(`${site.name} is to fail a ${operation}`);
+    this.#startAgain(site);
+  }
+
+  /** What a disk has done to a site is over then. */
+  #startAgain(site: DualSite): void {
+    const { random, after } = this.#world;
+    const { life } = site;
     after(random() * 1500, () => {
       if (life.over || (!this.active && site.state === 'closing')) return; // the last stop is in order
       site.crash(true);

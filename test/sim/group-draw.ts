@@ -74,6 +74,9 @@ export interface GroupWorldOptions {
   readErrorMs: number;
   slowDiskMs: number;
   openFault: number;
+  /** Its process may open no more files for a while; its disk refuses to remove, rename or cut a file. */
+  noFilesMs: number;
+  refusalMs: number;
   /** Chance that a frame at the beginning of a resumed stream comes twice. */
   repeat: number;
   /** Share of a flat image that holds data before there is any group; the target's may hold rubbish. */
@@ -136,6 +139,8 @@ export const QUIET: GroupWorldOptions = {
   readErrorMs: Number.POSITIVE_INFINITY,
   slowDiskMs: Number.POSITIVE_INFINITY,
   openFault: 0,
+  noFilesMs: Number.POSITIVE_INFINITY,
+  refusalMs: Number.POSITIVE_INFINITY,
   repeat: 0,
   prefilled: 0,
   kill: 0,
@@ -221,13 +226,17 @@ function drawMore(random: () => number): Pick<GroupWorldOptions, 'splitMs' | 're
   return { splitMs: mean(), restoreMs: mean(), replaceMs: mean(), ...drawDiskFaults(random) };
 }
 
-export type DiskFaults = Pick<GroupWorldOptions, 'readErrorMs' | 'slowDiskMs' | 'openFault' | 'repeat'>;
+export type DiskFaults = Pick<
+  GroupWorldOptions,
+  'readErrorMs' | 'slowDiskMs' | 'openFault' | 'repeat' | 'noFilesMs' | 'refusalMs'
+>;
 
 /** The same where both sites write. */
 export function drawDiskFaults(random: () => number): DiskFaults {
   const mean = (): number => (random() < 0.08 ? 200 + random() * 1800 : Number.POSITIVE_INFINITY);
   const chance = (): number => (random() < 0.08 ? 0.1 + random() * 0.4 : 0);
-  return { readErrorMs: mean(), slowDiskMs: mean(), openFault: chance(), repeat: chance() };
+  const drawn = { readErrorMs: mean(), slowDiskMs: mean(), openFault: chance(), repeat: chance() };
+  return { ...drawn, noFilesMs: mean(), refusalMs: mean() };
 }
 
 /** Transactions come with scopes: drawn by themselves they would make another world of every seed. */

@@ -19,6 +19,8 @@ export interface Hold {
   blockCount: number;
 }
 
+export const REFUSED = ['remove', 'rename', 'truncate'] as const;
+
 /** What each fault is counted as. */
 export const FAULTS: readonly string[] = [
   ...['source power cut', 'target power cut', 'source killed', 'target killed', 'source stopped', 'target stopped'],
@@ -28,6 +30,8 @@ export const FAULTS: readonly string[] = [
   ...['source disk full', 'target disk full', 'source failed write', 'target failed write', 'source failed sync'],
   ...['target failed sync', 'source journal failed', 'target journal failed', 'disk failed while opening'],
   ...['source failed read', 'target failed read', 'source slow disk', 'target slow disk', 'target rot', 'rot was told'],
+  ...['source out of files', 'target out of files', 'source failed open', 'target failed open'],
+  ...REFUSED.flatMap((operation) => [`source failed ${operation}`, `target failed ${operation}`]),
   ...['held at the target', 'long read lock at the target', 'evicted', 'view pinned', 'view dropped', 'prefilled'],
   ...['promoted while apart', 'refused: both primary', 'refused: split brain', 'stray follows', 'refused: a copy'],
   ...['source restored from an older copy', 'target restored from an older copy', 'source replaced in a first copy'],
@@ -65,6 +69,8 @@ export class Faults {
     this.#every(options.badDiskMs, () => this.#failDisk());
     this.#every(options.readErrorMs, () => this.#failReads());
     this.#every(options.slowDiskMs, () => this.#slowDisk());
+    this.#every(options.noFilesMs, () => this.#refuseFiles());
+    this.#every(options.refusalMs, () => this.#refuse());
     this.#every(options.rotMs, () => this.#rot());
     this.#every(options.holdMs, () => this.#hold());
     this.#every(options.longHoldMs, () => this.#holdLong());
@@ -168,6 +174,27 @@ export class Faults {
     this.#fail(site, 'read', 1 + Math.floor(random() * 3), /^segment|^image/);
   }
 
+  /** A process may open no more files for a while. What it has open goes on. */
+  #refuseFiles(): void {
+    const { source, target, random, after, met, note } = this.#world;
+    const site = random() < 0.5 ? source : target;
+    if (site.state !== 'up' || site.group === null) return;
+    met(`${site.place} out of files`);
+    note(`${site.name} may open no more files`);
+    after(random() * 1500, site.store.fail('open', 'EMFILE', Number.POSITIVE_INFINITY));
+  }
+
+  /** The disk refuses to remove, rename or cut a file of the journal: at worst the site serves no more, and is started again. */
+  #refuse(): void {
+    const { source, target, random, note } = this.#world;
+    const site = random() < 0.5 ? source : target;
+    if (site.state !== 'up' || site.group === null) return;
+    const operation = REFUSED[Math.floor(random() * REFUSED.length)]!;
+    note(`${site.name} is to refuse a ${operation}`);
+    site.store.fail(operation, 'EIO', 1 + Math.floor(random() * 3), /^segment|^spare|^map/);
+    this.#startAgain(site);
+  }
+
   /** A gateway begins to open. */
   opening(site: Site): void {
     const { options, random } = this.#world;
@@ -178,14 +205,19 @@ export class Faults {
   }
 
   #fail(site: Site, operation: 'read' | 'write' | 'sync', times: number, name: RegExp | null): void {
-    const { random, after, note } = this.#world;
-    const { life } = site;
     if (operation === 'read') {
       site.unreadable = true;
       site.images.fail(operation, 'EIO', times, name);
     } else site.suspect = true;
     site.store.fail(operation, 'EIO', times, name);
-    note(`${site.name} is to fail a ${operation}`);
+    this.#world.note(`${site.name} is to fail a ${operation}`);
+    this.#startAgain(site);
+  }
+
+  /** What a disk has done to a site is over then. */
+  #startAgain(site: Site): void {
+    const { random, after } = this.#world;
+    const { life } = site;
     after(random() * 1500, () => {
       if (life.over || (!this.active && site.state === 'closing')) return; // the last stop is in order
       site.crash(true);

@@ -23,7 +23,7 @@ export interface MemoryStoreOptions {
   failed?: (operation: Operation) => void;
 }
 
-type Operation = 'write' | 'sync' | 'read' | 'open' | 'remove' | 'rename' | 'truncate';
+export type Operation = 'write' | 'sync' | 'read' | 'open' | 'remove' | 'rename' | 'truncate';
 
 export type Fault = 'ENOSPC' | 'EIO' | 'EMFILE';
 
@@ -185,6 +185,8 @@ export class MemoryStore implements Store {
   }
 
   save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
+    const closed = this.#fault('open', name);
+    if (closed !== null) return this.#answer('save', done, closed);
     const file = this.#file(name);
     const fault = this.#fault('write', name) ?? this.#overCapacity(file, bytes.length);
     if (fault !== null) {
@@ -321,9 +323,13 @@ export class MemoryStore implements Store {
     return readFrom(open.file, into, position);
   }
 
-  /** The next `times` operations of a kind, on files whose name matches, fail. */
-  fail(operation: Operation, code: Fault, times = 1, name: string | RegExp | null = null): void {
-    this.#faults.push({ operation, code, name, times });
+  /** The next `times` operations of a kind, on files whose name matches, fail. @returns makes them fail no longer */
+  fail(operation: Operation, code: Fault, times = 1, name: string | RegExp | null = null): () => void {
+    const fault = { operation, code, name, times };
+    this.#faults.push(fault);
+    return () => {
+      this.#faults = this.#faults.filter((each) => each !== fault);
+    };
   }
 
   /** What was to fail, and has not, does not. */

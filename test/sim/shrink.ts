@@ -27,6 +27,7 @@ const OFF: Changes[] = (
     ...['sourceCrashMs', 'targetCrashMs', 'restartMs', 'cutMs', 'pauseMs', 'diskFullMs', 'badDiskMs'],
     ...['holdMs', 'bitFlip', 'kill', 'joinMs', 'trim', 'zero', 'scope', 'partial', 'fua', 'flush', 'read'],
     ...['never', 'late', 'nested', 'readLock', 'abort', 'skewMs', 'readErrorMs', 'slowDiskMs', 'openFault', 'repeat'],
+    ...['noFilesMs', 'refusalMs'],
     ...['rotMs', 'viewMs', 'failOverMs', 'splitMs', 'restoreMs', 'replaceMs', 'partMs', 'transaction'],
   ] as (keyof Changes)[]
 ).map((name) => ({ [name]: { ...DUAL_QUIET, ...QUIET }[name] }));
