@@ -59,6 +59,8 @@ export class DiskStore implements Store {
   /** The outermost directory that was made for this one; undefined: it was there. */
   readonly #made: string | undefined;
   readonly #files = new Set<DiskFile>();
+  /** Of what `save` writes, by name, for the same reason: what has to be written down before an answer could not be. */
+  readonly #saved = new Map<string, { fd: number; isBusy: boolean }>();
   /** Files that `save` has made, and whose names are not known to be on the disk. */
   readonly #unlisted = new Set<string>();
   /** Of the one file that is written synced at present: a second descriptor, whose writes are (open(2), O_DSYNC). */
@@ -104,31 +106,40 @@ export class DiskStore implements Store {
   save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
     const path = join(this.directory, name);
     const kind = kindOf(name);
-    const finish = (fd: number, error: Error | null) => {
-      fs.close(fd, (closeError) => {
-        if (error !== null || closeError || !this.#unlisted.has(name)) return done(error ?? closeError ?? null);
+    const write = (file: { fd: number; isBusy: boolean }) => {
+      const { fd } = file;
+      file.isBusy = true;
+      const finish = (error: Error | null) => {
+        file.isBusy = false;
+        if (this.#saved.get(name) !== file) fs.close(fd, () => {}); // the store was closed meanwhile
+        if (error !== null || !this.#unlisted.has(name)) return done(error);
         this.syncDirectory((error) => {
           if (error === null) this.#unlisted.delete(name);
           done(error);
         });
-      });
-    };
-    const write = (fd: number) => {
+      };
       writeAll(fd, bytes, 0, this.bytesWritten, kind, (error) => {
-        if (error !== null) return finish(fd, error);
+        if (error !== null) return finish(error);
         fs.ftruncate(fd, bytes.length, (error) => {
-          if (error) return finish(fd, error);
-          fs.fsync(fd, (error) => finish(fd, error ?? null));
+          if (error) return finish(error);
+          fs.fsync(fd, (error) => finish(error ?? null));
         });
       });
     };
+    const opened = (fd: number) => {
+      const file = { fd, isBusy: false };
+      if (this.#lock !== null) this.#saved.set(name, file);
+      write(file);
+    };
+    const saved = this.#saved.get(name);
+    if (saved !== undefined) return write(saved);
     fs.open(path, 'r+', (error, fd) => {
-      if (!error) return write(fd);
+      if (!error) return opened(fd);
       if (error.code !== 'ENOENT') return done(error);
       fs.open(path, 'wx', 0o600, (error, fd) => {
         if (error) return done(error);
         this.#unlisted.add(name);
-        write(fd);
+        opened(fd);
       });
     });
   }
@@ -170,6 +181,7 @@ export class DiskStore implements Store {
 
   remove(name: string): void {
     fs.unlinkSync(join(this.directory, name));
+    this.#forgetSaved(name);
   }
 
   free(): number {
@@ -185,9 +197,17 @@ export class DiskStore implements Store {
     fs.fsync(this.#directoryFd, (error) => done(error ?? null));
   }
 
+  /** A save that is under way closes its file itself. */
+  #forgetSaved(name: string): void {
+    const file = this.#saved.get(name);
+    this.#saved.delete(name);
+    if (file !== undefined && !file.isBusy) fs.close(file.fd, () => {});
+  }
+
   /** Closes what is still open and lets others have the directory. */
   close(): void {
     for (const file of [...this.#files]) file.close();
+    for (const name of [...this.#saved.keys()]) this.#forgetSaved(name);
     if (this.#lock === null) return;
     fs.close(this.#directoryFd, () => {});
     this.#lock.release();

@@ -9,7 +9,7 @@ export interface FilesOfGroup {
   readonly volumes: { readonly size: number };
 }
 
-/** Of a group beside segments: its directory, two map files and a superblock, and the newest segment once more, for synced writes. */
+/** Of a group beside segments: its directory, two map files and two superblocks, and the newest segment once more, for synced writes. */
 const GROUP_FILES = 8;
 /** Of the process: what Node, its threads and the control API have open. */
 const PROCESS_FILES = 128;

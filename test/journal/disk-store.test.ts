@@ -237,6 +237,36 @@ test('a directory is synced though no file can be opened any more', async () => 
   store.close();
 });
 
+test('a superblock is saved though no file can be opened any more', async () => {
+  // With the peer away nothing could be noted, so hosts were not answered by this site alone; and a link that came was cut.
+  const store = new DiskStore(directory);
+  const save = (name: string, size: number): Promise<Error | null> =>
+    run((done) => store.save(name, new Uint8Array(size), done));
+  for (const name of ['superblock.a', 'superblock.b']) expect(await save(name, 20)).toBeNull();
+  const refused = Object.assign(new Error('EMFILE'), { code: 'EMFILE' });
+  vi.spyOn(fs, 'open').mockImplementation(((...args: unknown[]) => {
+    (args.at(-1) as (error: Error) => void)(refused);
+  }) as typeof fs.open);
+  for (const name of ['superblock.a', 'superblock.b']) expect(await save(name, 10)).toBeNull();
+  vi.restoreAllMocks();
+  expect(store.load('superblock.b')).toHaveLength(10);
+  store.close();
+});
+
+test('a save that is under way when the store is closed keeps its file until it is answered', async () => {
+  const store = new DiskStore(directory);
+  const save = (): Promise<Error | null> => run((done) => store.save('superblock.a', new Uint8Array(10), done));
+  expect(await save()).toBeNull();
+  const closed = vi.spyOn(fs, 'close');
+  const saving = save();
+  store.close();
+  const before = closed.mock.calls.map(([fd]) => fd);
+  expect(await saving).toBeNull();
+  expect(closed.mock.calls).toHaveLength(before.length + 1);
+  expect(before).not.toContain(closed.mock.calls.at(-1)![0]);
+  vi.restoreAllMocks();
+});
+
 test('a synced write to a file that is closed meanwhile is an error, and goes to no other file', async () => {
   const mayBeHere = vi.spyOn(QuickSync.prototype, 'mayBeHere').mockReturnValue(true);
   const store = new DiskStore(directory);

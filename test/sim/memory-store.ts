@@ -185,8 +185,6 @@ export class MemoryStore implements Store {
   }
 
   save(name: string, bytes: Uint8Array, done: (error: Error | null) => void): void {
-    const closed = this.#fault('open', name);
-    if (closed !== null) return this.#answer('save', done, closed);
     const file = this.#file(name);
     const fault = this.#fault('write', name) ?? this.#overCapacity(file, bytes.length);
     if (fault !== null) {
