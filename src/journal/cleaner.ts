@@ -36,6 +36,9 @@ import type { Segment } from './segments.js';
  */
 const COMING_SEGMENTS_MAX = 2;
 
+/** A segment that is full to more than this gains nothing when it is emptied. */
+const FULL_SHARE = 0.95;
+
 /** Copied in one turn of the event loop, about 0.1 ms: hosts are not answered meanwhile. */
 const STEP_SIZE_MAX = 128 * KIB;
 
@@ -86,6 +89,8 @@ export class Cleaner {
   #nowMs = 0;
   /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when some may and hosts wait. */
   readonly #passedOver = new Map<number, { head: number; listsEnded: number }>();
+  /** Of segments, what was copied there, with what that took beside it, and how many blocks that is. */
+  readonly #packed = new Map<number, { size: number; blockCount: number }>();
   readonly #header = new RecordHeader();
   readonly counters = {
     segmentsFreed: 0,
@@ -279,6 +284,7 @@ export class Cleaner {
       if (end <= freeable) coming -= segment.size;
       this.#dead.delete(number);
       this.#passedOver.delete(number);
+      this.#packed.delete(number);
       this.#refused.delete(number);
       this.counters.segmentsFreed += 1;
       freed = true;
@@ -310,14 +316,34 @@ export class Cleaner {
       if ((this.#refused.get(segment.number)?.againAt ?? byMs) > byMs) continue;
       const live = this.#liveness.liveBlocks(segment.number);
       if (live === 0) continue;
-      // moving a (nearly) full segment gains nothing
-      if (live * blockBytes > 0.95 * segment.size) continue;
+      if (live * blockBytes > FULL_SHARE * segment.size || this.#isPacked(segment, live)) continue;
       if (live < fewest) {
         fewest = live;
         best = segment;
       }
     }
     return best;
+  }
+
+  /**
+   * Whether nearly all of it was copied there and lives: it cannot be had in less. How much its blocks take is not known
+   * otherwise: they may be of volumes with larger blocks, or each have a header of its own.
+   */
+  #isPacked({ number, size }: Segment, live: number): boolean {
+    const packed = this.#packed.get(number);
+    return packed !== undefined && packed.size > FULL_SHARE * size && live > FULL_SHARE * packed.blockCount;
+  }
+
+  /** What stands from `from` to the head was copied there, or is what a turn of segment took. */
+  #notePacked(from: number, blockCount: number): void {
+    const { head, segments, segmentSize } = this.#journal;
+    const last = segments.numberOf(head - 1);
+    for (let number = segments.numberOf(from); number <= last; number += 1) {
+      const packed = this.#packed.get(number) ?? { size: 0, blockCount: 0 };
+      packed.size += Math.min(head, (number + 1) * segmentSize) - Math.max(from, number * segmentSize);
+      if (number === last) packed.blockCount += blockCount;
+      this.#packed.set(number, packed);
+    }
   }
 
   #passesOver(number: number): boolean {
@@ -367,6 +393,7 @@ export class Cleaner {
     const offset = victim.position % journal.segmentSize;
     this.#offload.load(victim.segment.file.fd, offset, size, this.#buffer.at, (error, bytes) => {
       if (error === null) return this.#move(0, bytes);
+      if (this.#stopped || journal.failed !== null) return this.#giveUp();
       this.#busy = false;
       this.counters.readErrors += 1;
       this.#noteRefused(victim.segment.number);
@@ -479,12 +506,14 @@ export class Cleaner {
       }
       const payload = at + AT_CHECKSUMS + 8 * blockCount + (index << blockShift);
       if (journal.kernel.checkBlocks(at, payload, index, count) < count) return 'rotten';
+      const from = journal.head;
       const to = journal.reserve(TYPE_RELOCATED, 0, number, lba + index, count, blockShift, 0, position, index);
       if (to < 0) return 'full';
       const { bytes } = journal.memory;
       copyBytes(bytes, to, bytes.subarray(payload, payload + (count << blockShift)));
       const moved = journal.pendingPosition;
       journal.publish();
+      this.#notePacked(from, count);
       for (let i = 0; i < count; i += 1) map.compareAndSwing(lba + index + i, position, index + i, moved, i);
       this.counters.blocksMoved += count;
       this.counters.bytesMoved += recordSize(TYPE_RELOCATED, count, blockShift);

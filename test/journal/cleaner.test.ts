@@ -1,8 +1,9 @@
 /** The cleaner by itself: it makes room, it changes no content, and it frees nothing that is still needed. */
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { TYPE_MARK } from '../../assembly/layout.js';
 import { Cleaner, type CleanerOwner } from '../../src/journal/cleaner.js';
 import { NO_SPACE, type RecordOrder, RING_FULL } from '../../src/journal/journal.js';
+import { BlockMap } from '../../src/journal/map.js';
 import type { RecordHeader } from '../../src/journal/record.js';
 import { segmentName } from '../../src/journal/segments.js';
 import { seededRandom } from '../sim/memory-store.js';
@@ -488,4 +489,44 @@ test('what may not be moved is looked at again when it may and hosts wait', () =
   rig.settle();
   expect(cleaner.counters.segmentsFreed).toBeGreaterThan(before);
   expect(journal.roomFor(SEGMENT_SIZE / 2)).toBe(0);
+});
+
+test('a journal full of what lives is copied once, and not again and again, beside a volume of smaller blocks', () => {
+  // Blocks were counted as if all were of the smallest: a full segment looked half empty. It was copied without end, and
+  // hosts waited for the room for ever.
+  const { rig, cleaner } = bench({}, 6);
+  const { journal, scheduler, liveness } = rig;
+  for (let lba = 0; lba < BLOCKS; lba += 64) rig.write(lba, 64, 1);
+  journal.sync();
+  rig.settle();
+  journal.volumes.set(2, { number: 2, map: new BlockMap(64, liveness), blockShift: 9, flat: false });
+  expect(journal.roomFor(SEGMENT_SIZE)).toBe(RING_FULL);
+  cleaner.poke();
+  let left = 10_000;
+  while (left > 0 && scheduler.step()) left -= 1;
+  expect(left).toBeGreaterThan(0);
+  expect(journal.roomFor(SEGMENT_SIZE)).toBe(NO_SPACE);
+  expect(contentOf(rig)).toEqual(new Array(BLOCKS).fill(1));
+  for (let lba = 0; lba < BLOCKS / 2; lba += 1) rig.map.clear(lba, 1);
+  expect(journal.roomFor(SEGMENT_SIZE)).toBe(RING_FULL);
+  for (let turns = 0; turns < 4; turns += 1) {
+    cleaner.poke();
+    rig.settle();
+  }
+  expect(journal.roomFor(SEGMENT_SIZE)).toBe(0);
+});
+
+test('a read that a stop has ended asks nothing more of the journal', () => {
+  // Its end freed a segment, and had a full disk tried again: the append was under way when the files were closed.
+  const { rig, cleaner, churn } = bench();
+  const { journal } = rig;
+  const ends: ((error: Error | null, bytes: number) => void)[] = [];
+  rig.offload.load = (_fd, _offset, _size, _at, done) => {
+    ends.push(done);
+  };
+  while (ends.length === 0) churn(20);
+  cleaner.stop();
+  const asked = [vi.spyOn(journal, 'sync'), vi.spyOn(journal, 'freeSegment')];
+  ends[0]!(new Error('the worker pool was closed'), 0);
+  for (const spy of asked) expect(spy).not.toHaveBeenCalled();
 });
