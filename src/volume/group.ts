@@ -682,10 +682,10 @@ export class Group {
     this.scopes.refuseAborting(stopped);
     // on a disk that fails nobody has waited for them
     await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
-    // or it would still write when the next process has the directory
-    await this.#until(() => !journal.appender.isAtWork);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
+    // or it would still write when the next process has the directory; asked last, for a full disk is tried again all the time
+    await this.#until(() => !journal.appender.isAtWork);
     try {
       journal.close();
     } finally {

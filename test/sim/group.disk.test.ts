@@ -217,3 +217,36 @@ test('a stop of a journal that failed waits for what its disk was given and has 
   await world.settle(stopped);
   await world.settle(outcomes);
 });
+
+test('a stop waits also for what a full disk was given while the threads ended', async () => {
+  // It was tried again meanwhile. The file was closed under the write, which could land in one that had got its descriptor.
+  const { world } = await sourceUp();
+  const { group, store } = world.source;
+  const { journal, state } = group!;
+  store.capacity = store.used;
+  await world.settle(world.write(8, 8));
+  await world.until(() => journal.diskFull, 3000, 'it does not notice');
+  let ended: (() => void) | null = null;
+  vi.spyOn(state.offload, 'close').mockImplementationOnce(
+    () =>
+      new Promise((resolve) => {
+        ended = resolve;
+      }),
+  );
+  const close = vi.spyOn(journal, 'close');
+  const stopped = group!.close();
+  await world.until(() => ended !== null, 3000, 'it does not stop');
+  const newest = journal.segments.all().at(-1)!.file;
+  const write = newest.write.bind(newest);
+  let answer: (() => void) | null = null;
+  newest.write = (bytes, position, done) => {
+    answer = () => write(bytes, position, done);
+  };
+  store.capacity = Number.POSITIVE_INFINITY;
+  await world.until(() => answer !== null, 3000, 'it is not tried again');
+  ended!();
+  await world.pass(1000);
+  expect(close).not.toHaveBeenCalled();
+  answer!();
+  await world.settle(stopped);
+});
