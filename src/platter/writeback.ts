@@ -193,8 +193,9 @@ export class Writeback {
       const enough = pressed ? 1 : ROUND_BYTES / volume.blockSize;
       const { entryCount, mappedCount } = volume.map;
       const unread = this.#unread.get(number);
-      const stuckCount = unread !== undefined && now < unread.retryAt ? unread.blockCount : 0;
-      if (mappedCount - stuckCount >= enough) return { volume, kind: MAPPED };
+      const isDue = unread !== undefined && now >= unread.retryAt;
+      const stuckCount = isDue ? 0 : (unread?.blockCount ?? 0);
+      if (isDue || mappedCount - stuckCount >= enough) return { volume, kind: MAPPED };
       if (entryCount - mappedCount >= enough) return { volume, kind: ZERO };
     }
     return null;
@@ -385,7 +386,7 @@ export class Writeback {
     while (journal.durable < position) {
       if (journal.failed !== null) throw new ForelockError('EIO', journal.failed.message);
       // a stop would wait for room, and whoever can make some may be waiting for the stop
-      if (journal.diskFull) throw new ForelockError('ENOSPC', 'the disk of the journal is full');
+      if (journal.diskFull) throw new ForelockError('ENOSPC', `the journal waits: ${journal.shortageText}`);
       journal.sync();
       await new Promise<void>((resolve) => this.#group.whenDurable(resolve));
     }

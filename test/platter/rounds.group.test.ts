@@ -188,3 +188,27 @@ test('a block that cannot be read from the journal is passed over, told, and in 
   expect(told.at(-1)).toContain('the image of volume v0 is not whole (volume 1, block 5 does not match)');
   expect(log).toEqual(['write 16 KiB at 0', 'write 4 KiB at 16', 'write 8 KiB at 24', 'sync']);
 });
+
+test('a block that could not be read and was written anew is in the image soon, also where nothing else is written', async () => {
+  // Status went on saying that the image lacks it until as much had gathered as begins a round: for ever, on a quiet volume.
+  const { world, open, write, rounds, trim } = await asked();
+  const group = await open();
+  const { reader, writeback } = group;
+  const read = reader.read.bind(reader);
+  let isBad = true;
+  vi.spyOn(reader, 'read').mockImplementation((map, volume, blockShift, lba, blockCount, into, image, done) =>
+    read(map, volume, blockShift, lba, blockCount, into, image, (error) =>
+      done(isBad ? new ForelockError('EIO', 'it does not match') : error),
+    ),
+  );
+  for (const renew of [write, trim]) {
+    isBad = true;
+    await write(0, 2);
+    await rounds();
+    expect(writeback.damage(1)).toBe('it does not match');
+    isBad = false;
+    await renew(0, 2);
+    await world.pass(6000);
+    expect([writeback.damage(1), group.volumes.get(1)!.map.mappedCount]).toEqual([null, 0]);
+  }
+});
