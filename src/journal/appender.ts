@@ -35,6 +35,11 @@ const SHORTAGES: Partial<Record<string, Shortage>> = {
   ENFILE: 'descriptors',
 };
 
+/** Whether that is all that is wrong: it is waited for, and nothing is lost. */
+export function shortageOf({ code }: NodeJS.ErrnoException): Shortage | undefined {
+  return SHORTAGES[code ?? ''];
+}
+
 /** How far both streams had come where something was sealed. */
 interface Mark {
   position: number;
@@ -266,7 +271,7 @@ export class Appender {
   }
 
   #writeFailed(error: NodeJS.ErrnoException, synced = false): void {
-    const shortage = SHORTAGES[error.code ?? ''];
+    const shortage = shortageOf(error);
     if (shortage === undefined) {
       if (synced) this.#syncFailed(error);
       else this.fail(error);

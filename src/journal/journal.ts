@@ -43,7 +43,7 @@ import type { Kernel } from '../kernel/kernel.js';
 import { copyBytes, type GroupMemory, type Region } from '../kernel/memory.js';
 import { type Offload, READ_RUN_OVERHEAD } from '../kernel/offload.js';
 import { CLOCK_MAX, CLOCK_OWN_MAX, KIB } from '../limits.js';
-import { Appender } from './appender.js';
+import { Appender, shortageOf } from './appender.js';
 import { ChecksumTable } from './checksums.js';
 import type { BlockMap } from './map.js';
 import { RecordHeader, recordSize } from './record.js';
@@ -254,6 +254,11 @@ export class Journal {
     return this.appender.shortage === 'descriptors' ? 'the process may open no more files' : 'the disk is full';
   }
 
+  /** Why NO_SPACE, in words. */
+  get noSpaceText(): string {
+    return this.diskFull ? this.shortageText : 'the disk or the journal is full';
+  }
+
   get failed(): ForelockError | null {
     return this.appender.failed;
   }
@@ -346,12 +351,16 @@ export class Journal {
     this.segments.barReuse(this.segments.numberOf(this.head));
   }
 
-  /** Gives up a segment that nothing refers to any more. @returns false: the disk refuses that, and the journal has failed */
+  /**
+   * Gives up a segment that nothing refers to any more. @returns false: the disk refuses that, and the journal has failed; or
+   * it has no room to note it, as some that never write in place, and is asked again
+   */
   freeSegment(segment: Segment): boolean {
     try {
       if (this.segments.free(segment, this.diskFull ? 0 : this.room.forSpares)) this.appender.renamed();
     } catch (error) {
-      this.appender.fail(error as Error); // it would fill up, and such a disk takes no new file either
+      // it would fill up, and such a disk takes no new file either
+      if (shortageOf(error as Error) === undefined) this.appender.fail(error as Error);
       return false;
     }
     this.appender.retry();

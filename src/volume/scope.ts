@@ -518,7 +518,7 @@ export function append<T extends number | Scope>(
       if (result instanceof ForelockError) {
         const again = (): void => void append(volume, attempt, beforeHosts).then(resolve, reject);
         if (!group.hold(again)) reject(result);
-      } else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', 'the disk or the journal is full'));
+      } else if (result === NO_SPACE) reject(new ForelockError('ENOSPC', group.journal.noSpaceText));
       else resolve(result as T);
       return true;
     };

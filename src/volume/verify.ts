@@ -300,7 +300,7 @@ async function appendPoint(group: Group, source: Sender, lock: Scope | null): Pr
       if (late !== null) reject(late);
       else if (sequence === RING_FULL) return false;
       else if (sequence === NO_SPACE)
-        reject(new ForelockError('ENOSPC', 'no room for the point to verify at: the disk or the journal is full'));
+        reject(new ForelockError('ENOSPC', `no room for the point to verify at: ${group.journal.noSpaceText}`));
       else resolve(sequence);
       return true;
     });

@@ -7,6 +7,7 @@ vi.mock('../../src/limits.js', async (original) => ({
   SEGMENT_SIZE_MIN: 128 * 1024,
 }));
 
+import { runTransaction } from '../../src/volume/transaction.js';
 import { GroupWorld, type GroupWorldOptions, QUIET } from './group-world.js';
 import { seededRandom } from './memory-store.js';
 
@@ -142,6 +143,20 @@ test('a disk that refuses to give up a segment is told once, as one that failed,
   await world.settle(group!.close());
 });
 
+test('a disk that has no room to note that a segment is gone is asked again', async () => {
+  // Some file systems never write in place, and say ENOSPC to a removal. It was taken for a disk that had failed.
+  const { world } = await sourceUp();
+  const { group, store } = world.source;
+  store.fail('rename', 'ENOSPC', 1, /segment/);
+  store.fail('remove', 'ENOSPC', 2, /segment/);
+  const refused = vi.spyOn(store, 'remove');
+  for (let unit = 0; unit < 65_536; unit += 8) await world.settle(world.write(unit % 64, 8));
+  expect(refused.mock.results.filter(({ type }) => type === 'throw')).toHaveLength(2);
+  expect(group!.journal.failed).toBeNull();
+  expect(group!.cleaner.counters.segmentsFreed).toBeGreaterThan(2);
+  expect(await world.settle(group!.close())).toBeNull();
+});
+
 test('a map file that cannot be removed goes after the next checkpoint', async () => {
   const { world } = await sourceUp();
   const { store, group } = world.source;
@@ -180,6 +195,11 @@ test('a process that may open no more files says so, and goes on when it may', a
     message: expect.stringContaining('may open no more files'),
   });
   await expect(world.settle(world.flush())).rejects.toMatchObject({ code: 'ENOSPC' });
+  const transaction = runTransaction(group!, async (each) => {
+    await each.lock('v0', { offset: 0, size: 4096 });
+    each.write('v0', 0, new Uint8Array(4096));
+  });
+  await expect(world.settle(transaction)).rejects.toThrow('may open no more files');
   await world.until(() => group!.health.full === 'descriptors', 3000, 'it is not noticed');
   expect(tell.mock.calls).toEqual([[expect.stringMatching(/may open no more files.*LimitNOFILE/)]]);
   store.heal();
