@@ -186,6 +186,7 @@ export class DualFaults {
     if (site.state !== 'up' || site.group === null) return;
     const operation = REFUSED[Math.floor(random() * REFUSED.length)]!;
     note(`${site.name} is to refuse a ${operation}`);
+    site.refuses = true;
     site.store.fail(operation, 'EIO', 1 + Math.floor(random() * 3), /^segment|^spare|^map/);
     this.#startAgain(site);
   }

@@ -43,6 +43,8 @@ export class DualSite {
   suspect = false;
   /** Its disk fails reads, in this life: EIO is an answer, and what could not be read counts as damaged until the next. */
   unreadable = false;
+  /** It refuses to give up files, in this life: what was to be removed may be there still. */
+  refuses = false;
   /** Every sync takes so much longer. */
   slowSyncMs = 0;
   opens = 0;
@@ -107,6 +109,7 @@ export class DualSite {
     this.#stopping = false;
     this.opens += 1;
     this.unreadable = false;
+    this.refuses = false;
     this.store.heal();
     world.faults.opening(this);
     this.skew = Math.floor((world.random() - 0.5) * 2000 * world.options.skewMs);

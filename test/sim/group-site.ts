@@ -48,6 +48,8 @@ export class Site {
   suspect = false;
   /** Its disk fails reads, in this life: EIO is an answer, and what could not be read counts as damaged until the next. */
   unreadable = false;
+  /** It refuses to give up files, in this life: what was to be removed may be there still. */
+  refuses = false;
   /** Every sync takes so much longer. */
   slowSyncMs = 0;
   slowSaveMs = 0;
@@ -117,6 +119,7 @@ export class Site {
     this.#stopping = false;
     this.opens += 1;
     this.unreadable = false;
+    this.refuses = false;
     for (const disk of [this.store, this.images]) disk.heal();
     world.faults.opening(this);
     this.skew = Math.floor((world.random() - 0.5) * 2000 * world.options.skewMs);
