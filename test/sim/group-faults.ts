@@ -220,7 +220,8 @@ export class Faults {
     const { random, after } = this.#world;
     const { life } = site;
     after(random() * 1500, () => {
-      if (life.over || (!this.active && site.state === 'closing')) return; // the last stop is in order
+      // the last stop is in order, and what has failed by then is started again anyhow
+      if (life.over || (!this.active && (site.state === 'closing' || site.refuses))) return;
       site.crash(true);
       this.#back(site);
     });
