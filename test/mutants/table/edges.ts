@@ -370,8 +370,8 @@ export const EDGES: readonly Mutant[] = [
   {
     name: 'unread: it is tried without pause',
     file: 'platter/writeback.ts',
-    find: 'now < unread.retryAt',
-    replace: 'now < 0',
+    find: 'now >= unread.retryAt',
+    replace: 'now >= 0',
     breaks: 'a full journal begins a round for a bad block at every tick',
   },
   {

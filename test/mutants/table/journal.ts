@@ -572,8 +572,8 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'cleaner: goes on behind a failure',
     file: 'journal/cleaner.ts',
-    find: 'if (this.#stopped || journal.failed !== null) return this.#giveUp();',
-    replace: '',
+    find: 'if (this.#stopped || journal.failed !== null) return this.#giveUp();\n    const victim',
+    replace: 'const victim',
     breaks: 'what the cleaner reads stays retained, and it copies into a journal that has failed',
   },
   {
@@ -607,8 +607,8 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'disk store: a file that is there has its name on the disk',
     file: 'journal/disk-store.ts',
-    find: 'closeError || !this.#unlisted.has(name)) return',
-    replace: 'closeError || name.length > 0) return',
+    find: 'error !== null || !this.#unlisted.has(name)) return',
+    replace: 'error !== null || name.length > 0) return',
     breaks: 'a power cut takes a superblock that was saved',
   },
   {
@@ -893,8 +893,8 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'given up: what the disk refuses ends the process',
     file: 'journal/journal.ts',
-    find: 'this.appender.fail(error as Error); // it would fill up',
-    replace: 'throw error; // it would fill up',
+    find: 'this.appender.fail(error as Error);\n      return false;',
+    replace: 'throw error;\n      return false;',
     breaks: 'a disk that refuses to remove a file takes all groups with it',
     tests: ['sim/group.disk.test.ts'],
   },
@@ -991,5 +991,37 @@ export const JOURNAL: readonly Mutant[] = [
     find: 'this.#isCutWanted = true; // later: a write may be under way',
     replace: '',
     breaks: 'the same',
+  },
+  {
+    name: 'cleaner: what it copied is taken for half empty where blocks are small',
+    file: 'journal/cleaner.ts',
+    find: ' || this.#isPacked(segment, live)',
+    replace: '',
+    breaks: 'a full journal is copied without end, and hosts wait for ever',
+    tests: ['journal/cleaner.test.ts'],
+  },
+  {
+    name: 'cleaner: a read that a stop ended frees segments',
+    file: 'journal/cleaner.ts',
+    find: 'if (this.#stopped || journal.failed !== null) return this.#giveUp();\n      this.#busy',
+    replace: 'this.#busy',
+    breaks: 'an append begins while the files are being closed',
+    tests: ['journal/cleaner.test.ts'],
+  },
+  {
+    name: 'disk store: a superblock is opened for each save',
+    file: 'journal/disk-store.ts',
+    find: 'if (this.#lock !== null) this.#saved.set(name, file);',
+    replace: '',
+    breaks: 'a process that may open no more files cannot note that its peer is away',
+    tests: ['journal/disk-store.test.ts'],
+  },
+  {
+    name: 'given up: no room to note it is a disk that failed',
+    file: 'journal/journal.ts',
+    find: 'if (shortageOf(error as Error) === undefined) ',
+    replace: '',
+    breaks: 'hosts get EIO until the next start, for want of room',
+    tests: ['sim/group.disk.test.ts'],
   },
 ];
