@@ -280,6 +280,11 @@ export class SuperblockFiles {
     if (this.#saving === null) this.#saveNext();
   }
 
+  /** The disk has yet to answer. */
+  get isSaving(): boolean {
+    return this.#saving !== null;
+  }
+
   #saveNext(): void {
     const save = this.#waiting;
     if (save === null) return;

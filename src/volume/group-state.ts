@@ -121,6 +121,8 @@ export interface OpenedState {
   /** What an operator should know of it. */
   readonly warnings: readonly string[];
   save(done: (error: Error | null) => void): void;
+  /** The disk has yet to answer one. */
+  readonly isSaving: boolean;
   /** Kept with the next save: nothing depends on its being up to date, only on its not being too high. */
   rememberPeerDurable(sequence: number): void;
   close(): Promise<void>;
@@ -502,6 +504,9 @@ async function recoverState(
     order: journal.order === null ? null : order,
     warnings: [files.warning, findShortage(config, superblock, journal)].filter((each) => each !== null),
     save,
+    get isSaving() {
+      return files.isSaving;
+    },
     rememberPeerDurable(sequence) {
       for (const peer of Object.values(superblock.peers)) if (sequence > peer.durable) peer.durable = sequence;
     },

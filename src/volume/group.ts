@@ -136,6 +136,8 @@ export class Group {
   #degrading = false;
   /** It could not be written down: not to be tried again before this time. */
   #degradeAt = 0;
+  /** A stop is past what the disk had to do: nothing is begun any more. */
+  #over = false;
   #suspectNote: 'none' | 'saving' | 'saved' = 'none';
   /** Where what is kept for the peer began when that was last asked, and since when. */
   #kept = { from: 0, at: 0 };
@@ -592,6 +594,7 @@ export class Group {
 
   /** Timed work; the platform calls it every few tens of milliseconds. */
   tick(): void {
+    if (this.#over) return;
     const now = this.#platform.nowMs();
     this.journal.tick(now);
     this.health.look(now);
@@ -680,12 +683,12 @@ export class Group {
     const stopped = new ForelockError('ESHUTDOWN', 'the gateway is stopping');
     this.#gate.failAll(stopped);
     this.scopes.refuseAborting(stopped);
-    // on a disk that fails nobody has waited for them
-    await this.#until(() => this.#suspectNote !== 'saving' && !this.state.mapLog.isWriting);
     // first the threads: they may be reading files of the journal
     await this.state.offload.close();
-    // or it would still write when the next process has the directory; asked last, for a full disk is tried again all the time
-    await this.#until(() => !journal.appender.isAtWork);
+    // or it would still write when the next process has the directory; asked last, for what failed is tried again all the time
+    const { state } = this;
+    await this.#until(() => !(journal.appender.isAtWork || state.mapLog.isWriting || state.isSaving));
+    this.#over = true;
     try {
       journal.close();
     } finally {
