@@ -682,9 +682,25 @@ export const VOLUME: readonly Mutant[] = [
   {
     name: 'group: a stop closes files under a checkpoint',
     file: 'volume/group.ts',
-    find: ' && !this.state.mapLog.isWriting);',
-    replace: ');',
+    find: ' || state.mapLog.isWriting ||',
+    replace: ' ||',
     breaks: 'a stop on a disk that failed ends in an assertion',
+  },
+  {
+    name: 'group: a stop is over before the last save is',
+    file: 'volume/group.ts',
+    find: ' || state.isSaving));',
+    replace: '));',
+    breaks: 'a note lands in a directory that the next process has',
+    tests: ['sim/group.disk.test.ts'],
+  },
+  {
+    name: 'group: a stopped one still notes',
+    file: 'volume/group.ts',
+    find: 'if (this.#over) return;',
+    replace: '',
+    breaks: 'a note lands in a directory that the next process has',
+    tests: ['sim/group.disk.test.ts'],
   },
   {
     name: 'locks: who waits in a session that ends is not told',
