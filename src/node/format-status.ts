@@ -117,7 +117,11 @@ function formatGroup(group: GroupStatus, site: string, paint: Paint, options: Pa
     const then = group.role === 'standby' ? 'no more of the stream is taken' : 'what needs room fails with ENOSPC';
     if (journal.noDescriptors) add('no files', paint.bad(`${then} until the process may open more (ulimit -n)`));
     else if (journal.diskFull) add('disk full', paint.bad(then));
-    else add('full', paint.bad(`${then} until blocks are trimmed, or with a larger --journal`));
+    else {
+      const isBehind = group.volumes.some(({ imageError }) => imageError !== null);
+      const until = isBehind ? 'the image below can be written' : 'blocks are trimmed, or with a larger --journal';
+      add('full', paint.bad(`${then} until ${until}`));
+    }
   }
   if (group.lag !== null) add('lag', formatLag(group.lag, group, paint));
   else if (!isAdopted) add('lag', paint.bad('there is no copy here at all'));

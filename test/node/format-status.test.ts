@@ -116,6 +116,16 @@ test('a disk that failed or is full stands out', () => {
   expect(told({ full: true })).toMatch(/full {7}.*ENOSPC until blocks are trimmed, or with a larger --journal/);
 });
 
+test('a journal that is full for an image that fails is not to be trimmed or made larger', () => {
+  const status = new FakeGateway().status();
+  const { journal, volumes } = groupStatus();
+  const failing = volumes.map((volume) => ({ ...volume, imageError: 'EIO' }));
+  status.groups = [groupStatus({ journal: { ...journal, full: true }, volumes: failing })];
+  const told = formatStatus(status, PLAIN);
+  expect(told).toContain('ENOSPC until the image below can be written\n');
+  expect(told).toContain('its image cannot be written: EIO');
+});
+
 test('durations', () => {
   const cases = [0, 51.4, 999, 3210, 59_000, 61_000, 3_600_000, 7_800_000, 86_400_000, 273_600_000];
   expect(cases.map(formatDuration)).toEqual([
