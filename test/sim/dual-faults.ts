@@ -214,7 +214,7 @@ export class DualFaults {
     const { life } = site;
     after(random() * 1500, () => {
       // the last stop is in order, and what has failed by then is started again anyhow
-      if (life.over || (!this.active && (site.state === 'closing' || site.refuses))) return;
+      if (life.over || (!this.active && (site.state === 'closing' || (site.refuses && !site.unreadable)))) return;
       site.crash(true);
       this.#back(site);
     });

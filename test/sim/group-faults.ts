@@ -221,7 +221,7 @@ export class Faults {
     const { life } = site;
     after(random() * 1500, () => {
       // the last stop is in order, and what has failed by then is started again anyhow
-      if (life.over || (!this.active && (site.state === 'closing' || site.refuses))) return;
+      if (life.over || (!this.active && (site.state === 'closing' || (site.refuses && !site.unreadable)))) return;
       site.crash(true);
       this.#back(site);
     });
