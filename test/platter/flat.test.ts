@@ -121,7 +121,7 @@ describe('flat image', () => {
               .spyOn(fs, 'read')
               .mockImplementationOnce(((...args: unknown[]) =>
                 setImmediate(args[5] as (error: Error) => void, refusal)) as never);
-      expect(await run((done) => image.write(512, [new Uint8Array(512).fill(1)], done))).toBe(null);
+      expect(await run((done) => image.write(SIZE - 512, [new Uint8Array(512).fill(1)], done))).toBe(null);
       expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
       expect(refused).toHaveBeenCalled();
       refused.mockRestore();
