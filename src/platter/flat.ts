@@ -13,6 +13,7 @@ import { dirname, resolve } from 'node:path';
 import { assert } from '../assert.js';
 import { ForelockError } from '../errors.js';
 import { DirectoryLock, writeAll } from '../journal/disk-store.js';
+import { DirectReader } from './direct-reader.js';
 
 /** Most zeroes written by one call. */
 const ZERO_SIZE = 1024 * 1024;
@@ -43,6 +44,8 @@ export class FlatImage {
   readonly #identity: string;
   readonly #lock: DirectoryLock | null;
   #closed = false;
+  /** Looks for zeroes, from the first that are wanted to the next sync; null: not here, only through the page cache. */
+  #direct: DirectReader | null | undefined;
   /** Reads under way, and who waits for their end. */
   #reading = 0;
   #whenRead: (() => void) | null = null;
@@ -150,14 +153,13 @@ export class FlatImage {
 
   /**
    * The bytes read as zeroes afterwards. They are written, for a hole cannot be made from here; but where zeroes are read they
-   * are left as they are, so that a hole stays one.
+   * are left as they are, so that a hole stays one. One call at a time.
    *
    * @param isRead what is read there is what the disk has: after a failed sync that is not known, and all are written
    */
   zero(offset: number, size: number, isRead: boolean, done: Done): void {
     this.#check(offset, size);
     const end = offset + size;
-    const found = isRead ? Buffer.allocUnsafe(Math.min(ZERO_SIZE, size)) : null;
     let at = offset;
     const next = (error: Error | null) => {
       if (error !== null || at === end) {
@@ -168,20 +170,40 @@ export class FlatImage {
       const position = at;
       at += piece.length;
       const write = () => writeAll(this.#fd, piece, position, this.counters, 'bytesZeroed', next);
-      if (found === null) return write();
-      this.read(position, piece.length, found, (failure) => {
-        if (failure === null && found.compare(piece, 0, piece.length, 0, piece.length) === 0) next(null);
-        else write(); // also what cannot be read: written over it may be good again
-      });
+      if (!isRead) return write();
+      this.#look(position, piece.length, (isZero) => (isZero ? next(null) : write()));
     };
     if (size === 0) queueMicrotask(() => done(null));
     else next(null);
+  }
+
+  /** Whether zeroes are read there. What cannot be read has none: written over it may be good again. */
+  #look(offset: number, size: number, done: (isZero: boolean) => void): void {
+    const isZero = (found: Uint8Array) => Buffer.compare(found.subarray(0, size), ZEROES.subarray(0, size)) === 0;
+    if (this.#direct === undefined) this.#direct = DirectReader.open(this.#fd, ZERO_SIZE);
+    const direct = this.#direct;
+    if (direct === null) {
+      const found = Buffer.allocUnsafe(size);
+      this.read(offset, size, found, (error) => done(error === null && isZero(found)));
+      return;
+    }
+    this.#reading++;
+    direct.read(offset, size, (error, isWhole) => {
+      this.#reading--;
+      if (error?.code === 'EINVAL') {
+        this.#closeDirect();
+        this.#direct = null;
+        this.#look(offset, size, done);
+      } else done(isWhole && isZero(direct.bytes));
+      if (this.#reading === 0) this.#whenRead?.();
+    });
   }
 
   /** Durable afterwards: everything whose write was answered before this call. */
   sync(done: Done): void {
     assert(!this.#closed, 'the image is open');
     this.counters.syncs++;
+    this.#closeDirect();
     fs.fdatasync(this.#fd, (error) => done(error ?? null));
   }
 
@@ -215,9 +237,16 @@ export class FlatImage {
         this.#whenRead = resolve;
       });
     }
+    this.#closeDirect();
     fs.closeSync(this.#fd);
     OPEN.delete(this.#identity);
     this.#lock?.release();
+  }
+
+  #closeDirect(): void {
+    if (!this.#direct) return;
+    this.#direct.close();
+    this.#direct = undefined;
   }
 
   #check(offset: number, size: number): void {

@@ -105,6 +105,45 @@ describe('flat image', () => {
     await image.close();
   });
 
+  describe.each([
+    ['opened past the page cache', 'openSync'],
+    ['read past it', 'read'],
+  ] as const)('where nothing can be %s', (_, what) => {
+    test('a hole stays one, and what is none is zeroed', async () => {
+      const image = make();
+      const refusal = Object.assign(new Error('EINVAL: invalid argument'), { code: 'EINVAL' });
+      const refused =
+        what === 'openSync'
+          ? vi.spyOn(fs, 'openSync').mockImplementation(() => {
+              throw refusal;
+            })
+          : vi
+              .spyOn(fs, 'read')
+              .mockImplementationOnce(((...args: unknown[]) =>
+                setImmediate(args[5] as (error: Error) => void, refusal)) as never);
+      expect(await run((done) => image.write(SIZE - 512, [new Uint8Array(512).fill(1)], done))).toBe(null);
+      expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
+      expect(refused).toHaveBeenCalled();
+      refused.mockRestore();
+      expect(image.counters.bytesZeroed).toBe(SIZE / 4);
+      expect(fs.statSync(path).blocks * 512).toBeLessThan(SIZE / 2);
+      expect(fs.readFileSync(path).every((byte) => byte === 0)).toBe(true);
+      await image.close();
+    });
+  });
+
+  test('what is looked at for zeroes is what was written last, be it not on the disk yet', async () => {
+    const image = make();
+    expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
+    expect(await run((done) => image.write(SIZE - 512, [new Uint8Array(512).fill(1)], done))).toBe(null);
+    expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
+    expect(await run((done) => image.sync(done))).toBe(null);
+    expect(await run((done) => image.write(SIZE - 512, [new Uint8Array(512).fill(2)], done))).toBe(null);
+    expect(await run((done) => image.zero(0, SIZE, true, done))).toBe(null);
+    await image.close();
+    expect(fs.readFileSync(path).every((byte) => byte === 0)).toBe(true);
+  });
+
   test('zeroes are written over what cannot be read', async () => {
     fs.writeFileSync(path, new Uint8Array(SIZE).fill(7));
     const image = make();

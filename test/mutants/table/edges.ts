@@ -194,6 +194,14 @@ export const EDGES: readonly Mutant[] = [
     breaks: 'what was cut off is zeroes after the next round, served as data',
   },
   {
+    name: 'flat: where nothing is read past the page cache all is written',
+    file: 'platter/flat.ts',
+    find: "if (error?.code === 'EINVAL') {",
+    replace: "if (error?.code === 'none') {",
+    breaks: 'a trim fills the sparse image, where sectors are large',
+    tests: ['platter/flat.test.ts'],
+  },
+  {
     name: 'flat: another file of the same name is as good',
     file: 'platter/flat.ts',
     find: 'found.dev === opened.dev && found.ino === opened.ino;',
