@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
+import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, STATUS_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
 import { readKey } from '../link/key.js';
 import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
@@ -388,7 +388,8 @@ function addVerify(program: Command, exit: (code: number) => void): void {
       'after',
       `
 Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell, as the
-peer is away, or has applied nothing for ${VERIFY_STALL_MS / 1000} s. On a terminal it says how far it is.
+peer is away or has applied nothing for ${VERIFY_STALL_MS / 1000} s, or the gateway has answered nothing for ${STATUS_MS_MAX / 1000} s. On a terminal it
+says how far it is.
 
 Examples:
   forelock verify disk --state /srv/a
@@ -459,7 +460,7 @@ function addLock(program: Command, exit: (code: number) => void): void {
       'after',
       `
 At a standby the mirror's writes to the extent wait meanwhile, within the lease; the source goes on.
-Exit code 0: held and released; 1: not had in time, or taken away.
+Exit code 0: held and released; 1: not had in time, or taken away; 3: could not tell, as the gateway does not answer.
 
 Example:
   forelock lock disk --state /srv/b --at 0 --size 1M --mode read --hold 5`,

@@ -191,6 +191,29 @@ test('status of a gateway that stands still says so after a while, and a watch e
   still.close();
 });
 
+// They waited for ever, the lock also behind the time that it was to be held.
+test.each<[string, string, string[], string]>([
+  ['verify', '', ['verify', 'disk'], ''],
+  ['a verify begun', 'HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n', ['verify', 'disk', '--json'], ''],
+  ['lock', '', ['lock', 'disk', '--at', '0', '--size', '4K'], ''],
+  [
+    'a lock held',
+    'HTTP/1.1 200 OK\r\n\r\n{"id":"1"}\n',
+    ['lock', 'disk', '--at', '0', '--size', '4K', '--hold', '0.01'],
+    'held write lock on disk, offset 0 size 4K\n',
+  ],
+])('a gateway that stands still: %s says so', async (_, answer, args, out) => {
+  const state = mkdtempSync(join(folder, 'stops-'));
+  const still = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', (asked) => void (String(asked).startsWith('POST') && socket.write(answer)));
+  }).listen(join(state, ADMIN_SOCKET));
+  await once(still, 'listening');
+  const ended = await forelock(...args, '--state', state);
+  expect(ended).toEqual({ code: 3, out, err: expect.stringContaining('does its process hang?') });
+  still.close();
+});
+
 test('verify tells equal, different and unknown apart', async () => {
   const gateway = await fakeGateway();
   const equal = await forelock('verify', 'disk', '--state', '.');
