@@ -212,6 +212,9 @@ export const NBD_PAYLOAD_MS_MAX = 60_000;
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 
+// ---- shaper, for demonstrations and tests
+export const LINK_RTT_MS_MAX = 60_000; // the link's own timeouts are shorter: a typing error
+
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;
 /** Answers are bounded by what a gateway has volumes and groups; this is against something that is no gateway. */

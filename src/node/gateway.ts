@@ -37,6 +37,7 @@ import { splitName, type WhenSplit } from '../volume/split.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
+import { checkOptions } from './check-options.js';
 import { type GatewayOptions as Config, findDualMisfit, findMeaningless } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { LinkReport } from './link-report.js';
@@ -136,6 +137,7 @@ export class Gateway {
    *         state that was to be new
    */
   static async open(options: GatewayOptions): Promise<Gateway> {
+    checkOptions(options);
     const gateway = new Gateway(options, await xxhash());
     try {
       for (const group of options.groups) {
@@ -387,7 +389,8 @@ export class Gateway {
         ? findDualMisfit(options.group, { paired, speculation: speculation === 'on', onReject })
         : null) ?? findMeaningless(options.group, role, told);
     if (misfit !== null) {
-      store.close();
+      if (superblock === null) store.discard();
+      else store.close();
       throw new ForelockError('CONFIG', misfit);
     }
     const environment: StateEnvironment = {
@@ -419,6 +422,12 @@ export class Gateway {
     let group: Group | null = null;
     try {
       if (superblock !== null || role === 'primary') {
+        // nothing can be added later
+        if (superblock === null && options.volumes.length === 0)
+          throw new ForelockError(
+            'CONFIG',
+            `group ${options.group}: a new primary needs a volume: give it one, as in --volume disk:10G`,
+          );
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
       } else if (!paired) {

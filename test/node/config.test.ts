@@ -192,6 +192,7 @@ test.each<[string, Flags, string]>([
   ],
   ['a peer on no port', { state: '/s', peer: 'ws://b:0' }, '--peer: "ws://b:0": nobody listens on port 0'],
   ['a small ring', { state: '/s', ring: '1M' }, '--ring: 1M is not between 4 MiB and 1 GiB'],
+  ['an odd ring', { state: '/s', ring: '5M' }, '--ring: 5M is not a multiple of 4 MiB'],
   ['a small journal', { state: '/s', journal: '1M' }, '--journal: 1M is not between 32 MiB'],
   ['a negative round trip', { state: '/s', 'link-rtt': '-1' }, '--link-rtt: "-1" is not a number of milliseconds'],
   ['a long socket path', { state: '/s', 'nbd-unix': `/${'x'.repeat(120)}` }, 'longer than 107 bytes'],
