@@ -622,6 +622,8 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
   EACCES: 'the user whom it runs as has to read and write there',
   EPERM: 'the user whom it runs as has to read and write there',
   EROFS: 'mount it to be written',
+  ENOENT: 'no folder can be made there: choose another --state',
+  ENAMETOOLONG: 'choose a shorter --state',
   ENOTDIR: 'a part of this path is a file: choose another --state',
   EEXIST: 'a part of this path is a file: choose another --state',
   EIO: "the disk refuses: look into the system's log, and restore this site from its peer if it is lost",

@@ -113,6 +113,28 @@ test('a state directory that the system refuses: what, where, and what to do', a
   await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
 });
 
+test('a folder that is not there for an image, and a name too long for the system, are told as such', async () => {
+  const path = join(state, 'none', 'image');
+  const volumes = [{ name: 'disk', size: MIB, platter: 'flat' as const, path }];
+  const where = { state: join(state, 'a'), site: 'a', nbd: [] };
+  const message = `image ${path} cannot be made: there is no folder ${join(state, 'none')}: make it, or give another path=`;
+  const refused = Gateway.open({ ...where, groups: [{ ...group, volumes }] });
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message });
+  const long = Gateway.open({ ...where, state: join(state, 'x'.repeat(300)), groups: [group] });
+  await expect(long).rejects.toMatchObject({
+    code: 'CONFIG',
+    message: expect.stringMatching(/choose a shorter --state$/),
+  });
+  expect(readdirSync(state)).toEqual([]);
+});
+
+// It tried for ever, in one turn: no signal ended it.
+test.runIf(process.platform === 'linux')('where no folder can be made the start is refused', async () => {
+  const refused = Gateway.open({ state: '/proc/forelock', site: 'a', nbd: [], groups: [group] });
+  const message = expect.stringMatching(/ENOENT.*: no folder can be made there: choose another --state$/);
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message });
+});
+
 // The address was taken. The volume was there by then, and the next start was refused for the size that it corrected.
 test('a start that comes to nothing leaves nothing of a new state, and all of one that was there or is used', async () => {
   const taken = createServer().listen(0, '127.0.0.1');
