@@ -399,7 +399,7 @@ Examples:
       const volume = parseName(name, 'volume');
       const { isTTY } = process.stderr;
       const onProgress = (progress: VerifyProgress): void =>
-        void process.stderr.write(`\r${formatProgress(volume, progress)}\x1b[K`);
+        void process.stderr.write(`\r${formatProgress(volume, progress, process.stderr.columns)}\x1b[K`);
       const report = await clientOf(options)
         .verify(volume, { maps: options.maps ?? false, onProgress: isTTY ? onProgress : undefined })
         .catch((error) => {
@@ -417,9 +417,14 @@ Examples:
     });
 }
 
-export function formatProgress(volume: string, { doing, done, total }: VerifyProgress): string {
-  if (doing === 'waiting') return `${volume}: the other site has applied sequence ${done} of ${total}`;
-  return `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
+/** Its end, if all of it does not fit: a line that goes on in the next one cannot be written over. @param columns 0: not known */
+export function formatProgress(volume: string, { doing, done, total }: VerifyProgress, columns = 0): string {
+  const text =
+    doing === 'waiting'
+      ? `${volume}: the other site has applied sequence ${done} of ${total}`
+      : `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
+  const most = (columns || 80) - 1;
+  return text.length <= most ? text : `…${text.slice(text.length - most + 1)}`;
 }
 
 /** Whether something differs, for all that could be read. */
@@ -470,10 +475,17 @@ Example:
         name: string,
         options: Where & { at: string; size: string; mode: 'read' | 'write'; hold?: string; wait?: string },
       ) => {
+        const size = parseSize(options.size, '--size');
+        if (size === 0) throw new ForelockError('USAGE', `--size ${options.size}: a lock has a byte at least`);
+        if (options.hold !== undefined && Number(options.hold) === 0)
+          throw new ForelockError(
+            'USAGE',
+            `--hold ${JSON.stringify(options.hold)} is not a number of seconds above 0 and up to ${HOLD_SECONDS_MAX}`,
+          );
         const lock = await clientOf(options).lock({
           volume: parseName(name, 'volume'),
           offset: parseSize(options.at, '--at'),
-          size: parseSize(options.size, '--size'),
+          size,
           mode: options.mode,
           holdSeconds: options.hold === undefined ? null : parseSeconds(options.hold, '--hold', HOLD_SECONDS_MAX),
           waitSeconds: options.wait === undefined ? null : parseSeconds(options.wait, '--wait', LOCK_WAIT_SECONDS_MAX),

@@ -10,6 +10,7 @@ import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { DiskStore } from '../../src/journal/disk-store.js';
+import { formatProgress } from '../../src/node/cli.js';
 import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
 import { built, VERSION } from '../../src/paths.js';
 import { loadSuperblock } from '../../src/volume/group-state.js';
@@ -124,6 +125,18 @@ test.each<[string, string[], number, string]>([
     ['lock', 'd', '--at', '0', '--size', '1', '--mode', 'x'],
     2,
     'Allowed choices are read, write',
+  ],
+  [
+    'lock for no time',
+    ['lock', 'disk', '--state', '.', '--at', '0', '--size', '1M', '--hold', '0'],
+    2,
+    'forelock: --hold "0" is not a number of seconds above 0 and up to 86400',
+  ],
+  [
+    'lock of nothing',
+    ['lock', 'disk', '--state', '.', '--at', '0', '--size', '0'],
+    2,
+    'forelock: --size 0: a lock has a byte at least',
   ],
   [
     'lock with a bad time',
@@ -244,6 +257,21 @@ test('verify tells equal, different and unknown apart', async () => {
       code: exitCode,
       err: 'forelock: it cannot be told\n',
     });
+  }
+});
+
+// In a terminal of 40 columns each look at how far it is began a line of its own.
+test('how far a verify is stands in one line of the terminal', () => {
+  const waiting = { doing: 'waiting', done: 1030, total: 1031 } as const;
+  expect(formatProgress('disk', waiting, 0)).toBe('disk: the other site has applied sequence 1030 of 1031');
+  expect(formatProgress('disk', waiting, 40)).toBe('…site has applied sequence 1030 of 1031');
+  const comparing = { doing: 'comparing', done: 2 ** 31, total: 2 ** 32 } as const;
+  expect(formatProgress('disk', comparing, 200)).toBe('disk: compared 2147483648 of 4294967296 blocks (50 %)');
+  for (const columns of [0, 1, 2, 20, 80]) {
+    for (const progress of [waiting, comparing])
+      expect(formatProgress('d'.repeat(64), progress, columns).length).toBeLessThanOrEqual(
+        Math.max(1, (columns || 80) - 1),
+      );
   }
 });
 
