@@ -47,7 +47,8 @@ export interface VolumeOptions {
   size: number | null;
   /** null: as it is, or of a new volume BLOCK_SIZE_DEFAULT. */
   blockSize: number | null;
-  platter: 'journal' | 'flat';
+  /** null: as it is, or of a new volume `journal`. */
+  platter: 'journal' | 'flat' | null;
   /** Absolute; of the image: platter flat only. */
   path: string | null;
 }
@@ -185,7 +186,7 @@ const volumeFields = {
 };
 
 const volumeObject = z.strictObject(volumeFields).transform((fields, context): VolumeOptions => {
-  const platter = fields.platter ?? 'journal';
+  const platter = fields.platter ?? null;
   const blockSize = fields['block-size'] ?? BLOCK_SIZE_DEFAULT;
   const size = fields.size ?? null;
   const refuse = (message: string): never => {
@@ -193,7 +194,7 @@ const volumeObject = z.strictObject(volumeFields).transform((fields, context): V
     return z.NEVER;
   };
   if (platter === 'flat' && fields.path === undefined) return refuse('platter=flat needs path=FILE');
-  if (platter === 'journal' && fields.path !== undefined) return refuse('path=FILE needs platter=flat');
+  if (platter !== 'flat' && fields.path !== undefined) return refuse('path=FILE needs platter=flat');
   if (size !== null && (size === 0 || size > VOLUME_SIZE_MAX || size % blockSize !== 0)) {
     return refuse(`its size must be a multiple of ${blockSize} up to ${formatSize(VOLUME_SIZE_MAX)}, not ${size}`);
   }

@@ -287,6 +287,7 @@ export class Gateway {
           ...volume,
           size: volume.size ?? undefined,
           blockSize: volume.blockSize ?? undefined,
+          platter: volume.platter ?? undefined,
           path: volume.path ?? undefined,
         })),
         listen: group.listen ?? undefined,

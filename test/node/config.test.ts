@@ -37,7 +37,7 @@ test('flags alone: what is left out has its default', () => {
     groups: [
       {
         name: 'main',
-        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: null, platter: 'journal', path: null }],
+        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: null, platter: null, path: null }],
         role: null,
         listen: null,
         peer: null,
@@ -93,8 +93,8 @@ test('every flag has its place', () => {
       {
         name: 'db',
         volumes: [
-          { name: 'data', size: null, blockSize: null, platter: 'journal', path: null },
-          { name: 'log', size: 512e3, blockSize: 512, platter: 'journal', path: null },
+          { name: 'data', size: null, blockSize: null, platter: null, path: null },
+          { name: 'log', size: 512e3, blockSize: 512, platter: null, path: null },
           { name: 'old', size: 64 * 2 ** 20, blockSize: null, platter: 'flat', path: resolve('images/old.img') },
         ],
         role: 'primary',

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Gateway, type GroupOptions, LibraryVolume, NbdClient } from '../../src/index.js';
 import { VERIFY_BLOCKS_MAX } from '../../src/limits.js';
+import { resolveOptions } from '../../src/node/config.js';
 
 const MIB = 1 << 20;
 const group = {
@@ -126,6 +127,21 @@ test('a folder that is not there for an image, and a name too long for the syste
     message: expect.stringMatching(/choose a shorter --state$/),
   });
   expect(readdirSync(state)).toEqual([]);
+});
+
+// `--volume disk`, which does for a volume that exists, was refused: "the configuration says journal".
+test('a flat volume that exists is named without its platter', async () => {
+  const path = join(state, 'image');
+  const serve = async (volume: string): Promise<void> => {
+    const flags = { state: join(state, 'a'), nbd: 'none', volumes: [volume] };
+    const gateway = await Gateway.fromConfig(resolveOptions(flags, null));
+    expect(gateway.status().groups[0]!.volumes).toMatchObject([{ name: 'disk', size: MIB, platter: 'flat' }]);
+    await gateway.close();
+  };
+  await serve(`disk:1M,platter=flat,path=${path}`);
+  await serve('disk');
+  await serve('disk:1M');
+  await expect(serve('disk,platter=journal')).rejects.toThrow('is on platter flat, the configuration says journal');
 });
 
 // It tried for ever, in one turn: no signal ended it.
