@@ -743,8 +743,10 @@ export class ControlClient {
 
   #away(detail: string): ForelockError {
     const holder = this.#state === null ? null : holderOf(this.#state);
-    const next =
-      holder !== null
+    const isShut = detail === 'EACCES' || detail === 'EPERM';
+    const next = isShut
+      ? 'this user may not reach it: ask as the one whom it runs as'
+      : holder !== null
         ? `process ${holder} has it, and is starting, stopping, or stands still`
         : this.#state !== null
           ? 'start it with: forelock serve --state DIR …'

@@ -1,5 +1,5 @@
 /** The command as its users meet it: a child process, its streams and its exit code. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -202,6 +202,14 @@ test('status of a gateway that stands still says so after a while, and a watch e
   watched.child.kill('SIGINT');
   expect(await watched.ended).toBe(0);
   still.close();
+});
+
+// It was to be started, while it ran.
+test.runIf(process.getuid?.() === 0)("a state directory that is another user's is told as such", () => {
+  const command = [built('src/node/cli.js'), 'status', '--state', mkdtempSync(join(folder, 'shut-'))];
+  const { status, stderr } = spawnSync(process.execPath, command, { uid: 65534, gid: 65534, encoding: 'utf8' });
+  expect(stderr).toMatch(/\(EACCES\); this user may not reach it: ask as the one whom it runs as\n$/);
+  expect(status).toBe(3);
 });
 
 // They waited for ever, the lock also behind the time that it was to be held.
