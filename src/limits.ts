@@ -212,13 +212,17 @@ export const NBD_PAYLOAD_MS_MAX = 60_000;
 export const NBD_REQUESTS_MAX = 256; // requests in flight on one connection
 export const NBD_EXTENTS_MAX = 1 << 16; // extents in one BLOCK_STATUS reply
 
+// ---- shaper, for demonstrations and tests
+export const LINK_RTT_MS_MAX = 60_000; // the link's own timeouts are shorter: a typing error
+
 // ---- control API
 export const CONTROL_BODY_MAX = 64 * KIB;
 /** Answers are bounded by what a gateway has volumes and groups; this is against something that is no gateway. */
 export const CONTROL_ANSWER_MAX = 16 * MIB;
 /**
- * So long the status may take, of which a gateway has all in memory: one that stands still (a debugger, SIGSTOP, a disk that
- * hangs its thread) would leave who looks at it before an old picture, or none.
+ * So long the status may take, of which a gateway has all in memory, and any sign of life: one that stands still (a debugger,
+ * SIGSTOP, a disk that hangs its thread) would leave who looks at it before an old picture, or none, and who waits for a verify
+ * or a lock waiting for ever.
  */
 export const STATUS_MS_MAX = 5000;
 /** Locks held over the API at once; each holds a connection. */

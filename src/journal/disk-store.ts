@@ -17,7 +17,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { ForelockError } from '../errors.js';
 import { QuickSync } from './quick-sync.js';
 import type { Store, StoreFile } from './store.js';
@@ -76,7 +76,7 @@ export class DiskStore implements Store {
   constructor(directory: string, surroundings: DiskSurroundings = UNKNOWN) {
     this.directory = directory;
     this.#surroundings = surroundings;
-    this.#made = fs.mkdirSync(directory, { recursive: true, mode: 0o700 });
+    this.#made = makeFolders(directory);
     this.#lock = new DirectoryLock(directory);
     try {
       this.#directoryFd = fs.openSync(directory, 'r');
@@ -225,6 +225,24 @@ export class DiskStore implements Store {
       if (codeOf(error) !== 'ENOTEMPTY') throw error; // somebody else put something there
     }
   }
+}
+
+/**
+ * Makes a folder and those above it. Node's `recursive` tries for ever where nobody can make one (below /proc).
+ * @returns the topmost that was made
+ */
+function makeFolders(directory: string): string | undefined {
+  const missing: string[] = [];
+  for (let folder = resolve(directory); !fs.existsSync(folder); folder = dirname(folder)) missing.unshift(folder);
+  for (const folder of missing) {
+    try {
+      fs.mkdirSync(folder, { mode: 0o700 });
+    } catch (error) {
+      // another process may have made it meanwhile
+      if (codeOf(error) !== 'EEXIST' || !fs.existsSync(folder)) throw error;
+    }
+  }
+  return missing[0];
 }
 
 /** What a file asks of its store. */

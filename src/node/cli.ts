@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { Command, CommanderError, Option } from 'commander';
 import xxhash from 'xxhash-wasm';
 import { type ErrorCode, ForelockError } from '../errors.js';
-import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
+import { HOLD_SECONDS_MAX, LOCK_WAIT_MS_MAX, STATUS_MS_MAX, VERIFY_STALL_MS } from '../limits.js';
 import { readKey } from '../link/key.js';
 import { REJECT_POLICIES } from '../mirror/wire.js';
 import { VERSION } from '../paths.js';
@@ -182,7 +182,7 @@ function addServe(program: Command): void {
     .option('--site <name>', "this site's name (default: the state directory's); the peer's must differ")
     .option('--group <name>', 'the group that all --volume form (default: main)')
     .option('--journal <size>', "journal on disk, per group (default: twice the volumes' size, and 16 to 256 MiB)")
-    .option('--ring <size>', 'shared-memory ring, per group (default: 64M)')
+    .option('--ring <size>', 'shared-memory ring, per group; a multiple of 4M (default: 64M)')
     .option('--link-rtt <ms>', 'make the link longer by this round trip: for demonstrations and tests, at one end')
     .option('--link-rate <bytes/s>', 'let no more than this through the link, in each direction')
     .option('--config <file>', 'YAML with the same settings; needed for several groups. Flags win over it')
@@ -388,7 +388,8 @@ function addVerify(program: Command, exit: (code: number) => void): void {
       'after',
       `
 Re-reads and hashes the data at both sites. Exit code 0: equal; 1: they differ, and where; 3: could not tell, as the
-peer is away, or has applied nothing for ${VERIFY_STALL_MS / 1000} s. On a terminal it says how far it is.
+peer is away or has applied nothing for ${VERIFY_STALL_MS / 1000} s, or the gateway has answered nothing for ${STATUS_MS_MAX / 1000} s. On a terminal it
+says how far it is.
 
 Examples:
   forelock verify disk --state /srv/a
@@ -398,7 +399,7 @@ Examples:
       const volume = parseName(name, 'volume');
       const { isTTY } = process.stderr;
       const onProgress = (progress: VerifyProgress): void =>
-        void process.stderr.write(`\r${formatProgress(volume, progress)}\x1b[K`);
+        void process.stderr.write(`\r${formatProgress(volume, progress, process.stderr.columns)}\x1b[K`);
       const report = await clientOf(options)
         .verify(volume, { maps: options.maps ?? false, onProgress: isTTY ? onProgress : undefined })
         .catch((error) => {
@@ -416,9 +417,14 @@ Examples:
     });
 }
 
-export function formatProgress(volume: string, { doing, done, total }: VerifyProgress): string {
-  if (doing === 'waiting') return `${volume}: the other site has applied sequence ${done} of ${total}`;
-  return `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
+/** Its end, if all of it does not fit: a line that goes on in the next one cannot be written over. @param columns 0: not known */
+export function formatProgress(volume: string, { doing, done, total }: VerifyProgress, columns = 0): string {
+  const text =
+    doing === 'waiting'
+      ? `${volume}: the other site has applied sequence ${done} of ${total}`
+      : `${volume}: compared ${done} of ${total} blocks (${Math.floor((100 * done) / total)} %)`;
+  const most = (columns || 80) - 1;
+  return text.length <= most ? text : `…${text.slice(text.length - most + 1)}`;
 }
 
 /** Whether something differs, for all that could be read. */
@@ -459,7 +465,7 @@ function addLock(program: Command, exit: (code: number) => void): void {
       'after',
       `
 At a standby the mirror's writes to the extent wait meanwhile, within the lease; the source goes on.
-Exit code 0: held and released; 1: not had in time, or taken away.
+Exit code 0: held and released; 1: not had in time, or taken away; 3: could not tell, as the gateway does not answer.
 
 Example:
   forelock lock disk --state /srv/b --at 0 --size 1M --mode read --hold 5`,
@@ -469,10 +475,17 @@ Example:
         name: string,
         options: Where & { at: string; size: string; mode: 'read' | 'write'; hold?: string; wait?: string },
       ) => {
+        const size = parseSize(options.size, '--size');
+        if (size === 0) throw new ForelockError('USAGE', `--size ${options.size}: a lock has a byte at least`);
+        if (options.hold !== undefined && Number(options.hold) === 0)
+          throw new ForelockError(
+            'USAGE',
+            `--hold ${JSON.stringify(options.hold)} is not a number of seconds above 0 and up to ${HOLD_SECONDS_MAX}`,
+          );
         const lock = await clientOf(options).lock({
           volume: parseName(name, 'volume'),
           offset: parseSize(options.at, '--at'),
-          size: parseSize(options.size, '--size'),
+          size,
           mode: options.mode,
           holdSeconds: options.hold === undefined ? null : parseSeconds(options.hold, '--hold', HOLD_SECONDS_MAX),
           waitSeconds: options.wait === undefined ? null : parseSeconds(options.wait, '--wait', LOCK_WAIT_SECONDS_MAX),

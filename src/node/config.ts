@@ -23,6 +23,7 @@ import {
   GROUP_VOLUMES_MAX,
   GROUPS_MAX,
   JOURNAL_SEGMENTS_MIN,
+  LINK_RTT_MS_MAX,
   RING_SIZE_DEFAULT,
   RING_SIZE_MAX,
   RING_SIZE_MIN,
@@ -46,7 +47,8 @@ export interface VolumeOptions {
   size: number | null;
   /** null: as it is, or of a new volume BLOCK_SIZE_DEFAULT. */
   blockSize: number | null;
-  platter: 'journal' | 'flat';
+  /** null: as it is, or of a new volume `journal`. */
+  platter: 'journal' | 'flat' | null;
   /** Absolute; of the image: platter flat only. */
   path: string | null;
 }
@@ -93,7 +95,6 @@ export interface GatewayOptions {
 /** Key files, states and sockets have paths far below this. */
 const PATH_LENGTH_MAX = 4096;
 const FILE_SIZE_MAX = CONTROL_SIZE_MAX;
-const RTT_MS_MAX = 60_000;
 
 const JOURNAL_SIZE_MIN = JOURNAL_SEGMENTS_MIN * SEGMENT_SIZE_MIN;
 
@@ -135,12 +136,13 @@ function oneOf<T extends string>(...choices: T[]) {
   });
 }
 
-function sizeBetween(least: number, most: number) {
+function sizeBetween(least: number, most: number, unit = 1) {
   return value((text) => {
     const size = parseSize(text, 'size');
     if (size < least || size > most) {
       throw new Error(`${text} is not between ${formatSize(least)} and ${formatSize(most)}`);
     }
+    if (size % unit !== 0) throw new Error(`${text} is not a multiple of ${formatSize(unit)}`);
     return size;
   });
 }
@@ -184,7 +186,7 @@ const volumeFields = {
 };
 
 const volumeObject = z.strictObject(volumeFields).transform((fields, context): VolumeOptions => {
-  const platter = fields.platter ?? 'journal';
+  const platter = fields.platter ?? null;
   const blockSize = fields['block-size'] ?? BLOCK_SIZE_DEFAULT;
   const size = fields.size ?? null;
   const refuse = (message: string): never => {
@@ -192,7 +194,7 @@ const volumeObject = z.strictObject(volumeFields).transform((fields, context): V
     return z.NEVER;
   };
   if (platter === 'flat' && fields.path === undefined) return refuse('platter=flat needs path=FILE');
-  if (platter === 'journal' && fields.path !== undefined) return refuse('path=FILE needs platter=flat');
+  if (platter !== 'flat' && fields.path !== undefined) return refuse('path=FILE needs platter=flat');
   if (size !== null && (size === 0 || size > VOLUME_SIZE_MAX || size % blockSize !== 0)) {
     return refuse(`its size must be a multiple of ${blockSize} up to ${formatSize(VOLUME_SIZE_MAX)}, not ${size}`);
   }
@@ -257,11 +259,11 @@ const groupFields = {
   'when-split': value(parseWhenSplit).exactOptional(),
   'on-reject': oneOf(...REJECT_POLICIES).exactOptional(),
   journal: sizeBetween(JOURNAL_SIZE_MIN, Number.MAX_SAFE_INTEGER).exactOptional(),
-  ring: sizeBetween(RING_SIZE_MIN, RING_SIZE_MAX).exactOptional(),
+  ring: sizeBetween(RING_SIZE_MIN, RING_SIZE_MAX, SEGMENT_SIZE_MIN).exactOptional(),
   'link-rtt': value((text) => {
     const ms = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN;
-    if (!(ms <= RTT_MS_MAX))
-      throw new Error(`${JSON.stringify(text)} is not a number of milliseconds up to ${RTT_MS_MAX}`);
+    if (!(ms <= LINK_RTT_MS_MAX))
+      throw new Error(`${JSON.stringify(text)} is not a number of milliseconds up to ${LINK_RTT_MS_MAX}`);
     return ms;
   }).exactOptional(),
   'link-rate': value((text) => parseSize(text.replace(/\/s$/, ''), 'rate')).exactOptional(),
@@ -292,7 +294,7 @@ function parseWhenSplit(text: string): GroupOptions['whenSplit'] {
   return policy === 'prefer' ? { prefer } : { prefer, only: true };
 }
 
-function parsePeer(text: string): string {
+export function parsePeer(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : null;
   if (url === null || (url.protocol !== 'ws:' && url.protocol !== 'wss:') || url.hash !== '') {
     throw new Error(`${JSON.stringify(text)} is not a URL such as ws://HOST:PORT`);

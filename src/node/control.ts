@@ -17,10 +17,12 @@
  * Host that is not loopback, a body that is not declared as JSON).
  */
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
 import { chmodSync, existsSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { ERROR_CODES, type ErrorCode, ForelockError, whyNotHeard } from '../errors.js';
 import { lockHolder } from '../journal/disk-store.js';
@@ -41,6 +43,8 @@ export type { VerifyProgress, VerifyReport };
 
 /** At most so often a verify tells how far it is. */
 const PROGRESS_MS = 200;
+/** So long after an answer who waits for another looks whether there would be any. */
+const ALIVE_MS = 1000;
 
 export const STATUS_SCHEMA = 1;
 export const ADMIN_SOCKET = 'admin.sock';
@@ -532,7 +536,7 @@ export type ControlAddress = { state: string } | { admin: string };
 
 export interface HeldLock {
   id: string;
-  /** Resolves when the lock is gone: released, or lost. */
+  /** Resolves when the lock is gone: released, or lost. Rejects, AWAY, if its time is over and the gateway stands still. */
   ended: Promise<{ released: string; lost: boolean }>;
   /** Closes the request, and with it the lock. */
   release(): void;
@@ -571,23 +575,9 @@ export class ControlClient {
 
   /** @param signal ends the wait; the error is then AWAY as well */
   async status(signal?: AbortSignal): Promise<GatewayStatus> {
-    const ends = new AbortController();
-    const end = (): void => ends.abort();
-    let isLate = false;
-    const timer = setTimeout(() => {
-      isLate = true;
-      end();
-    }, STATUS_MS_MAX);
-    signal?.addEventListener('abort', end);
-    const answer = this.#json('GET', '/v1/status', { signal: ends.signal })
-      .catch((error) => {
-        throw isLate ? this.#away(`not for ${STATUS_MS_MAX / 1000} s: does its process hang?`) : error;
-      })
-      .finally(() => {
-        clearTimeout(timer);
-        signal?.removeEventListener('abort', end);
-      });
-    const status = (await answer) as GatewayStatus | null;
+    const text = await this.#atOnce('/v1/status', signal);
+    if (text === null) throw this.#standsStill();
+    const status = await this.#heard(async () => JSON.parse(text) as GatewayStatus | null);
     if (status?.schema !== STATUS_SCHEMA) {
       throw new ForelockError(
         'ENOTSUP',
@@ -597,38 +587,42 @@ export class ControlClient {
     return status;
   }
 
-  async verify(volume: string, { onProgress, ...options }: VerifyOptions): Promise<VerifyReport> {
+  verify(volume: string, { onProgress, ...options }: VerifyOptions): Promise<VerifyReport> {
     const body = { volume, ...options };
-    if (onProgress === undefined) return this.#reportOf(await this.#json('POST', '/v1/verify', { body }));
-    const response = await this.#request('POST', '/v1/verify', { body, accept: NDJSON });
-    return this.#heard(async () => {
-      if (response.headers['content-type'] !== NDJSON) return this.#reportOf(JSON.parse(await textOf(response)));
-      for await (const text of linesOf(response)) {
-        const line = JSON.parse(text) as {
-          progress?: VerifyProgress;
-          report?: unknown;
-          error?: { code: ErrorCode; message: string };
-        };
-        if (line.error !== undefined) throw new ForelockError(line.error.code, line.error.message);
-        if (line.report !== undefined) return this.#reportOf(line.report);
-        if (line.progress !== undefined) onProgress(line.progress);
-      }
-      throw this.#away('the connection ended');
+    return this.#whileAnswering(async (signal) => {
+      const response = await this.#request('POST', '/v1/verify', { body, accept: NDJSON, signal });
+      return this.#heard(async () => {
+        if (response.headers['content-type'] !== NDJSON) return this.#reportOf(JSON.parse(await textOf(response)));
+        for await (const text of linesOf(response)) {
+          const line = JSON.parse(text) as {
+            progress?: VerifyProgress;
+            report?: unknown;
+            error?: { code: ErrorCode; message: string };
+          };
+          if (line.error !== undefined) throw new ForelockError(line.error.code, line.error.message);
+          if (line.report !== undefined) return this.#reportOf(line.report);
+          if (line.progress !== undefined) onProgress?.(line.progress);
+        }
+        throw this.#away('the connection ended');
+      });
     });
   }
 
   /** Resolves when the lock is had. */
   async lock(body: LockRequest): Promise<HeldLock> {
-    const response = await this.#request('POST', '/v1/lock', { body });
-    const lines = linesOf(response);
-    const { id } = await this.#heard(async () => {
-      const first = await lines.next();
-      if (first.done === true) throw this.#away('the connection ended');
-      const lock = JSON.parse(first.value) as { id?: string } | null;
-      if (typeof lock?.id !== 'string') throw this.#noGateway('no lock');
-      return { id: lock.id };
+    const { id, response, lines } = await this.#whileAnswering(async (signal) => {
+      const response = await this.#request('POST', '/v1/lock', { body, signal });
+      const lines = linesOf(response);
+      const id = await this.#heard(async () => {
+        const first = await lines.next();
+        if (first.done === true) throw this.#away('the connection ended');
+        const lock = JSON.parse(first.value) as { id?: string } | null;
+        if (typeof lock?.id !== 'string') throw this.#noGateway('no lock');
+        return lock.id;
+      });
+      return { id, response, lines };
     });
-    const ended = (async () => {
+    const told = (async () => {
       try {
         const last = await lines.next();
         if (last.done !== true) return JSON.parse(last.value) as { released: string; lost: boolean };
@@ -637,12 +631,66 @@ export class ControlClient {
       }
       return { released: 'the connection to the gateway ended', lost: true };
     })();
-    return { id, ended, release: () => response.destroy() };
+    const release = (): void => void response.destroy();
+    return { id, ended: this.#inTime(told, body.holdSeconds).finally(release), release };
   }
 
-  async #json(method: string, path: string, options: RequestExtras): Promise<unknown> {
-    const response = await this.#request(method, path, options);
-    return this.#heard(async () => JSON.parse(await textOf(response)));
+  /** What the gateway tells by itself after `seconds`, if it still answers then. @param seconds null: at any time */
+  async #inTime<T>(told: Promise<T>, seconds: number | null): Promise<T> {
+    if (seconds === null) return told;
+    const wait = new AbortController();
+    const time = sleep(seconds * 1000, undefined, { signal: wait.signal }).catch(() => {});
+    await Promise.race([told, time]).finally(() => wait.abort());
+    return this.#whileAnswering((signal) => Promise.race([told, once(signal, 'abort') as Promise<never>]));
+  }
+
+  /** The text at `path`, which a gateway has in memory; null: in the time that this may take there was none. */
+  async #atOnce(path: string, signal?: AbortSignal): Promise<string | null> {
+    const ends = new AbortController();
+    const end = (): void => ends.abort();
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      end();
+    }, STATUS_MS_MAX);
+    signal?.addEventListener('abort', end);
+    try {
+      const response = await this.#request('GET', path, { signal: ends.signal });
+      return await this.#heard(() => textOf(response));
+    } catch (error) {
+      if (isLate) return null;
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', end);
+    }
+  }
+
+  /**
+   * What may take long, for as long as the gateway answers anything: of one that stands still it would never come.
+   * @throws ForelockError AWAY it does not, whatever `work` makes of its signal; and what `work` throws
+   */
+  async #whileAnswering<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const cut = new AbortController();
+    const over = new AbortController();
+    const watch = async (): Promise<void> => {
+      while (!over.signal.aborted) {
+        // a refusal is an answer: `work` gets it, too
+        const answer = await this.#atOnce('/livez', over.signal).catch(() => '');
+        if (answer === null && !over.signal.aborted) cut.abort();
+        await sleep(ALIVE_MS, undefined, { signal: over.signal }).catch(() => {});
+      }
+    };
+    void watch();
+    try {
+      const done = await work(cut.signal);
+      if (!cut.signal.aborted) return done;
+    } catch (error) {
+      if (!cut.signal.aborted) throw error;
+    } finally {
+      over.abort();
+    }
+    throw this.#standsStill();
   }
 
   /** Reads an answer. One that is cut, or that no gateway gives, is none: its error would say no where nobody knows. */
@@ -685,14 +733,20 @@ export class ControlClient {
     return report;
   }
 
+  #standsStill(): ForelockError {
+    return this.#away(`not for ${STATUS_MS_MAX / 1000} s: does its process hang?`);
+  }
+
   #noGateway(detail: string): ForelockError {
     return new ForelockError('AWAY', `what answers at ${this.#shown} is not a forelock gateway (${detail})`);
   }
 
   #away(detail: string): ForelockError {
     const holder = this.#state === null ? null : holderOf(this.#state);
-    const next =
-      holder !== null
+    const isShut = detail === 'EACCES' || detail === 'EPERM';
+    const next = isShut
+      ? 'this user may not reach it: ask as the one whom it runs as'
+      : holder !== null
         ? `process ${holder} has it, and is starting, stopping, or stands still`
         : this.#state !== null
           ? 'start it with: forelock serve --state DIR …'

@@ -37,6 +37,7 @@ import { splitName, type WhenSplit } from '../volume/split.js';
 import { runTransaction, type Transaction, type TransactionOptions } from '../volume/transaction.js';
 import { digestOf, pinnedView, type VerifyProgress, type VerifyReport, verifyVolume } from '../volume/verify.js';
 import type { Volume } from '../volume/volume.js';
+import { checkOptions } from './check-options.js';
 import { type GatewayOptions as Config, findDualMisfit, findMeaningless } from './config.js';
 import type { GatewayStatus, LockHold, LockRequest } from './control.js';
 import { LinkReport } from './link-report.js';
@@ -136,6 +137,7 @@ export class Gateway {
    *         state that was to be new
    */
   static async open(options: GatewayOptions): Promise<Gateway> {
+    checkOptions(options);
     const gateway = new Gateway(options, await xxhash());
     try {
       for (const group of options.groups) {
@@ -285,6 +287,7 @@ export class Gateway {
           ...volume,
           size: volume.size ?? undefined,
           blockSize: volume.blockSize ?? undefined,
+          platter: volume.platter ?? undefined,
           path: volume.path ?? undefined,
         })),
         listen: group.listen ?? undefined,
@@ -387,7 +390,8 @@ export class Gateway {
         ? findDualMisfit(options.group, { paired, speculation: speculation === 'on', onReject })
         : null) ?? findMeaningless(options.group, role, told);
     if (misfit !== null) {
-      store.close();
+      if (superblock === null) store.discard();
+      else store.close();
       throw new ForelockError('CONFIG', misfit);
     }
     const environment: StateEnvironment = {
@@ -419,6 +423,12 @@ export class Gateway {
     let group: Group | null = null;
     try {
       if (superblock !== null || role === 'primary') {
+        // nothing can be added later
+        if (superblock === null && options.volumes.length === 0)
+          throw new ForelockError(
+            'CONFIG',
+            `group ${options.group}: a new primary needs a volume: give it one, as in --volume disk:10G`,
+          );
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
       } else if (!paired) {
@@ -613,6 +623,8 @@ const NEXT_STEPS: Readonly<Record<string, string>> = {
   EACCES: 'the user whom it runs as has to read and write there',
   EPERM: 'the user whom it runs as has to read and write there',
   EROFS: 'mount it to be written',
+  ENOENT: 'no folder can be made there: choose another --state',
+  ENAMETOOLONG: 'choose a shorter --state',
   ENOTDIR: 'a part of this path is a file: choose another --state',
   EEXIST: 'a part of this path is a file: choose another --state',
   EIO: "the disk refuses: look into the system's log, and restore this site from its peer if it is lost",

@@ -260,7 +260,11 @@ function lockBeside(path: string): DirectoryLock {
     return new DirectoryLock(path, `${fs.existsSync(path) ? fs.realpathSync(path) : path}.forelock-lock`);
   } catch (error) {
     if (error instanceof ForelockError) throw error;
-    throw new ForelockError('CONFIG', `${path} cannot be locked: ${(error as Error).message}`, { cause: error });
+    const folder = dirname(path);
+    const why = fs.existsSync(folder)
+      ? `cannot be locked: ${(error as Error).message}`
+      : `cannot be made: there is no folder ${folder}: make it, or give another path=`;
+    throw new ForelockError('CONFIG', `image ${path} ${why}`, { cause: error });
   }
 }
 

@@ -606,10 +606,14 @@ function findShortage(
   );
 }
 
-/** Many segments make cleaning cheap, large ones make appends cheap: a thirty-second of the journal, a power of two. */
+/**
+ * Many segments make cleaning cheap, large ones make appends cheap: a thirty-second of the journal, a power of two that
+ * divides the ring.
+ */
 function chooseSegmentSize(journalSize: number, ringSize: number): number {
   const wanted = 2 ** Math.floor(Math.log2(Math.max(1, journalSize / 32)));
-  return Math.min(ringSize, SEGMENT_SIZE_MAX, Math.max(SEGMENT_SIZE_MIN, wanted));
+  const dividing = ringSize & -ringSize;
+  return Math.min(dividing, SEGMENT_SIZE_MAX, Math.max(SEGMENT_SIZE_MIN, wanted));
 }
 
 function checkLimit(limit: number, segmentSize: number): void {
@@ -675,7 +679,9 @@ function checkConfig(config: GroupConfig, superblock: Superblock): void {
       if (wanted.platter !== undefined && wanted.platter !== volume.platter)
         mismatch(`volume ${wanted.name} is on platter ${volume.platter}, the configuration says ${wanted.platter}`);
       if (wanted.path !== undefined && wanted.path !== volume.path)
-        mismatch(`volume ${wanted.name} has its image at ${volume.path}, the configuration says ${wanted.path}`);
+        mismatch(
+          `volume ${wanted.name} ${volume.path === undefined ? 'is on platter journal, without an image' : `has its image at ${volume.path}`}, the configuration says ${wanted.path}`,
+        );
     }
   }
 }

@@ -4,6 +4,7 @@
  * A write lock is speculative: it is granted by this site's range lock alone, its LOCK record goes out at once, and the
  * writes follow without waiting. `confirmed` tells when the peer really had it. A read lock waits for that.
  */
+import { types } from 'node:util';
 import {
   FLAG_ABORT_ON_CONFLICT,
   FLAG_READ_LOCK,
@@ -68,6 +69,7 @@ export function openScope(
 async function open(opening: Opening, extent: ExtentBytes, options: ScopeOptions): Promise<Scope> {
   const { volume, session } = opening;
   const { group } = volume;
+  checkOptions(options);
   checkExtent(volume, extent.offset, extent.size);
   if (group.refuseWrite() !== null) await new Promise<void>((resolve) => group.hold(resolve) || resolve());
   const refused = group.refuseWrite();
@@ -282,6 +284,7 @@ export class Scope {
 
   /** Writes whole blocks within the scope's extent; resolves as any write of the group does. */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
+    checkBytes(bytes);
     this.#check(offset, bytes.length);
     this.#writing += 1;
     const promised = await this.#append(offset, bytes).finally(() => {
@@ -403,6 +406,23 @@ export class Scope {
 
 function unlocked(): ForelockError {
   return new ForelockError('EINVAL', 'the scope is unlocked already');
+}
+
+/** What a program without types may give as a payload: a text, or elements of several bytes, would be written as something else. */
+export function checkBytes(bytes: Uint8Array): void {
+  if (types.isUint8Array(bytes)) return;
+  const given = Object.prototype.toString.call(bytes).slice('[object '.length, -1);
+  throw new ForelockError('EINVAL', `what is written must be a Uint8Array, or a Buffer, and not ${given}`);
+}
+
+/** A word that is none would be another mode, and a wait that is no number would have no end. */
+function checkOptions({ mode = 'write', onConflict = 'replay', waitMsMax = 0 }: ScopeOptions): void {
+  if (mode !== 'write' && mode !== 'read')
+    throw new ForelockError('EINVAL', `mode ${JSON.stringify(mode)} is not write or read`);
+  if (onConflict !== 'replay' && onConflict !== 'abort')
+    throw new ForelockError('EINVAL', `onConflict ${JSON.stringify(onConflict)} is not replay or abort`);
+  if (typeof waitMsMax !== 'number' || Number.isNaN(waitMsMax))
+    throw new ForelockError('EINVAL', `waitMsMax ${JSON.stringify(waitMsMax)} is not a number of milliseconds`);
 }
 
 export function checkExtent(volume: Volume, offset: number, size: number): void {

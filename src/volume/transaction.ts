@@ -31,6 +31,7 @@ import type { Group } from './group.js';
 import { readBytes } from './read-bytes.js';
 import {
   append,
+  checkBytes,
   checkExtent,
   checkRead,
   decided,
@@ -139,6 +140,7 @@ export class Transaction {
   write(volume: string, offset: number, bytes: Uint8Array): void {
     this.#check();
     const to = this.#volume(volume);
+    checkBytes(bytes);
     checkExtent(to, offset, bytes.length);
     const { blockSize, blockShift } = to;
     const from = offset / blockSize;

@@ -1,5 +1,5 @@
 /** The command as its users meet it: a child process, its streams and its exit code. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -10,6 +10,7 @@ import xxhash from 'xxhash-wasm';
 import { ForelockError } from '../../src/errors.js';
 import { NbdClient } from '../../src/frontend/nbd/client.js';
 import { DiskStore } from '../../src/journal/disk-store.js';
+import { formatProgress } from '../../src/node/cli.js';
 import { ADMIN_SOCKET, ControlServer } from '../../src/node/control.js';
 import { built, VERSION } from '../../src/paths.js';
 import { loadSuperblock } from '../../src/volume/group-state.js';
@@ -126,6 +127,18 @@ test.each<[string, string[], number, string]>([
     'Allowed choices are read, write',
   ],
   [
+    'lock for no time',
+    ['lock', 'disk', '--state', '.', '--at', '0', '--size', '1M', '--hold', '0'],
+    2,
+    'forelock: --hold "0" is not a number of seconds above 0 and up to 86400',
+  ],
+  [
+    'lock of nothing',
+    ['lock', 'disk', '--state', '.', '--at', '0', '--size', '0'],
+    2,
+    'forelock: --size 0: a lock has a byte at least',
+  ],
+  [
     'lock with a bad time',
     ['lock', 'd', '--state', 'a', '--at', '0', '--size', '1', '--hold', 'x'],
     2,
@@ -191,6 +204,37 @@ test('status of a gateway that stands still says so after a while, and a watch e
   still.close();
 });
 
+// It was to be started, while it ran.
+test.runIf(process.getuid?.() === 0)("a state directory that is another user's is told as such", () => {
+  const command = [built('src/node/cli.js'), 'status', '--state', mkdtempSync(join(folder, 'shut-'))];
+  const { status, stderr } = spawnSync(process.execPath, command, { uid: 65534, gid: 65534, encoding: 'utf8' });
+  expect(stderr).toMatch(/\(EACCES\); this user may not reach it: ask as the one whom it runs as\n$/);
+  expect(status).toBe(3);
+});
+
+// They waited for ever, the lock also behind the time that it was to be held.
+test.each<[string, string, string[], string]>([
+  ['verify', '', ['verify', 'disk'], ''],
+  ['a verify begun', 'HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\n\r\n', ['verify', 'disk', '--json'], ''],
+  ['lock', '', ['lock', 'disk', '--at', '0', '--size', '4K'], ''],
+  [
+    'a lock held',
+    'HTTP/1.1 200 OK\r\n\r\n{"id":"1"}\n',
+    ['lock', 'disk', '--at', '0', '--size', '4K', '--hold', '0.01'],
+    'held write lock on disk, offset 0 size 4K\n',
+  ],
+])('a gateway that stands still: %s says so', async (_, answer, args, out) => {
+  const state = mkdtempSync(join(folder, 'stops-'));
+  const still = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.once('data', (asked) => void (String(asked).startsWith('POST') && socket.write(answer)));
+  }).listen(join(state, ADMIN_SOCKET));
+  await once(still, 'listening');
+  const ended = await forelock(...args, '--state', state);
+  expect(ended).toEqual({ code: 3, out, err: expect.stringContaining('does its process hang?') });
+  still.close();
+});
+
 test('verify tells equal, different and unknown apart', async () => {
   const gateway = await fakeGateway();
   const equal = await forelock('verify', 'disk', '--state', '.');
@@ -221,6 +265,21 @@ test('verify tells equal, different and unknown apart', async () => {
       code: exitCode,
       err: 'forelock: it cannot be told\n',
     });
+  }
+});
+
+// In a terminal of 40 columns each look at how far it is began a line of its own.
+test('how far a verify is stands in one line of the terminal', () => {
+  const waiting = { doing: 'waiting', done: 1030, total: 1031 } as const;
+  expect(formatProgress('disk', waiting, 0)).toBe('disk: the other site has applied sequence 1030 of 1031');
+  expect(formatProgress('disk', waiting, 40)).toBe('…site has applied sequence 1030 of 1031');
+  const comparing = { doing: 'comparing', done: 2 ** 31, total: 2 ** 32 } as const;
+  expect(formatProgress('disk', comparing, 200)).toBe('disk: compared 2147483648 of 4294967296 blocks (50 %)');
+  for (const columns of [0, 1, 2, 20, 80]) {
+    for (const progress of [waiting, comparing])
+      expect(formatProgress('d'.repeat(64), progress, columns).length).toBeLessThanOrEqual(
+        Math.max(1, (columns || 80) - 1),
+      );
   }
 });
 

@@ -37,7 +37,7 @@ test('flags alone: what is left out has its default', () => {
     groups: [
       {
         name: 'main',
-        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: null, platter: 'journal', path: null }],
+        volumes: [{ name: 'disk', size: 2 ** 30, blockSize: null, platter: null, path: null }],
         role: null,
         listen: null,
         peer: null,
@@ -93,8 +93,8 @@ test('every flag has its place', () => {
       {
         name: 'db',
         volumes: [
-          { name: 'data', size: null, blockSize: null, platter: 'journal', path: null },
-          { name: 'log', size: 512e3, blockSize: 512, platter: 'journal', path: null },
+          { name: 'data', size: null, blockSize: null, platter: null, path: null },
+          { name: 'log', size: 512e3, blockSize: 512, platter: null, path: null },
           { name: 'old', size: 64 * 2 ** 20, blockSize: null, platter: 'flat', path: resolve('images/old.img') },
         ],
         role: 'primary',
@@ -192,6 +192,7 @@ test.each<[string, Flags, string]>([
   ],
   ['a peer on no port', { state: '/s', peer: 'ws://b:0' }, '--peer: "ws://b:0": nobody listens on port 0'],
   ['a small ring', { state: '/s', ring: '1M' }, '--ring: 1M is not between 4 MiB and 1 GiB'],
+  ['an odd ring', { state: '/s', ring: '5M' }, '--ring: 5M is not a multiple of 4 MiB'],
   ['a small journal', { state: '/s', journal: '1M' }, '--journal: 1M is not between 32 MiB'],
   ['a negative round trip', { state: '/s', 'link-rtt': '-1' }, '--link-rtt: "-1" is not a number of milliseconds'],
   ['a long socket path', { state: '/s', 'nbd-unix': `/${'x'.repeat(120)}` }, 'longer than 107 bytes'],

@@ -246,6 +246,34 @@ test('no gateway answers, and a process has its state: that it is to be started 
   await expect(new ControlClient({ state }).status()).rejects.toThrow('start it with');
 });
 
+test('what takes long is waited for while the gateway answers anything', async () => {
+  const { gateway } = await open();
+  const report = await gateway.verify('disk', { maps: false });
+  let looks = 0;
+  const relay = createServer((socket) => {
+    const to = connect(join(folder, ADMIN_SOCKET));
+    for (const end of [socket, to]) end.on('error', () => {});
+    socket.once('data', (asked) => {
+      if (String(asked).startsWith('GET /livez')) looks += 1;
+    });
+    socket.pipe(to).pipe(socket);
+  }).listen(0, '127.0.0.1');
+  await once(relay, 'listening');
+  const { port } = relay.address() as { port: number };
+  gateway.verify = async () => {
+    await until(() => looks === 3);
+    return report;
+  };
+  const client = new ControlClient({ admin: `http://127.0.0.1:${port}` });
+  await expect(client.verify('disk', { maps: false })).resolves.toEqual(report);
+  const held = await client.lock(LOCK);
+  looks = 0;
+  held.release();
+  await expect(held.ended).resolves.toMatchObject({ lost: true });
+  expect(looks).toBe(0);
+  relay.close();
+});
+
 // A stack trace, and of verify the exit code that says that the sites differ.
 test.each<[string, string]>([
   ['is cut', `${NDJSON}\r\n{"progress":{"doing":"comparing","done":1,"total":9}}\n{"repo`],

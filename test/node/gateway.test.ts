@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Gateway, type GroupOptions, LibraryVolume, NbdClient } from '../../src/index.js';
 import { VERIFY_BLOCKS_MAX } from '../../src/limits.js';
+import { resolveOptions } from '../../src/node/config.js';
 
 const MIB = 1 << 20;
 const group = {
@@ -113,6 +114,43 @@ test('a state directory that the system refuses: what, where, and what to do', a
   await expect(refused).rejects.toThrow(/ENOTDIR.*: a part of this path is a file: choose another --state$/);
 });
 
+test('a folder that is not there for an image, and a name too long for the system, are told as such', async () => {
+  const path = join(state, 'none', 'image');
+  const volumes = [{ name: 'disk', size: MIB, platter: 'flat' as const, path }];
+  const where = { state: join(state, 'a'), site: 'a', nbd: [] };
+  const message = `image ${path} cannot be made: there is no folder ${join(state, 'none')}: make it, or give another path=`;
+  const refused = Gateway.open({ ...where, groups: [{ ...group, volumes }] });
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message });
+  const long = Gateway.open({ ...where, state: join(state, 'x'.repeat(300)), groups: [group] });
+  await expect(long).rejects.toMatchObject({
+    code: 'CONFIG',
+    message: expect.stringMatching(/choose a shorter --state$/),
+  });
+  expect(readdirSync(state)).toEqual([]);
+});
+
+// `--volume disk`, which does for a volume that exists, was refused: "the configuration says journal".
+test('a flat volume that exists is named without its platter', async () => {
+  const path = join(state, 'image');
+  const serve = async (volume: string): Promise<void> => {
+    const flags = { state: join(state, 'a'), nbd: 'none', volumes: [volume] };
+    const gateway = await Gateway.fromConfig(resolveOptions(flags, null));
+    expect(gateway.status().groups[0]!.volumes).toMatchObject([{ name: 'disk', size: MIB, platter: 'flat' }]);
+    await gateway.close();
+  };
+  await serve(`disk:1M,platter=flat,path=${path}`);
+  await serve('disk');
+  await serve('disk:1M');
+  await expect(serve('disk,platter=journal')).rejects.toThrow('is on platter flat, the configuration says journal');
+});
+
+// It tried for ever, in one turn: no signal ended it.
+test.runIf(process.platform === 'linux')('where no folder can be made the start is refused', async () => {
+  const refused = Gateway.open({ state: '/proc/forelock', site: 'a', nbd: [], groups: [group] });
+  const message = expect.stringMatching(/ENOENT.*: no folder can be made there: choose another --state$/);
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message });
+});
+
 // The address was taken. The volume was there by then, and the next start was refused for the size that it corrected.
 test('a start that comes to nothing leaves nothing of a new state, and all of one that was there or is used', async () => {
   const taken = createServer().listen(0, '127.0.0.1');
@@ -155,7 +193,8 @@ test('what an existing state contradicts, does nothing, or is not there is told'
   await refused([web]).toThrow('The state directory has group main: is one of them meant, with --group?');
   expect(readdirSync(state)).toEqual(['main']);
   await (await Gateway.open({ ...where, groups: [{ ...web, volumes: [{ name: 'disk', size: MIB }] }] })).close();
-  await refused([{ ...group, ring: 5 * MIB }]).toThrow(/the ring must be a multiple of that$/); // and no word of the other group
+  const short = { ...group, journal: 8 * MIB };
+  await refused([short]).toThrow(/needs at least 8 segments of 4194304 bytes$/); // and no word of the other group
   const folder = join(state, 'none');
   await refused([group], [{ path: join(folder, 'x.sock') }]).toThrow(`there is no folder ${folder}: make it`);
   const split = await Gateway.open({ ...where, groups: [{ ...group, whenSplit: { prefer: 'a' } }] });
@@ -163,6 +202,55 @@ test('what an existing state contradicts, does nothing, or is not there is told'
   await split.close();
   for (const name of ['superblock.a', 'superblock.b']) writeFileSync(join(state, 'main', name), 'rubbish');
   await refused([group]).toThrow(`state directory ${join(state, 'main')}: superblock.a and superblock.b damaged`);
+});
+
+// An assertion failed, as if it were a bug of ours; or it was taken: a group ../x wrote beside the state directory.
+test.each<[string, object, string]>([
+  ['ring', { ring: 3 * MIB }, 'options.groups.0.ring: it must be a multiple of 4 MiB, from 4 MiB to 1 GiB'],
+  ['ring', { ring: 2048 * MIB }, 'options.groups.0.ring: it must be a multiple'],
+  ['ring', { ring: '64M' }, 'options.groups.0.ring: Invalid input: expected number, received string'],
+  ['journal', { journal: Number.NaN }, 'options.groups.0.journal: '],
+  ['group', { group: '../x' }, 'options.groups.0.group: name "../x" is not a name'],
+  ['volumes', { volumes: undefined }, 'options.groups.0.volumes: '],
+  ['volume name', { volumes: [{ name: 'disk@applied', size: MIB }] }, 'options.groups.0.volumes.0.name: '],
+  ['volume size', { volumes: [{ name: 'disk', size: '1048576' }] }, 'options.groups.0.volumes.0.size: '],
+  ['no volume', { volumes: [] }, 'group main: a new primary needs a volume'],
+  ['kernel', { kernel: 'native' }, 'options.groups.0.kernel: '],
+  ['speculation', { speculation: true }, 'options.groups.0.speculation: '],
+  ['when-split', { whenSplit: 'prefer:a' }, "options.groups.0.whenSplit: it must be 'freeze', { prefer: SITE }"],
+  ['round trip', { peer: 'ws://127.0.0.1:1', linkRttMs: -1 }, 'options.groups.0.linkRttMs: '],
+  ['peer', { peer: 'ws://127.0.0.1:0' }, 'options.groups.0.peer: '],
+  ['listen', { listen: { host: '127.0.0.1', port: 70_000 } }, 'options.groups.0.listen.port: '],
+  ['both ends', { peer: 'ws://127.0.0.1:1', listen: { host: '127.0.0.1', port: 0 } }, 'of a pair one has `peer`'],
+  ['key unknown', { whenpeeraway: 'block' }, 'options.groups.0: Unrecognized key: "whenpeeraway"'],
+])('an option that cannot be is told by its place: %s', async (_, change, message) => {
+  const place = join(state, 'a');
+  const refused = Gateway.open({ state: place, site: 'a', nbd: [], groups: [{ ...group, ...change }] });
+  await expect(refused).rejects.toMatchObject({ code: 'CONFIG', message: expect.stringContaining(message) });
+  expect(readdirSync(state)).toEqual([]);
+});
+
+test('options of a gateway that cannot be are told, all at once', async () => {
+  const options = { state: '', site: 'a b', nbd: [{ host: '::1' }], groups: [group, group] };
+  await expect(Gateway.open(options as never)).rejects.toMatchObject({
+    code: 'CONFIG',
+    message: expect.stringMatching(
+      /options\.state.*\noptions\.site: .*\noptions\.groups: two groups.*\noptions\.nbd\.0: it/,
+    ),
+  });
+  await expect(Gateway.open(undefined as never)).rejects.toMatchObject({ code: 'CONFIG' });
+});
+
+test('a ring need not be a power of two', async () => {
+  const gateway = await Gateway.open({
+    state,
+    site: 'a',
+    nbd: [],
+    groups: [{ ...group, ring: 12 * MIB, journal: 1024 * MIB }],
+  });
+  await gateway.ready();
+  await gateway.close();
+  expect(readdirSync(join(state, 'main'))).toContain('superblock.a');
 });
 
 // The status said "ack applied", and a flush was answered when it was on the disk here.

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { TYPE_WRITE } from '../../assembly/layout.js';
-import { Gateway, type GroupOptions, LibraryVolume } from '../../src/index.js';
+import { Gateway, type GroupOptions, LibraryVolume, type ScopeOptions } from '../../src/index.js';
 
 const MIB = 1 << 20;
 const group = {
@@ -51,6 +51,47 @@ test('the edges of a volume: nothing is read of nothing, and what lies outside i
     }
     await expect(scope.read(0, 0)).rejects.toMatchObject({ code: 'EINVAL' });
     await scope.unlock();
+  } finally {
+    await gateway.close();
+  }
+});
+
+// A text was written as zeroes, and of elements with two bytes each the half of them, each cut to one byte: both were answered.
+// A wait of NaN had no end, and a mode with a capital letter was the other one.
+test('what a program without types gives is refused, and not taken for something else', async () => {
+  const gateway = await Gateway.open({ state, site: 'a', nbd: [], groups: [group] });
+  try {
+    await gateway.ready();
+    const volume = new LibraryVolume(gateway.volume('disk'));
+    await volume.write(0, Buffer.alloc(4096, 7));
+    const extent = { offset: 0, size: 4096 };
+    const scope = await volume.lock(extent);
+    for (const bytes of [
+      'x'.repeat(4096),
+      new Uint16Array(4096),
+      Array(4096).fill(1),
+      new ArrayBuffer(4096),
+      null,
+      undefined,
+    ]) {
+      const payload = bytes as unknown as Uint8Array;
+      const refused = { code: 'EINVAL', message: expect.stringContaining('must be a Uint8Array') };
+      await expect(volume.write(0, payload)).rejects.toMatchObject(refused);
+      await expect(scope.write(0, payload)).rejects.toMatchObject(refused);
+      const transaction = gateway.transaction('main', async (transaction) => {
+        await transaction.lock('disk', { offset: 8192, size: 4096 });
+        transaction.write('disk', 8192, payload);
+      });
+      await expect(transaction).rejects.toMatchObject(refused);
+    }
+    for (const options of [{ waitMsMax: Number.NaN }, { waitMsMax: '1' }, { mode: 'Read' }, { onConflict: 'wait' }]) {
+      await expect(volume.lock(extent, options as ScopeOptions)).rejects.toMatchObject({
+        code: 'EINVAL',
+        message: expect.stringContaining(Object.keys(options)[0]!),
+      });
+    }
+    await scope.unlock();
+    expect(await volume.read(0, 4096)).toEqual(Buffer.alloc(4096, 7));
   } finally {
     await gateway.close();
   }

@@ -233,7 +233,7 @@ describe('flat image', () => {
   test('what is no image is refused: a directory, a character device, a place that cannot be written', () => {
     expect(() => make(directory)).toThrow('neither a file nor a block device');
     expect(() => make('/dev/null')).toThrow('neither a file nor a block device');
-    expect(() => make(join(directory, 'missing', 'volume.img'))).toThrow('cannot be locked');
+    expect(() => make(join(directory, 'missing', 'volume.img'))).toThrow('there is no folder');
   });
 
   test('an image that was cut short behind our back is an error, not zeroes', async () => {

@@ -3,7 +3,7 @@
 import { ForelockError } from '../../errors.js';
 import { HostSession } from '../../volume/catalog.js';
 import type { Completion, DeviceExtent } from '../../volume/device.js';
-import type { ExtentBytes, Scope, ScopeOptions } from '../../volume/scope.js';
+import { checkBytes, type ExtentBytes, type Scope, type ScopeOptions } from '../../volume/scope.js';
 import type { Volume } from '../../volume/volume.js';
 
 /**
@@ -58,6 +58,7 @@ export class LibraryVolume {
    * @throws ForelockError EINVAL, EPERM, ENOSPC, EIO, ETIMEDOUT, PEER_AWAY
    */
   async write(offset: number, bytes: Uint8Array, options: { fua?: boolean } = {}): Promise<void> {
+    checkBytes(bytes);
     this.#check(offset, bytes.length, 'write');
     await this.#settled((completion) =>
       this.#session.write(offset, bytes.length, [bytes], options.fua ?? false, completion),
