@@ -334,13 +334,13 @@ export class Receiver implements MirrorEnd {
         const header = this.#received.read(journal.memory.view, at);
         wrong = kept === data.count ? `more than the ${kept} records announced` : null;
         wrong ??= this.#misplaced(header, data.first, sequence);
+        if (data.first !== 0) wrong ??= this.#misordered(header, position);
         if (wrong !== null) return false;
         kept += 1;
         if (data.first === 0) next = { volume: header.volume, lba: header.lba + header.blockCount };
         else {
           sequence = header.sequence;
           journal.peer.appended = sequence;
-          this.#group.order?.received(header, position);
           if (header.type === TYPE_FLUSH) flushed = true;
         }
         if (header.clock > journal.stamp) journal.stamp = header.clock;
@@ -393,6 +393,20 @@ export class Receiver implements MirrorEnd {
   }
 
   /**
+   * Where both sites write their order is told of a record that is about to be kept.
+   * @returns what is wrong with it, or null; then the order knows nothing of it, and it must not be kept
+   */
+  #misordered(header: RecordHeader, position: number): string | null {
+    try {
+      this.#group.order?.received(header, position);
+      return null;
+    } catch (error) {
+      if (error instanceof ForelockError && error.code === 'PEER_PROTOCOL') return error.message;
+      throw error;
+    }
+  }
+
+  /**
    * The ring is full: no more from the link until the disk has taken some of it. Where both sites write the link goes on,
    * and what it brings is held, which is no more than was promised to be taken: behind it come the confirmations that
    * free this site's journal, and as long as the peer cannot send, its ring keeps what is under way.
@@ -417,9 +431,9 @@ export class Receiver implements MirrorEnd {
   takeReturned(header: RecordHeader, position: number): boolean {
     const { journal, order } = this.#group;
     if (order === null || header.site !== this.#stream || header.sequence !== journal.peer.appended + 1) return false;
+    if (this.#misordered(header, position) !== null) return false;
     journal.peer.appended = header.sequence;
     this.#horizon = journal.own.appended;
-    order.received(header, position);
     this.#target.step({ kind: 'returned', through: header.sequence });
     this.#tailMarks.push({ through: header.sequence, position: position + header.size });
     return true;

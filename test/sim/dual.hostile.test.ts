@@ -7,9 +7,13 @@ vi.mock('../../src/limits.js', async (original) => ({
   ...(await import('./small-limits.js')).SMALL_LIMITS,
 }));
 
+import { AT_SEEN, AT_SIZE, TYPE_LOCAL } from '../../assembly/layout.js';
+import { RING_FULL } from '../../src/journal/journal.js';
+import { RecordHeader } from '../../src/journal/record.js';
 import { EPOCH_MAX, PEER_AHEAD_MAX } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
 import { decode, KIND_READY, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
+import { DualOrder } from '../../src/volume/dual-order.js';
 import { DUAL_QUIET } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
 import { DualWorld } from './dual-world.js';
@@ -225,4 +229,73 @@ test.each(['READY', 'CONFIRM'])('a %s with a horizon that no stream gets to is n
   expect(said.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /a horizon of / });
   for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
   await backTogether(world);
+});
+
+/** The next stretch that the site gets has a last record that claims to have seen more than there is, and checks. */
+function forgeNext({ pair, group }: DualSite): void {
+  const { kernel, memory } = group!.journal;
+  const order = group!.order!;
+  const { received } = order; // the world's, which knows what was written
+  order.received = (header, position) =>
+    header.seen === 1000
+      ? DualOrder.prototype.received.call(order, header, position)
+      : received.call(order, header, position);
+  const { at } = group!.state.regions.cleaner;
+  const link = pair!.link!;
+  const deliver = link.onMessage!;
+  link.onMessage = (header, stretch) => {
+    if (stretch === null) return deliver(header, stretch);
+    link.onMessage = deliver;
+    memory.bytes.set(stretch, at);
+    let last = at;
+    for (let next = at; next < at + stretch.length; next += memory.view.getUint32(next + AT_SIZE, true)) last = next;
+    memory.view.setUint32(last + AT_SEEN, 1000, true);
+    kernel.seal(at, stretch.length);
+    deliver(header, memory.bytes.slice(at, at + stretch.length));
+  };
+}
+
+/** How many records of the peer stand in the journal, through its head. */
+function recordsOfPeer({ journal }: DualSite): number {
+  const header = new RecordHeader();
+  let count = 0;
+  for (let position = 0; position < journal.head; position += header.size) {
+    header.read(journal.memory.view, journal.address(position));
+    if (header.type < TYPE_LOCAL && header.site === journal.peer.site) count += 1;
+  }
+  return count;
+}
+
+/**
+ * Its sequence, and those of the good records in front of it, counted as received before the order of scopes had looked at
+ * it: they were in no journal, and the peer was never asked for them again. While there was no room nobody caught what
+ * that said of the record, and the process ended.
+ */
+test.each([
+  ['at once', false],
+  ['when there is room', true],
+])('a record that no site could have written is not kept, be it taken %s', async (_, isFull) => {
+  const world = await apart(bothWrote);
+  world.line.downUntil = 0;
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+  const [first, second] = world.sites;
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {}); // of the link that ends
+  forgeNext(second);
+  if (isFull) vi.spyOn(second.journal, 'accept').mockReturnValueOnce(RING_FULL);
+  const { counters } = second.group!.receiver!;
+  const [volume] = first.group!.volumes.values();
+  for (const block of [1, 2, 3]) {
+    const bytes = world.truth.history.payload(volume!.blockSize);
+    volume!.write(1, block * volume!.blockSize, bytes.length, [bytes], false, { settle: () => {} });
+  }
+  await world.until(() => first.pair!.link === null, 5000, 'it is taken');
+  expect(second.journal.peer.appended).toBe(recordsOfPeer(second));
+  expect(counters.protocolErrors).toBe(1);
+  expect(told.mock.calls.every(([error]) => /link was closed: record 4 of the peer has seen/.test(`${error}`))).toBe(
+    true,
+  );
+  told.mockRestore();
+  await world.until(() => world.settled(), 20_000, 'the sites do not find together again');
+  expect(second.journal.peer.appended).toBe(recordsOfPeer(second));
+  await world.checks.compareAll();
 });
