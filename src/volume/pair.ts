@@ -19,9 +19,9 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { NO_RECORD_KEY, type Superblock } from '../journal/superblock.js';
-import { ASKS_MAX, BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX, PEER_ASKS_MAX, TRANSACTION_WRITES_MAX } from '../limits.js';
+import { ASKS_MAX, BLOCK_SIZE_DEFAULT, PEER_ASKS_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
-import { positionBefore } from '../mirror/base.js';
+import { farthest, findWrongBeginning } from '../mirror/beginning.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -552,7 +552,7 @@ export class Pair implements Peering {
           if (this.#sending || !this.#offered || decision === null || group === null || group.sender === null)
             throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
-          this.#checkHorizon(group, message.ready.horizon);
+          this.#checkHorizon(message.ready.horizon);
           this.#running = true;
           this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
@@ -561,7 +561,7 @@ export class Pair implements Peering {
           return;
         }
         case KIND_CONFIRM:
-          if (this.#sending) this.#checkHorizon(this.group!, message.confirm.horizon);
+          if (this.#sending) this.#checkHorizon(message.confirm.horizon);
           break;
         case KIND_REFUSE:
           this.#refusal = message.refuse.reason;
@@ -597,12 +597,20 @@ export class Pair implements Peering {
     });
   }
 
-  /** What the peer confirms counts once so much of its stream is here. Of what it cannot have appended that is never so. */
-  #checkHorizon({ order, journal, receiver }: Group, horizon: number): void {
-    const { streams, site } = this.#peer!;
-    const said = Math.max(streams[site.number] ?? 0, receiver?.announced.appended ?? 0, journal.peer.appended);
-    if (horizon > (order === null ? 0 : said + PEER_AHEAD_MAX))
-      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that ends at ${said}`);
+  /** Where both write: how far the peer's own stream may be. What it says of more is never so. Else 0. */
+  get #mostOfPeer(): number {
+    const { group } = this;
+    const { role, streams, site } = this.#peer!;
+    if (role !== 'dual') return 0;
+    const received = group?.journal.peer.appended ?? 0;
+    return farthest(Math.max(streams[site.number] ?? 0, group?.receiver?.announced.appended ?? 0, received));
+  }
+
+  /** What the peer confirms counts once so much of its stream is here. */
+  #checkHorizon(horizon: number): void {
+    const most = this.#mostOfPeer;
+    if (horizon > most)
+      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that can be at ${most} at most`);
   }
 
   /** The source begins: adopt what has to be adopted, durably, then READY. */
@@ -631,7 +639,9 @@ export class Pair implements Peering {
       // it may have minted while its HELLO was under way: what was decided here was about the older history
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
-    this.#checkBeginning(start, decision);
+    const own = this.group?.journal.own.site ?? decision.target;
+    const wrong = findWrongBeginning(start, decision, own, this.#mostOfPeer);
+    if (wrong !== null) throw new ForelockError('PEER_PROTOCOL', wrong);
     if (decision.row === 2 && decision.target === this.group?.journal.own.site) {
       // its HELLO was that of an empty site, which an older link has set up since: what was decided leaves out its stream
       return link.close(CLOSE_NORMAL, 'the group is set up: begin again');
@@ -679,32 +689,6 @@ export class Pair implements Peering {
       return;
     }
     this.#ready(link, this.group, start);
-  }
-
-  /**
-   * START is to say what was decided: of a first copy, or of another place to go on from, it is written down here before
-   * anything comes that shows it to be wrong. But a HELLO may be old by then: an older link may have brought the target more
-   * since, and the source has gone on, and may have freed what would have made an empty target's image without a copy.
-   */
-  #checkBeginning({ action, stream, from, base }: Start, decision: Decision): void {
-    const own = this.group?.journal.own.site ?? decision.target;
-    const { row, target, through, back } = decision;
-    // nothing goes back unless both write
-    const due = decision.source === own ? { stream: target, from: back ?? -1, base: null } : decision;
-    let fits: boolean;
-    if (base === null) fits = due.base === null && from <= due.from;
-    else if (row === 3) fits = due.base !== null && !positionBefore(due.base, base) && from === due.from;
-    else {
-      const isDue = due.base !== null || (due === decision && row === 2);
-      // it begins in front of what was staged
-      const isNear = from >= through - TRANSACTION_WRITES_MAX && from <= through + PEER_AHEAD_MAX;
-      fits = isDue && isNear && base.volume === 0 && base.lba === 0;
-    }
-    if (fits && stream === due.stream && action === (base === null ? 'replay' : 'base')) return;
-    throw new ForelockError(
-      'PEER_PROTOCOL',
-      `START of stream ${stream} (${action}) behind ${from}, and stream ${due.stream} goes on behind ${due.from}: both ends must decide the same`,
-    );
   }
 
   #ready(link: Link, group: Group, start: Start): void {

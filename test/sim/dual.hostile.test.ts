@@ -140,6 +140,19 @@ test.each<[string, (from: number) => Partial<Start>]>([
   await backTogether(world);
 });
 
+/** Nobody was served until so much of the peer's stream had come, which was never. */
+test.each(['confirmed', 'granted'])(
+  'a START by which more was %s than any stream has is not followed',
+  async (field) => {
+    const world = await apart(bothWrote);
+    const { link, start } = await meet(world);
+    link.hear({ kind: KIND_START, start: { ...start, [field]: 2 ** 52 } });
+    expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /confirmed or granted/ });
+    link.onClose!('closed', CLOSE_PROTOCOL);
+    await backTogether(world);
+  },
+);
+
 test('a START is followed that does not know what an older link brought after HELLO', async () => {
   // READY says how far that is.
   const world = await apart(bothWrote);

@@ -383,7 +383,7 @@ export const VOLUME: readonly Mutant[] = [
   {
     name: 'pair: any horizon in READY',
     file: 'volume/pair.ts',
-    find: 'this.#checkHorizon(group, message.ready.horizon);',
+    find: 'this.#checkHorizon(message.ready.horizon);',
     replace: '',
     breaks: 'flushes wait for what never comes, and the link looks well',
   },
@@ -1302,7 +1302,7 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: 'peer-says: a first copy that was not decided on',
-    file: 'volume/pair.ts',
+    file: 'mirror/beginning.ts',
     find: 'due.base !== null || (due === decision && row === 2);',
     replace: 'due.base !== null || due === decision;',
     breaks: 'a good image is unfinished for good',
@@ -1310,7 +1310,7 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: 'peer-says: a stream that goes on later',
-    file: 'volume/pair.ts',
+    file: 'mirror/beginning.ts',
     find: 'if (base === null) fits = due.base === null && from <= due.from;',
     replace: 'if (base === null) fits = due.base === null;',
     breaks: 'the end of a stream is where the peer says',
@@ -1318,15 +1318,15 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: "peer-says: a third site's stream",
-    file: 'volume/pair.ts',
-    find: 'if (fits && stream === due.stream &&',
-    replace: 'if (fits &&',
+    file: 'mirror/beginning.ts',
+    find: 'if (!fits || stream !== due.stream ||',
+    replace: 'if (!fits ||',
     breaks: 'the stream of a site that is not there is followed',
     tests: ['sim/dual.hostile.test.ts'],
   },
   {
     name: 'peer-says: a START that is behind is refused',
-    file: 'volume/pair.ts',
+    file: 'mirror/beginning.ts',
     find: 'due.base === null && from <= due.from;',
     replace: 'due.base === null && from === due.from;',
     breaks: 'what an older link brings after HELLO costs the next link',
@@ -1431,7 +1431,7 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: 'peer-says: a first copy that follows an old HELLO is refused',
-    file: 'volume/pair.ts',
+    file: 'mirror/beginning.ts',
     find: '(due === decision && row === 2)',
     replace: '(due === decision && row === 1)',
     breaks: 'a source that frees its journal meets an empty standby at the second try',
@@ -1439,7 +1439,7 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: 'peer-says: a first copy in front of what was staged is refused',
-    file: 'volume/pair.ts',
+    file: 'mirror/beginning.ts',
     find: 'from >= through - TRANSACTION_WRITES_MAX &&',
     replace: 'from >= through &&',
     breaks: 'a source that lost a COMMIT meets no empty standby',
@@ -1447,10 +1447,26 @@ export const VOLUME: readonly Mutant[] = [
   },
   {
     name: 'peer-says: a first copy begins anywhere',
-    file: 'volume/pair.ts',
-    find: ' && from <= through + PEER_AHEAD_MAX;',
+    file: 'mirror/beginning.ts',
+    find: ' && from <= farthest(through);',
     replace: ';',
     breaks: 'the end of a stream is where the peer says',
     tests: ['sim/group.pair.test.ts', 'sim/dual.hostile.test.ts'],
+  },
+  {
+    name: 'peer-says: what was confirmed is believed',
+    file: 'mirror/beginning.ts',
+    find: 'if (counts > ',
+    replace: 'if (counts < -',
+    breaks: 'nobody is served until a stream comes that never does',
+    tests: ['sim/dual.hostile.test.ts'],
+  },
+  {
+    name: 'receiver: counts what its order refuses',
+    file: 'volume/receiver.ts',
+    find: 'if (data.first !== 0) wrong ??= this.#misordered(header, position);',
+    replace: 'if (data.first !== 0) this.#misordered(header, position);',
+    breaks: 'a record that is not known to the order is applied',
+    tests: ['sim/dual.hostile.test.ts'],
   },
 ];
