@@ -554,10 +554,10 @@ export class Pair implements Peering {
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
           this.#checkHorizon(message.ready.horizon);
           this.#running = true;
-          this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
-          group.sender.attach(link, message.ready, decision.stream === group.journal.own.site ? decision.base : null);
-          this.#serving!.streamRuns();
+          const { base } = decision.stream === group.journal.own.site ? decision : { base: null };
+          this.#sending = group.sender.attach(link, message.ready, base);
+          if (this.#sending) this.#serving!.streamRuns();
           return;
         }
         case KIND_CONFIRM:
@@ -748,8 +748,8 @@ export class Pair implements Peering {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
         this.#running = true;
-        this.#receiving = true;
-        receiver.attach(link, start, theirs.streams[start.stream] ?? 0);
+        this.#receiving = receiver.attach(link, start, theirs.streams[start.stream] ?? 0);
+        if (!this.#receiving) return;
         const { target } = receiver;
         const ready = {
           epoch: start.epoch,

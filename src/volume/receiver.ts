@@ -221,8 +221,9 @@ export class Receiver implements MirrorEnd {
   /**
    * The source said START, and what it needs is durable here.
    * @param owed the end of its stream as its HELLO said
+   * @returns false: the stream cannot go on so, and the link is closed
    */
-  attach(link: Link, start: Start, owed: number): void {
+  attach(link: Link, start: Start, owed: number): boolean {
     this.#link = link;
     this.#owed = owed;
     this.follow(start.stream);
@@ -235,6 +236,10 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
+    if (this.#target.phase === 'broken') {
+      this.#act();
+      return false;
+    }
     // alone it needed nobody's lock, and may have gone on so since an earlier link: all that it answered is awaited
     this.#group.order?.conflicts.awaitPeer(start.confirmed, this.lacksAlone ? start.confirmed : start.granted);
     if (start.base !== null && this.#target.phase === 'base') {
@@ -248,6 +253,7 @@ export class Receiver implements MirrorEnd {
     }
     this.#act();
     this.#tellCopy();
+    return true;
   }
 
   detach(): void {

@@ -284,8 +284,11 @@ export class Sender implements MirrorEnd {
 
   // ---- link
 
-  /** The peer said READY: the stream begins in a new epoch. */
-  attach(link: Link, ready: Ready, base: BasePosition | null): void {
+  /**
+   * The peer said READY: the stream begins in a new epoch.
+   * @returns false: what it said cannot be. Nothing of it counts, and the link is closed
+   */
+  attach(link: Link, ready: Ready, base: BasePosition | null): boolean {
     this.ownMoved(); // a returned tail may be here and not yet durable
     this.#link = link;
     this.#frames.length = 0;
@@ -304,6 +307,10 @@ export class Sender implements MirrorEnd {
       },
       this.#group.nowMs(),
     );
+    if (this.#source.phase === 'broken') {
+      this.#act();
+      return false;
+    }
     // not where it had stopped: behind that may be nothing of this stream, in segments that are free to go from here on
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
@@ -314,6 +321,7 @@ export class Sender implements MirrorEnd {
     link.onDrain = () => this.pump();
     this.#act();
     this.pump();
+    return true;
   }
 
   detach(): void {

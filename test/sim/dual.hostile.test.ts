@@ -244,6 +244,36 @@ test.each(['READY', 'CONFIRM'])('a %s with a horizon that no stream gets to is n
   await backTogether(world);
 });
 
+/**
+ * The link was closed, and in the same turn the stream counted as running: hosts that had waited were let go on, and flushes
+ * were answered by what an earlier link had said and could not be counted on.
+ */
+test.each([
+  ['what was never sent', { received: 2 ** 40 }],
+  ['less than it had on its disk', { received: 0, durable: 0, applied: 0 }],
+  ['more on its disk than it has', { durable: 2 ** 40 }],
+])('with a READY of %s no stream runs', async (_, change) => {
+  const world = await apart(bothWrote);
+  const [first] = world.sites;
+  const [said, link] = meetByHand(...world.sites);
+  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
+  said.hear({ kind: KIND_START, start: startOf(link) });
+  link.hear({ kind: KIND_START, start: startOf(said) });
+  const saidReady = (end: HandLink) => world.until(() => end.sent.length > 1, 1000, 'no READY');
+  await saidReady(said);
+  await saidReady(link);
+  const message = decode(link.sent[1]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  const { peerDurable, peerReceived } = first.group!.mirror;
+  expect(first.group!.frozen).toBe(true);
+  said.hear({ kind: KIND_READY, ready: { ...message.ready, ...change } });
+  expect(said.closed).toMatchObject({ code: CLOSE_PROTOCOL });
+  expect(first.group!.frozen).toBe(true);
+  expect(first.group!.mirror).toMatchObject({ peerDurable, peerReceived });
+  for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
 /** The next stretch that the site gets has a last record that claims to have seen more than there is, and checks. */
 function forgeNext({ pair, group }: DualSite): void {
   const { kernel, memory } = group!.journal;
