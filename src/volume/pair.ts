@@ -349,7 +349,7 @@ export class Pair implements Peering {
     const wantsRoom = group.roomIsWaitedFor && journal.wantsRoomAtPeer;
     let owes = source.peerOwes || wantsRoom;
     // what hosts wait for may be the peer's own stream: that it comes, and that this site has caught up with it
-    if (receiver !== null && (group.frozen || sender.awaitsProof)) {
+    if (receiver !== null && (group.frozen || sender.unproved > 0)) {
       progress += journal.peer.appended + journal.peerApplied + receiver.counters.recordsReceived;
       owes ||= !receiver.isFull && receiver.target.rejected === 0;
     }

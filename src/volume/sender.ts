@@ -50,6 +50,9 @@ const GATHER_MS = 4;
 /** Where both sites write, hosts of the other one may wait for a lock that what is gathered here gives back. */
 const GATHER_DUAL_MS = 1;
 
+/** What the peer said and is not proved yet; beyond it the newest are merged, which count later, not wrongly. */
+const UNPROVED_MAX = 1024;
+
 interface SentFrame {
   through: number;
   /** Journal position behind its last record. */
@@ -356,9 +359,9 @@ export class Sender implements MirrorEnd {
     return this.#grantWaiters.length > 0;
   }
 
-  /** What the peer said counts once more of its stream is here. */
-  get awaitsProof(): boolean {
-    return this.#unproved.length > 0;
+  /** So many times has the peer said what counts only once more of its stream is here. */
+  get unproved(): number {
+    return this.#unproved.length;
   }
 
   // ---- what the peer said
@@ -379,7 +382,8 @@ export class Sender implements MirrorEnd {
   #said(horizon: number): void {
     const { received, granted, applied, peerDurable } = this.#source;
     this.#group.order?.confirmed(received, horizon);
-    if (this.#unproved.at(-1)?.horizon === horizon) this.#unproved.pop(); // while nothing of the peer's is taken they are many
+    // while nothing of the peer's is taken they are many
+    if (this.#unproved.at(-1)?.horizon === horizon || this.#unproved.length >= UNPROVED_MAX) this.#unproved.pop();
     this.#unproved.push({ horizon, received, granted, applied, durable: peerDurable });
     this.peerStreamMoved();
   }

@@ -12,7 +12,7 @@ import { RING_FULL } from '../../src/journal/journal.js';
 import { RecordHeader } from '../../src/journal/record.js';
 import { EPOCH_MAX, PEER_AHEAD_MAX } from '../../src/limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED } from '../../src/link/link.js';
-import { decode, KIND_READY, KIND_START, type Start, WireEncoder } from '../../src/mirror/wire.js';
+import { decode, KIND_READY, KIND_START, type Ready, type Start, WireEncoder } from '../../src/mirror/wire.js';
 import { DualOrder } from '../../src/volume/dual-order.js';
 import { DUAL_QUIET } from './dual-draw.js';
 import type { DualSite } from './dual-site.js';
@@ -219,19 +219,25 @@ test('a site is adopted once, however many links come meanwhile', async () => {
   await backTogether(world);
 });
 
+/** Both have said READY, and nobody has heard it. @returns the links of both, and what the second one said */
+async function untilReady(world: DualWorld): Promise<[HandLink, HandLink, Ready]> {
+  const [said, link] = meetByHand(...world.sites);
+  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
+  said.hear({ kind: KIND_START, start: startOf(link) });
+  link.hear({ kind: KIND_START, start: startOf(said) });
+  await world.until(() => said.sent.length > 1 && link.sent.length > 1, 1000, 'they do not say READY');
+  const message = decode(link.sent[1]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  return [said, link, message.ready];
+}
+
 /**
  * What a site confirms counts once the other has its stream to the horizon: of one that never comes flushes waited for
  * ever, and the link looked well.
  */
 test.each(['READY', 'CONFIRM'])('a %s with a horizon that no stream gets to is not taken', async (kind) => {
   const world = await apart();
-  const [said, link] = meetByHand(...world.sites);
-  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
-  link.hear({ kind: KIND_START, start: startOf(said) });
-  await world.until(() => link.sent.length > 1, 1000, 'the second site does not say READY');
-  const message = decode(link.sent[1]!.header);
-  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
-  const { ready } = message;
+  const [said, link, ready] = await untilReady(world);
   const horizon = PEER_AHEAD_MAX + 100;
   said.hear({ kind: KIND_READY, ready: kind === 'READY' ? { ...ready, horizon } : ready });
   if (kind === 'CONFIRM') {
@@ -255,22 +261,34 @@ test.each([
 ])('with a READY of %s no stream runs', async (_, change) => {
   const world = await apart(bothWrote);
   const [first] = world.sites;
-  const [said, link] = meetByHand(...world.sites);
-  await world.until(() => said.sent.length > 0, 1000, 'the first site does not say START');
-  said.hear({ kind: KIND_START, start: startOf(link) });
-  link.hear({ kind: KIND_START, start: startOf(said) });
-  const saidReady = (end: HandLink) => world.until(() => end.sent.length > 1, 1000, 'no READY');
-  await saidReady(said);
-  await saidReady(link);
-  const message = decode(link.sent[1]!.header);
-  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  const [said, link, ready] = await untilReady(world);
   const { peerDurable, peerReceived } = first.group!.mirror;
   expect(first.group!.frozen).toBe(true);
-  said.hear({ kind: KIND_READY, ready: { ...message.ready, ...change } });
+  said.hear({ kind: KIND_READY, ready: { ...ready, ...change } });
   expect(said.closed).toMatchObject({ code: CLOSE_PROTOCOL });
   expect(first.group!.frozen).toBe(true);
   expect(first.group!.mirror).toMatchObject({ peerDurable, peerReceived });
   for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
+test('of what a peer confirms and does not prove no more is kept than is of use', async () => {
+  // Each had a horizon of its own, and was kept for as long as the link lived.
+  const world = await apart(bothWrote);
+  const [said, link, ready] = await untilReady(world);
+  const [first] = world.sites;
+  said.hear({ kind: KIND_READY, ready });
+  const { sender } = first.group!;
+  const cursors = { ...ready, attempt: 0, granted: ready.applied, rejected: 0, base: null, returned: false };
+  const confirm = (horizon: number): void =>
+    said.onMessage!(new WireEncoder().confirm({ ...cursors, horizon: ready.horizon + horizon }), null);
+  for (let horizon = 1; horizon <= 3000; horizon += 1) confirm(horizon);
+  expect(said.closed).toBeNull();
+  expect(sender!.unproved).toBe(1024);
+  for (let round = 0; round < 2000; round += 1) confirm(2999 + (round % 2));
+  expect(sender!.unproved).toBe(1024);
+  for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
+  expect(sender!.unproved).toBe(0);
   await backTogether(world);
 });
 
