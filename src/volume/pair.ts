@@ -31,6 +31,7 @@ import {
   KIND_ASK,
   KIND_CONFIRM,
   KIND_DATA,
+  KIND_HEARTBEAT,
   KIND_READY,
   KIND_REFUSE,
   KIND_START,
@@ -585,6 +586,10 @@ export class Pair implements Peering {
             this.#tail.take(stretch);
             return;
           }
+          this.#checkAppended(message.data.appended);
+          break;
+        case KIND_HEARTBEAT:
+          this.#checkAppended(message.heartbeat.appended);
           break;
         default:
           break;
@@ -597,20 +602,26 @@ export class Pair implements Peering {
     });
   }
 
-  /** Where both write: how far the peer's own stream may be. What it says of more is never so. Else 0. */
+  /** How far the peer's own stream may be. What it says of more is never so. */
   get #mostOfPeer(): number {
     const { group } = this;
-    const { role, streams, site } = this.#peer!;
-    if (role !== 'dual') return 0;
+    const { streams, site } = this.#peer!;
     const received = group?.journal.peer.appended ?? 0;
     return farthest(Math.max(streams[site.number] ?? 0, group?.receiver?.announced.appended ?? 0, received));
   }
 
-  /** What the peer confirms counts once so much of its stream is here. */
+  /** What the peer confirms counts once so much of its stream is here, where both write. */
   #checkHorizon(horizon: number): void {
-    const most = this.#mostOfPeer;
+    const most = this.#peer!.role === 'dual' ? this.#mostOfPeer : 0;
     if (horizon > most)
       throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that can be at ${most} at most`);
+  }
+
+  /** A first copy is whole, and a site gives all its room to the other, by what that has appended. */
+  #checkAppended(appended: number): void {
+    const most = this.#mostOfPeer;
+    if (appended > most)
+      throw new ForelockError('PEER_PROTOCOL', `${appended} appended, of a stream that can be at ${most} at most`);
   }
 
   /** The source begins: adopt what has to be adopted, durably, then READY. */
@@ -640,7 +651,8 @@ export class Pair implements Peering {
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
     const own = this.group?.journal.own.site ?? decision.target;
-    const wrong = findWrongBeginning(start, decision, own, this.#mostOfPeer);
+    const most = this.#peer!.role === 'dual' ? this.#mostOfPeer : 0;
+    const wrong = findWrongBeginning(start, decision, own, most);
     if (wrong !== null) throw new ForelockError('PEER_PROTOCOL', wrong);
     if (decision.row === 2 && decision.target === this.group?.journal.own.site) {
       // its HELLO was that of an empty site, which an older link has set up since: what was decided leaves out its stream

@@ -272,6 +272,27 @@ test.each([
   await backTogether(world);
 });
 
+/** A first copy that ended so was never whole: that it ends there is written down. */
+test.each(['HEARTBEAT', 'DATA'])('a %s of more than a stream can have is not believed', async (kind) => {
+  const world = await apart(bothWrote);
+  const [said, link] = await untilReady(world);
+  const [, second] = world.sites;
+  const { announced } = second.group!.receiver!;
+  const encoder = new WireEncoder();
+  const appended = 2 ** 52;
+  const data = { attempt: 0, first: 0, count: 0, size: 0, durable: 0, clock: 0, returned: false, baseEnd: false };
+  link.onMessage!(
+    kind === 'DATA'
+      ? encoder.data({ ...data, epoch: second.pair!.epoch, appended })
+      : encoder.heartbeat({ appended, flushed: 0, degraded: false, clock: 0 }),
+    null,
+  );
+  expect(link.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /appended, of a stream/ });
+  expect(second.group!.receiver!.announced).toEqual(announced);
+  for (const each of [said, link]) each.onClose!('closed', CLOSE_PROTOCOL);
+  await backTogether(world);
+});
+
 test('of what a peer confirms and does not prove no more is kept than is of use', async () => {
   // Each had a horizon of its own, and was kept for as long as the link lived.
   const world = await apart(bothWrote);
