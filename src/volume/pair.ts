@@ -786,18 +786,20 @@ export class Pair implements Peering {
       throw new ForelockError('PEER_PROTOCOL', `the peer asks, and has ${this.#answering} questions open`);
     this.#answering += 1;
     const answer = (result: unknown, error: Answer['error']): void => {
-      this.#answering -= 1;
       if (this.#link !== link) return;
       link.send(this.#encoder.control({ kind: KIND_ANSWER, answer: { id: ask.id, result, error } }), null, null);
     };
-    this.#options.onAsk(ask.method, ask.params).then(
-      (result) => answer(result ?? null, null),
-      (error: Error) =>
-        answer(null, {
-          code: error instanceof ForelockError ? error.code : 'EIO',
-          message: error.message.slice(0, 1000),
-        }),
-    );
+    this.#options
+      .onAsk(ask.method, ask.params)
+      .then((result) => answer(result ?? null, null))
+      .catch((error: Error) => {
+        // be it that the answer is too large to be one
+        const code = error instanceof ForelockError ? error.code : 'EIO';
+        answer(null, { code, message: error.message.slice(0, 1000) });
+      })
+      .finally(() => {
+        this.#answering -= 1;
+      });
   }
 
   #onAnswer(answer: Answer): void {

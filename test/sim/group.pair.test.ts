@@ -12,6 +12,7 @@ import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
 import {
   ASKS_MAX,
+  CONTROL_SIZE_MAX,
   FULL_DISK_RETRY_MS,
   LOST_TAIL_WAIT_MS,
   PEER_AHEAD_MAX,
@@ -690,4 +691,15 @@ test('a full disk is not asked without pause to note that answers are degraded',
   store.heal();
   await world.settle(answered);
   expect(group!.counters.degraded).toBe(1);
+});
+
+test('an answer that is too large is told as such, and ends nothing', async () => {
+  // Of a verify that the standby had asked for, with a thousand places that could not be read: it ended the primary's process.
+  const world = await bothUp();
+  world.source.onAsk = () => Promise.resolve('x'.repeat(CONTROL_SIZE_MAX));
+  await expect(world.settle(world.target.pair!.ask('verify', {}))).rejects.toMatchObject({
+    code: 'EINVAL',
+    message: expect.stringMatching(/ANSWER of \d+ bytes is larger/),
+  });
+  expect(world.target.pair!.state).toBe('streaming');
 });
