@@ -718,8 +718,11 @@ export class Sender implements MirrorEnd {
     const last = pieces[pieces.length - 1]!;
     const next = { volume: number, lba: last.lba + last.blockCount };
     const { journal } = this.#group;
-    const epoch = this.#source.epoch;
-    const attempt = this.#source.attempt;
+    const { epoch, attempt } = this.#source;
+    const isStale = (): boolean => {
+      const { phase, epoch: newest, attempt: last } = this.#source;
+      return phase !== 'base' || newest !== epoch || last !== attempt || this.#link === null;
+    };
     const wanted = volume;
     this.#basePreparing = true;
     let waiting = 1;
@@ -729,7 +732,7 @@ export class Sender implements MirrorEnd {
       waiting -= 1;
       if (waiting > 0) return;
       this.#basePreparing = false;
-      if (failed !== null || this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null) {
+      if (failed !== null || isStale()) {
         this.#baseFailed = failed?.message ?? null;
         this.#baseBuffers.push(region);
         return; // the next tick tries again
@@ -741,8 +744,7 @@ export class Sender implements MirrorEnd {
       this.#basePreparing = true;
       this.#whenOwnDurable(readAt, () => {
         this.#basePreparing = false;
-        const stale = this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null;
-        if (stale || journal.failed !== null) {
+        if (isStale() || journal.failed !== null) {
           this.#baseFailed = journal.failed?.message ?? null;
           this.#baseBuffers.push(region);
           return;

@@ -219,6 +219,26 @@ test.each([
   expect(target.closed?.code ?? null).toBe(code);
 });
 
+test('what is read for a first copy is not sent to a peer that broke the protocol meanwhile', async () => {
+  // Until its link had said that it was closed, it was: an assertion ended the source.
+  const world = await notMet();
+  await world.settle(world.write(0, 64));
+  const { source, target } = await byHand(world);
+  await world.until(() => source.sent.length > 0, 1000, 'no START');
+  target.hear({ kind: KIND_START, start: startOf(source) });
+  await world.until(() => target.sent.length > 0, 1000, 'no READY');
+  const message = decode(target.sent[0]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  const { ready } = message;
+  source.hear({ kind: KIND_READY, ready });
+  const { length } = source.sent;
+  const cursors = { ...ready, attempt: 7, granted: 0, rejected: 0, base: null, returned: false };
+  source.onMessage!(new WireEncoder().confirm(cursors), null);
+  expect(source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /attempt 7/ });
+  await world.pass(100);
+  expect(source.sent).toHaveLength(length);
+});
+
 const SLOW_MS = PEER_STALL_MS + 10_000;
 
 /** Its own disk was slow, and it said of the peer that it did not get on, closed the link and refused the next. */
