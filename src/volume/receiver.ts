@@ -22,7 +22,7 @@ import { segmentName } from '../journal/segments.js';
 import type { Superblock } from '../journal/superblock.js';
 import { DROP_BYTES_MAX, FRAME_SIZE_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
-import { type BasePosition, positionBefore } from '../mirror/base.js';
+import { type BasePosition, copyGoesOn, positionBefore } from '../mirror/base.js';
 import { APPLY, type TargetBase, TargetStream } from '../mirror/target.js';
 import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
@@ -64,6 +64,8 @@ export class Receiver implements MirrorEnd {
   /** Behind the last record that takes back some of the stream. */
   #closedAt = 0;
   readonly rejection: Rejection;
+  /** Blocks of each volume: a first copy brings all of them. */
+  readonly #blockCounts: ReadonlyMap<number, number>;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -96,6 +98,7 @@ export class Receiver implements MirrorEnd {
     this.rejection = new Rejection(group, () => this.describe());
     const { journal, state } = group;
     this.#stream = journal.peer.site;
+    this.#blockCounts = new Map([...journal.volumes].map(([number, { map }]) => [number, map.blockCount]));
     const { inconsistent, streamStart } = state.superblock;
     // what was open before that is not known here, or is over
     const start = Math.max(streamStart, scopesEndedThrough(state.superblock, this.#stream));
@@ -111,6 +114,7 @@ export class Receiver implements MirrorEnd {
       start,
       staged: journal.peerStaged,
       judge: group.order,
+      isWhole: (next) => copyGoesOn(next, this.#blockCounts) === null,
     });
     for (const scope of state.openScopes) {
       if (scope.sequence <= start) continue;
@@ -341,6 +345,7 @@ export class Receiver implements MirrorEnd {
         wrong = kept === data.count ? `more than the ${kept} records announced` : null;
         wrong ??= this.#misplaced(header, data.first, sequence);
         if (data.first !== 0) wrong ??= this.#misordered(header, position);
+        else wrong ??= this.#miscopied(header, next ?? this.#target.base!.next);
         if (wrong !== null) return false;
         kept += 1;
         if (data.first === 0) next = { volume: header.volume, lba: header.lba + header.blockCount };
@@ -396,6 +401,13 @@ export class Receiver implements MirrorEnd {
     if (header.type >= TYPE_BASE) return `record of type ${header.type} in the stream`;
     if (header.sequence !== last + 1) return `record ${header.sequence} follows ${last}`;
     return this.#group.journal.misplaced(header);
+  }
+
+  /** A copy that leaves out a block shows what stood there before, and nothing would ever tell. */
+  #miscopied({ volume, lba }: RecordHeader, after: BasePosition): string | null {
+    const due = copyGoesOn(after, this.#blockCounts);
+    if (due?.volume === volume && due.lba === lba) return null;
+    return `blocks from ${lba} of volume ${volume} in the base copy, which goes on behind ${after.lba} of volume ${after.volume}`;
   }
 
   /**
