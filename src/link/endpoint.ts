@@ -4,6 +4,9 @@
  *     away --connected--> handshaking --both proved--> up --closed--> away
  *     handshaking or up --refused by either end--> refused --back-off--> handshaking
  *
+ * A listener is never handshaking, nor refused by a handshake: whoever is at it may be anybody. What becomes of such a connection
+ * stands in the reason, behind what is known of the peer.
+ *
  * At most one authenticated link lives. A newer one from the same site replaces it: the site that connects again
  * has given up the old one, however alive it still looks from here (a cut that only one end noticed). The old link's
  * `onClose` comes before the new `onLink`. A newer one from another site is refused while the old one lives.
@@ -123,6 +126,8 @@ export class LinkEndpoint {
 
   #state: EndpointState = 'away';
   #reason = 'not connected yet';
+  /** Of a listener: why there is no link, as far as the peer itself has to do with it. */
+  #known = 'waiting for the peer to connect';
   #link: WsLink | null = null;
   #peerSite: string | null = null;
   /** Everything that still has a socket, closing ones included. */
@@ -276,7 +281,7 @@ export class LinkEndpoint {
     this.#wsServer = wsServer;
     const { address, port: bound } = server.address() as AddressInfo;
     this.#url = `ws://${address.includes(':') ? `[${address}]` : address}:${bound}`;
-    this.#setState('away', 'waiting for the peer to connect');
+    this.#setState('away', this.#known);
   }
 
   // ---- connecting
@@ -363,7 +368,10 @@ export class LinkEndpoint {
       if (code === CLOSE_TIMEOUT) this.#timeouts += 1;
       else if (code === CLOSE_AUTH || code === CLOSE_REFUSED || code === CLOSE_PROTOCOL) this.#refusals += 1;
       else this.#failures += 1;
-      if (this.#link === null) this.#setState(isRefusal(code) ? 'refused' : 'away', reason);
+      if (this.#link === null) {
+        if (role === 'connector') this.#setState(isRefusal(code) ? 'refused' : 'away', reason);
+        else this.#setState(this.#state, `${this.#known}; a connection that had proved nothing has ended: ${reason}`);
+      }
       ended();
     };
     const refuse = (code: number, reason: string) => {
@@ -376,15 +384,14 @@ export class LinkEndpoint {
     const cancel = this.#clock.after(limitMs, () => {
       refuse(CLOSE_TIMEOUT, `the handshake took longer than ${limitMs / 1000} s`);
     });
-    if (role === 'listener')
-      this.#unproven.set(ws, () => refuse(CLOSE_BUSY, 'it made way for a newer connection: it had proved nothing yet'));
+    if (role === 'listener') this.#unproven.set(ws, () => refuse(CLOSE_BUSY, 'it made way for a newer one'));
     const onError = (error: Error) => {
       errorText = error.message;
     };
     // A listener knows from the HELLOs itself why the two do not fit. Who says more may be anybody, to write it into the log.
     const onClose = (code: number, reason: Buffer) =>
       role === 'listener'
-        ? giveUp(CLOSE_LOST, errorText || 'a connection ended before it had proved itself')
+        ? giveUp(CLOSE_LOST, errorText || 'it was closed at the other end')
         : giveUp(code, heardReason(reason) || errorText || unsaidReason(code));
     const onMessage = (data: Buffer, isBinary: boolean) => {
       if (over) return;
@@ -425,6 +432,7 @@ export class LinkEndpoint {
       this.#bytesReceived += link.bytesReceived;
       this.#link = null;
       if (this.#clock.now() - upAt >= RECONNECT_MS_MAX) this.#attempts = 0;
+      this.#known = reason;
       if (!this.#closed) this.#setState(isRefusal(code) ? 'refused' : 'away', reason);
       ended();
     });

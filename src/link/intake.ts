@@ -84,7 +84,9 @@ export class Intake {
       this.#end -= this.#begin;
       this.#begin = 0;
     }
-    return this.#buffer.subarray(this.#end);
+    // behind the end of HTTP there may be frames in the same read: these are its head
+    const end = this.#forward === Number.POSITIVE_INFINITY ? this.#end + READ_SIZE_MIN : this.#buffer.length;
+    return this.#buffer.subarray(this.#end, end);
   }
 
   /** @returns false when ws wants no more for now */

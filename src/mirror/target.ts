@@ -186,6 +186,8 @@ export interface TargetOptions {
   staged?: { readonly writes: readonly { readonly header: HeadRecord }[] };
   judge?: Judge | null;
   creditBytes?: number;
+  /** Whether a base copy that ends in front of `next` has everything. Left out: it has. */
+  isWhole?: (next: BasePosition) => boolean;
 }
 
 interface Scope extends OpenScope {
@@ -203,6 +205,7 @@ export class TargetStream {
   readonly #locks: ReadonlyMap<number, RangeLocks>;
   readonly #judge: Judge | null;
   readonly #creditMax: number;
+  readonly #isWhole: (next: BasePosition) => boolean;
   #phase: TargetPhase = 'away';
   #accepted: number;
   #received: number;
@@ -266,6 +269,7 @@ export class TargetStream {
     this.#locks = options.locks;
     this.#judge = options.judge ?? null;
     this.#creditMax = options.creditBytes ?? CREDIT_BYTES;
+    this.#isWhole = options.isWhole ?? (() => true);
     this.#received = options.received;
     this.#accepted = options.received;
     this.#kept = options.received;
@@ -834,9 +838,15 @@ export class TargetStream {
   }
 
   #baseWhole(): void {
-    if (this.#baseEnd === null || this.#baseVerifiedCount !== this.#baseAccepted) return;
-    this.#base!.end = this.#baseEnd;
+    const end = this.#baseEnd;
+    if (end === null || this.#baseVerifiedCount !== this.#baseAccepted) return;
+    const base = this.#base!;
     this.#baseEnd = null;
+    if (!this.#isWhole(base.next)) {
+      this.#break(`the base copy ends at ${base.next.volume}:${base.next.lba}, and is not whole`);
+      return;
+    }
+    base.end = end;
     this.#caughtUp();
   }
 

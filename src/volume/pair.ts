@@ -19,9 +19,9 @@ import { RECORD_FORMAT } from '../../assembly/layout.js';
 import { assert } from '../assert.js';
 import { type ErrorCode, ForelockError } from '../errors.js';
 import { NO_RECORD_KEY, type Superblock } from '../journal/superblock.js';
-import { ASKS_MAX, BLOCK_SIZE_DEFAULT, PEER_AHEAD_MAX, PEER_ASKS_MAX, TRANSACTION_WRITES_MAX } from '../limits.js';
+import { ASKS_MAX, BLOCK_SIZE_DEFAULT, PEER_ASKS_MAX } from '../limits.js';
 import { CLOSE_NORMAL, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_TIMEOUT, type Link } from '../link/link.js';
-import { positionBefore } from '../mirror/base.js';
+import { farthest, findWrongBeginning } from '../mirror/beginning.js';
 import { type Decision, decide, findParting, type Meeting, recognise, type SiteState } from '../mirror/decide.js';
 import {
   type Answer,
@@ -31,6 +31,7 @@ import {
   KIND_ASK,
   KIND_CONFIRM,
   KIND_DATA,
+  KIND_HEARTBEAT,
   KIND_READY,
   KIND_REFUSE,
   KIND_START,
@@ -349,7 +350,7 @@ export class Pair implements Peering {
     const wantsRoom = group.roomIsWaitedFor && journal.wantsRoomAtPeer;
     let owes = source.peerOwes || wantsRoom;
     // what hosts wait for may be the peer's own stream: that it comes, and that this site has caught up with it
-    if (receiver !== null && (group.frozen || sender.awaitsProof)) {
+    if (receiver !== null && (group.frozen || sender.unproved > 0)) {
       progress += journal.peer.appended + journal.peerApplied + receiver.counters.recordsReceived;
       owes ||= !receiver.isFull && receiver.target.rejected === 0;
     }
@@ -552,16 +553,16 @@ export class Pair implements Peering {
           if (this.#sending || !this.#offered || decision === null || group === null || group.sender === null)
             throw unexpected(message);
           if (message.ready.epoch !== decision.epoch) throw unexpected(message);
-          this.#checkHorizon(group, message.ready.horizon);
+          this.#checkHorizon(message.ready.horizon);
           this.#running = true;
-          this.#sending = true;
           if (decision.source === group.journal.own.site) this.#hasMet(group);
-          group.sender.attach(link, message.ready, decision.stream === group.journal.own.site ? decision.base : null);
-          this.#serving!.streamRuns();
+          const { base } = decision.stream === group.journal.own.site ? decision : { base: null };
+          this.#sending = group.sender.attach(link, message.ready, base);
+          if (this.#sending) this.#serving!.streamRuns();
           return;
         }
         case KIND_CONFIRM:
-          if (this.#sending) this.#checkHorizon(this.group!, message.confirm.horizon);
+          if (this.#sending) this.#checkHorizon(message.confirm.horizon);
           break;
         case KIND_REFUSE:
           this.#refusal = message.refuse.reason;
@@ -585,6 +586,10 @@ export class Pair implements Peering {
             this.#tail.take(stretch);
             return;
           }
+          this.#checkAppended(message.data.appended);
+          break;
+        case KIND_HEARTBEAT:
+          this.#checkAppended(message.heartbeat.appended);
           break;
         default:
           break;
@@ -597,12 +602,26 @@ export class Pair implements Peering {
     });
   }
 
-  /** What the peer confirms counts once so much of its stream is here. Of what it cannot have appended that is never so. */
-  #checkHorizon({ order, journal, receiver }: Group, horizon: number): void {
+  /** How far the peer's own stream may be. What it says of more is never so. */
+  get #mostOfPeer(): number {
+    const { group } = this;
     const { streams, site } = this.#peer!;
-    const said = Math.max(streams[site.number] ?? 0, receiver?.announced.appended ?? 0, journal.peer.appended);
-    if (horizon > (order === null ? 0 : said + PEER_AHEAD_MAX))
-      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that ends at ${said}`);
+    const received = group?.journal.peer.appended ?? 0;
+    return farthest(Math.max(streams[site.number] ?? 0, group?.receiver?.announced.appended ?? 0, received));
+  }
+
+  /** What the peer confirms counts once so much of its stream is here, where both write. */
+  #checkHorizon(horizon: number): void {
+    const most = this.#peer!.role === 'dual' ? this.#mostOfPeer : 0;
+    if (horizon > most)
+      throw new ForelockError('PEER_PROTOCOL', `a horizon of ${horizon}, of a stream that can be at ${most} at most`);
+  }
+
+  /** A first copy is whole, and a site gives all its room to the other, by what that has appended. */
+  #checkAppended(appended: number): void {
+    const most = this.#mostOfPeer;
+    if (appended > most)
+      throw new ForelockError('PEER_PROTOCOL', `${appended} appended, of a stream that can be at ${most} at most`);
   }
 
   /** The source begins: adopt what has to be adopted, durably, then READY. */
@@ -631,7 +650,10 @@ export class Pair implements Peering {
       // it may have minted while its HELLO was under way: what was decided here was about the older history
       throw new ForelockError('PEER_PROTOCOL', 'START under a new generation: both ends must decide the same');
     }
-    this.#checkBeginning(start, decision);
+    const own = this.group?.journal.own.site ?? decision.target;
+    const most = this.#peer!.role === 'dual' ? this.#mostOfPeer : 0;
+    const wrong = findWrongBeginning(start, decision, own, most);
+    if (wrong !== null) throw new ForelockError('PEER_PROTOCOL', wrong);
     if (decision.row === 2 && decision.target === this.group?.journal.own.site) {
       // its HELLO was that of an empty site, which an older link has set up since: what was decided leaves out its stream
       return link.close(CLOSE_NORMAL, 'the group is set up: begin again');
@@ -679,32 +701,6 @@ export class Pair implements Peering {
       return;
     }
     this.#ready(link, this.group, start);
-  }
-
-  /**
-   * START is to say what was decided: of a first copy, or of another place to go on from, it is written down here before
-   * anything comes that shows it to be wrong. But a HELLO may be old by then: an older link may have brought the target more
-   * since, and the source has gone on, and may have freed what would have made an empty target's image without a copy.
-   */
-  #checkBeginning({ action, stream, from, base }: Start, decision: Decision): void {
-    const own = this.group?.journal.own.site ?? decision.target;
-    const { row, target, through, back } = decision;
-    // nothing goes back unless both write
-    const due = decision.source === own ? { stream: target, from: back ?? -1, base: null } : decision;
-    let fits: boolean;
-    if (base === null) fits = due.base === null && from <= due.from;
-    else if (row === 3) fits = due.base !== null && !positionBefore(due.base, base) && from === due.from;
-    else {
-      const isDue = due.base !== null || (due === decision && row === 2);
-      // it begins in front of what was staged
-      const isNear = from >= through - TRANSACTION_WRITES_MAX && from <= through + PEER_AHEAD_MAX;
-      fits = isDue && isNear && base.volume === 0 && base.lba === 0;
-    }
-    if (fits && stream === due.stream && action === (base === null ? 'replay' : 'base')) return;
-    throw new ForelockError(
-      'PEER_PROTOCOL',
-      `START of stream ${stream} (${action}) behind ${from}, and stream ${due.stream} goes on behind ${due.from}: both ends must decide the same`,
-    );
   }
 
   #ready(link: Link, group: Group, start: Start): void {
@@ -764,8 +760,8 @@ export class Pair implements Peering {
           return link.close(CLOSE_PROTOCOL, 'no room to end the scopes of before');
         }
         this.#running = true;
-        this.#receiving = true;
-        receiver.attach(link, start, theirs.streams[start.stream] ?? 0);
+        this.#receiving = receiver.attach(link, start, theirs.streams[start.stream] ?? 0);
+        if (!this.#receiving) return;
         const { target } = receiver;
         const ready = {
           epoch: start.epoch,
@@ -790,18 +786,20 @@ export class Pair implements Peering {
       throw new ForelockError('PEER_PROTOCOL', `the peer asks, and has ${this.#answering} questions open`);
     this.#answering += 1;
     const answer = (result: unknown, error: Answer['error']): void => {
-      this.#answering -= 1;
       if (this.#link !== link) return;
       link.send(this.#encoder.control({ kind: KIND_ANSWER, answer: { id: ask.id, result, error } }), null, null);
     };
-    this.#options.onAsk(ask.method, ask.params).then(
-      (result) => answer(result ?? null, null),
-      (error: Error) =>
-        answer(null, {
-          code: error instanceof ForelockError ? error.code : 'EIO',
-          message: error.message.slice(0, 1000),
-        }),
-    );
+    this.#options
+      .onAsk(ask.method, ask.params)
+      .then((result) => answer(result ?? null, null))
+      .catch((error: Error) => {
+        // be it that the answer is too large to be one
+        const code = error instanceof ForelockError ? error.code : 'EIO';
+        answer(null, { code, message: error.message.slice(0, 1000) });
+      })
+      .finally(() => {
+        this.#answering -= 1;
+      });
   }
 
   #onAnswer(answer: Answer): void {

@@ -22,7 +22,7 @@ import { segmentName } from '../journal/segments.js';
 import type { Superblock } from '../journal/superblock.js';
 import { DROP_BYTES_MAX, FRAME_SIZE_MAX, KIB } from '../limits.js';
 import { CLOSE_PROTOCOL, CLOSE_REFUSED, type Link } from '../link/link.js';
-import { type BasePosition, positionBefore } from '../mirror/base.js';
+import { type BasePosition, copyGoesOn, positionBefore } from '../mirror/base.js';
 import { APPLY, type TargetBase, TargetStream } from '../mirror/target.js';
 import { type Data, KIND_DATA, KIND_HEARTBEAT, type Message, type Start, WireEncoder } from '../mirror/wire.js';
 import type { Group } from './group.js';
@@ -64,6 +64,8 @@ export class Receiver implements MirrorEnd {
   /** Behind the last record that takes back some of the stream. */
   #closedAt = 0;
   readonly rejection: Rejection;
+  /** Blocks of each volume: a first copy brings all of them. */
+  readonly #blockCounts: ReadonlyMap<number, number>;
   readonly #baseMarks: { position: number; next: BasePosition }[] = [];
   /** What the source said last of itself. */
   announced = { appended: 0, durable: 0, degraded: false, at: 0 };
@@ -96,6 +98,7 @@ export class Receiver implements MirrorEnd {
     this.rejection = new Rejection(group, () => this.describe());
     const { journal, state } = group;
     this.#stream = journal.peer.site;
+    this.#blockCounts = new Map([...journal.volumes].map(([number, { map }]) => [number, map.blockCount]));
     const { inconsistent, streamStart } = state.superblock;
     // what was open before that is not known here, or is over
     const start = Math.max(streamStart, scopesEndedThrough(state.superblock, this.#stream));
@@ -111,6 +114,7 @@ export class Receiver implements MirrorEnd {
       start,
       staged: journal.peerStaged,
       judge: group.order,
+      isWhole: (next) => copyGoesOn(next, this.#blockCounts) === null,
     });
     for (const scope of state.openScopes) {
       if (scope.sequence <= start) continue;
@@ -221,8 +225,9 @@ export class Receiver implements MirrorEnd {
   /**
    * The source said START, and what it needs is durable here.
    * @param owed the end of its stream as its HELLO said
+   * @returns false: the stream cannot go on so, and the link is closed
    */
-  attach(link: Link, start: Start, owed: number): void {
+  attach(link: Link, start: Start, owed: number): boolean {
     this.#link = link;
     this.#owed = owed;
     this.follow(start.stream);
@@ -235,6 +240,10 @@ export class Receiver implements MirrorEnd {
       base: start.base === null ? null : { start: start.from, next: start.base },
       onReject: start.onReject,
     });
+    if (this.#target.phase === 'broken') {
+      this.#act();
+      return false;
+    }
     // alone it needed nobody's lock, and may have gone on so since an earlier link: all that it answered is awaited
     this.#group.order?.conflicts.awaitPeer(start.confirmed, this.lacksAlone ? start.confirmed : start.granted);
     if (start.base !== null && this.#target.phase === 'base') {
@@ -248,6 +257,7 @@ export class Receiver implements MirrorEnd {
     }
     this.#act();
     this.#tellCopy();
+    return true;
   }
 
   detach(): void {
@@ -334,13 +344,14 @@ export class Receiver implements MirrorEnd {
         const header = this.#received.read(journal.memory.view, at);
         wrong = kept === data.count ? `more than the ${kept} records announced` : null;
         wrong ??= this.#misplaced(header, data.first, sequence);
+        if (data.first !== 0) wrong ??= this.#misordered(header, position);
+        else wrong ??= this.#miscopied(header, next ?? this.#target.base!.next);
         if (wrong !== null) return false;
         kept += 1;
         if (data.first === 0) next = { volume: header.volume, lba: header.lba + header.blockCount };
         else {
           sequence = header.sequence;
           journal.peer.appended = sequence;
-          this.#group.order?.received(header, position);
           if (header.type === TYPE_FLUSH) flushed = true;
         }
         if (header.clock > journal.stamp) journal.stamp = header.clock;
@@ -392,6 +403,27 @@ export class Receiver implements MirrorEnd {
     return this.#group.journal.misplaced(header);
   }
 
+  /** A copy that leaves out a block shows what stood there before, and nothing would ever tell. */
+  #miscopied({ volume, lba }: RecordHeader, after: BasePosition): string | null {
+    const due = copyGoesOn(after, this.#blockCounts);
+    if (due?.volume === volume && due.lba === lba) return null;
+    return `blocks from ${lba} of volume ${volume} in the base copy, which goes on behind ${after.lba} of volume ${after.volume}`;
+  }
+
+  /**
+   * Where both sites write their order is told of a record that is about to be kept.
+   * @returns what is wrong with it, or null; then the order knows nothing of it, and it must not be kept
+   */
+  #misordered(header: RecordHeader, position: number): string | null {
+    try {
+      this.#group.order?.received(header, position);
+      return null;
+    } catch (error) {
+      if (error instanceof ForelockError && error.code === 'PEER_PROTOCOL') return error.message;
+      throw error;
+    }
+  }
+
   /**
    * The ring is full: no more from the link until the disk has taken some of it. Where both sites write the link goes on,
    * and what it brings is held, which is no more than was promised to be taken: behind it come the confirmations that
@@ -417,9 +449,9 @@ export class Receiver implements MirrorEnd {
   takeReturned(header: RecordHeader, position: number): boolean {
     const { journal, order } = this.#group;
     if (order === null || header.site !== this.#stream || header.sequence !== journal.peer.appended + 1) return false;
+    if (this.#misordered(header, position) !== null) return false;
     journal.peer.appended = header.sequence;
     this.#horizon = journal.own.appended;
-    order.received(header, position);
     this.#target.step({ kind: 'returned', through: header.sequence });
     this.#tailMarks.push({ through: header.sequence, position: position + header.size });
     return true;

@@ -50,6 +50,9 @@ const GATHER_MS = 4;
 /** Where both sites write, hosts of the other one may wait for a lock that what is gathered here gives back. */
 const GATHER_DUAL_MS = 1;
 
+/** What the peer said and is not proved yet; beyond it the newest are merged, which count later, not wrongly. */
+const UNPROVED_MAX = 1024;
+
 interface SentFrame {
   through: number;
   /** Journal position behind its last record. */
@@ -284,8 +287,11 @@ export class Sender implements MirrorEnd {
 
   // ---- link
 
-  /** The peer said READY: the stream begins in a new epoch. */
-  attach(link: Link, ready: Ready, base: BasePosition | null): void {
+  /**
+   * The peer said READY: the stream begins in a new epoch.
+   * @returns false: what it said cannot be. Nothing of it counts, and the link is closed
+   */
+  attach(link: Link, ready: Ready, base: BasePosition | null): boolean {
     this.ownMoved(); // a returned tail may be here and not yet durable
     this.#link = link;
     this.#frames.length = 0;
@@ -304,6 +310,10 @@ export class Sender implements MirrorEnd {
       },
       this.#group.nowMs(),
     );
+    if (this.#source.phase === 'broken') {
+      this.#act();
+      return false;
+    }
     // not where it had stopped: behind that may be nothing of this stream, in segments that are free to go from here on
     const { trimmed, received } = this.#source;
     if (this.#reader.seek((base === null ? trimmed : received) + 1)) this.#retainFrom = this.#reader.position;
@@ -314,6 +324,7 @@ export class Sender implements MirrorEnd {
     link.onDrain = () => this.pump();
     this.#act();
     this.pump();
+    return true;
   }
 
   detach(): void {
@@ -348,9 +359,9 @@ export class Sender implements MirrorEnd {
     return this.#grantWaiters.length > 0;
   }
 
-  /** What the peer said counts once more of its stream is here. */
-  get awaitsProof(): boolean {
-    return this.#unproved.length > 0;
+  /** So many times has the peer said what counts only once more of its stream is here. */
+  get unproved(): number {
+    return this.#unproved.length;
   }
 
   // ---- what the peer said
@@ -371,7 +382,8 @@ export class Sender implements MirrorEnd {
   #said(horizon: number): void {
     const { received, granted, applied, peerDurable } = this.#source;
     this.#group.order?.confirmed(received, horizon);
-    if (this.#unproved.at(-1)?.horizon === horizon) this.#unproved.pop(); // while nothing of the peer's is taken they are many
+    // while nothing of the peer's is taken they are many
+    if (this.#unproved.at(-1)?.horizon === horizon || this.#unproved.length >= UNPROVED_MAX) this.#unproved.pop();
     this.#unproved.push({ horizon, received, granted, applied, durable: peerDurable });
     this.peerStreamMoved();
   }
@@ -706,8 +718,11 @@ export class Sender implements MirrorEnd {
     const last = pieces[pieces.length - 1]!;
     const next = { volume: number, lba: last.lba + last.blockCount };
     const { journal } = this.#group;
-    const epoch = this.#source.epoch;
-    const attempt = this.#source.attempt;
+    const { epoch, attempt } = this.#source;
+    const isStale = (): boolean => {
+      const { phase, epoch: newest, attempt: last } = this.#source;
+      return phase !== 'base' || newest !== epoch || last !== attempt || this.#link === null;
+    };
     const wanted = volume;
     this.#basePreparing = true;
     let waiting = 1;
@@ -717,7 +732,7 @@ export class Sender implements MirrorEnd {
       waiting -= 1;
       if (waiting > 0) return;
       this.#basePreparing = false;
-      if (failed !== null || this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null) {
+      if (failed !== null || isStale()) {
         this.#baseFailed = failed?.message ?? null;
         this.#baseBuffers.push(region);
         return; // the next tick tries again
@@ -729,8 +744,7 @@ export class Sender implements MirrorEnd {
       this.#basePreparing = true;
       this.#whenOwnDurable(readAt, () => {
         this.#basePreparing = false;
-        const stale = this.#source.epoch !== epoch || this.#source.attempt !== attempt || this.#link === null;
-        if (stale || journal.failed !== null) {
+        if (isStale() || journal.failed !== null) {
           this.#baseFailed = journal.failed?.message ?? null;
           this.#baseBuffers.push(region);
           return;

@@ -19,7 +19,8 @@ import type { Volume } from './volume.js';
 
 /** The digest of an extent that is all zeroes, however it is stored. */
 const ZERO_DIGEST = '0';
-const DIFFERENCES_MAX = 100;
+/** Of each kind that a report has: it is to fit an ANSWER. */
+const EXTENTS_MAX = 100;
 const NO_STORED_CHECKSUMS = 'platter flat keeps no checksums of what is in its image: verify without --maps';
 /** So often it is looked whether the other site gets on, and told how far it is. */
 const LOOK_MS = 1000;
@@ -42,7 +43,7 @@ export interface VerifyReport {
   /** Over all digests: equal at both sites if and only if the images are. */
   checksum: string;
   sites: [string, string];
-  /** Extents that differ, bytes; at most 100 are told. */
+  /** Extents that differ, bytes; at most 100 are told, and of those that cannot be read as many. */
   differences: { offset: number; size: number }[];
   unreadable: { site: string; offset: number; size: number; reason: string }[];
 }
@@ -114,16 +115,17 @@ export async function verifyVolume(
       ] as const) {
         if (one.error === null) continue;
         report.equal = false;
+        if (report.unreadable.length === EXTENTS_MAX) continue;
         report.unreadable.push({
           site,
           offset: lba * volume.blockSize,
           size: blockCount * volume.blockSize,
-          reason: one.error,
+          reason: one.error.slice(0, 1000),
         });
       }
       if (mine.error !== null || theirs.error !== null || mine.digest === theirs.digest) return;
       report.equal = false;
-      if (blockCount === 1 || report.differences.length >= DIFFERENCES_MAX)
+      if (blockCount === 1 || report.differences.length >= EXTENTS_MAX)
         return addDifference(report, volume, lba, blockCount);
       const half = Math.ceil(blockCount / 2);
       for (const [from, count] of [
@@ -271,7 +273,7 @@ function addDifference(report: VerifyReport, volume: Volume, lba: number, blockC
   const size = blockCount * volume.blockSize;
   const last = report.differences.find((each) => each.offset + each.size === offset);
   if (last !== undefined) last.size += size;
-  else if (report.differences.length < DIFFERENCES_MAX) report.differences.push({ offset, size });
+  else if (report.differences.length < EXTENTS_MAX) report.differences.push({ offset, size });
 }
 
 /** Extents to be hashed: chunks of data, runs of holes. */

@@ -83,23 +83,51 @@ test.each([
   });
 });
 
+const ENDED = 'waiting for the peer to connect; a connection that had proved nothing has ended: ';
+
 test('wrong keys are refused, with the reason at both ends', async () => {
   const { a, b } = await pair({ key: KEY }, { key: OTHER_KEY });
-  await until(() => a.endpoint.status().state === 'refused' && b.endpoint.status().state === 'refused');
+  await until(() => a.endpoint.status().state === 'refused' && b.endpoint.status().refusals > 0);
   expect(a.endpoint.status().reason).toBe('the shared keys of the two ends differ');
-  expect(b.endpoint.status().reason).toBe('the shared keys of the two ends differ');
+  expect(b.endpoint.status()).toMatchObject({
+    state: 'away',
+    reason: `${ENDED}the shared keys of the two ends differ`,
+  });
   expect(a.links.length + b.links.length).toBe(0);
   expect(b.endpoint.status().refusals).toBe(1);
 });
 
 test('a key at one end only is refused, with the reason at both ends', async () => {
   const { a, b } = await pair({ key: KEY }, { key: null });
-  await until(() => a.endpoint.status().state === 'refused' && b.endpoint.status().state === 'refused');
-  for (const end of [a, b]) {
-    expect(end.endpoint.status().reason).toBe(
-      'the connecting end has a shared key and the listening end has none: give both --key',
-    );
-  }
+  await until(() => a.endpoint.status().state === 'refused' && b.endpoint.status().refusals > 0);
+  const why = 'the connecting end has a shared key and the listening end has none: give both --key';
+  expect(a.endpoint.status().reason).toBe(why);
+  expect(b.endpoint.status()).toMatchObject({ state: 'away', reason: `${ENDED}${why}` });
+});
+
+/**
+ * A HELLO without a key, or with another one, and the listener showed that the peer was refused; any connection that ended, and it
+ * did not show any more why it was.
+ */
+test('what a stranger does says nothing of the peer', async () => {
+  const b = await open({
+    site: 'b',
+    where: LISTEN,
+    key: KEY,
+    onLink: (link) => link.close(CLOSE_REFUSED, 'sizes differ'),
+  });
+  const { ws, closed } = await stranger(b.url);
+  ws.close();
+  await closed;
+  await until(() => b.endpoint.status().failures === 1);
+  expect(b.endpoint.status()).toMatchObject({ state: 'away', reason: `${ENDED}it was closed at the other end` });
+  await open({ site: 'a', where: { connect: b.url }, key: KEY });
+  await until(() => b.endpoint.status().state === 'refused');
+  expect(b.endpoint.status().reason).toBe('sizes differ');
+  await open({ site: 'c', where: { connect: b.url }, key: OTHER_KEY });
+  await until(() => b.endpoint.status().refusals === 1);
+  const and = 'a connection that had proved nothing has ended: the shared keys of the two ends differ';
+  expect(b.endpoint.status()).toMatchObject({ state: 'refused', reason: `sizes differ; ${and}`, peerSite: 'a' });
 });
 
 test('an owner that refuses the peer tells both why, and the connecting end does not storm', async () => {
@@ -174,7 +202,7 @@ test('what a connection that has proved nothing says when it closes is not told'
   await until(() => b.endpoint.status().failures === 1);
   expect(b.endpoint.status()).toMatchObject({
     state: 'away',
-    reason: 'a connection ended before it had proved itself',
+    reason: `${ENDED}it was closed at the other end`,
     refusals: 0,
   });
 });

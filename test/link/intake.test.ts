@@ -195,3 +195,24 @@ test('what came before frames, and what comes while nobody takes messages, goes 
   feed(message);
   expect(got).toEqual(['hello']);
 });
+
+test('however much comes behind HTTP at once, frames begin', () => {
+  // Whoever answered at the peer's address could end the process: all that the buffer takes came as one head.
+  const intake = new Intake();
+  const http = 'HTTP/1.1 101 Switching Protocols\r\n\r\n';
+  const frame = encode({ first: 0x82, payload: new Uint8Array(60_000), masked: false, mask: 0, sizeBytes: 0 });
+  const sent = Buffer.concat([Buffer.from(http), ...Array<Buffer>(100).fill(frame)]);
+  let given = 0;
+  const push = (chunk: Buffer): boolean => {
+    if (given === 0) intake.startFrames(chunk.subarray(http.length), false);
+    given += chunk.length;
+    return true;
+  };
+  intake.attach({ push, readableLength: 0 } as never);
+  for (let at = 0; at < sent.length; ) {
+    const part = sent.copy(intake.onread.buffer(), 0, at);
+    intake.onread.callback(part);
+    at += part;
+  }
+  expect(given).toBe(sent.length);
+});

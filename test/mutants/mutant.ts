@@ -74,6 +74,7 @@ const TESTS: Record<string, string[]> = {
   'mirror/target.ts': [],
   'mirror/wire.ts': [],
   'mirror/conflict.ts': [],
+  'mirror/beginning.ts': ['sim/dual.hostile.test.ts'],
   'mirror/decide.ts': [],
   'platter/flat.ts': ['platter/state.test.ts'],
   'platter/writeback.ts': ['platter/writeback.group.test.ts', 'platter/rounds.group.test.ts'],

@@ -40,6 +40,8 @@ export class Site {
   #startedMs = 0;
   /** Somebody keeps it switched off. */
   held = false;
+  /** What it answers to any question. */
+  onAsk = (): Promise<unknown> => Promise.reject(new Error('nobody asks'));
   /** It was the target, and is to be the source: nobody was served by it yet. */
   promoting = false;
   /** Its journal has rot. */
@@ -159,7 +161,7 @@ export class Site {
         return this.#openGroup(life, config, files, newSuperblock(config, adoption.volumes, adoption));
       },
       onServing: () => world.note(`${this.name} serves`),
-      onAsk: () => Promise.reject(new Error('nobody asks')),
+      onAsk: () => this.onAsk(),
     });
     this.pair = pair;
     world.note(`${this.name} up, own ${group?.journal.own.appended}, peer ${group?.journal.peer.appended}`);

@@ -8,6 +8,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { RING_FULL } from '../../src/journal/journal.js';
+import { decode, KIND_DATA, WireEncoder } from '../../src/mirror/wire.js';
 import { Group } from '../../src/volume/group.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { GroupWorld, QUIET } from './group-world.js';
@@ -292,4 +293,37 @@ test('behind a record of a copy that does not belong there nothing of the copy i
   expect([looked, receiver.target.base!.next]).toEqual([1, { volume: 0, lba: 0 }]);
   await atRest(world);
   judge();
+});
+
+/**
+ * What came next was taken, and the standby called an image whole that lacked blocks: a copy has no sequences by which a gap would
+ * show.
+ */
+test.each([
+  ['without a piece', 'goes on behind'],
+  ['that ends too early', 'is not whole'],
+])('a copy %s is begun again from there', async (what, reason) => {
+  const world = await fullSource();
+  const { target } = world;
+  world.open(target);
+  await world.until(() => copied(world) > 0, 1000, 'the copy does not begin');
+  const told = vi.spyOn(world, 'fail').mockImplementation(() => {}); // of the link that ends
+  const link = target.pair!.link!;
+  const deliver = link.onMessage!;
+  let isChanged = false;
+  link.onMessage = (header, stretch) => {
+    const message = decode(header);
+    if (isChanged || message.kind !== KIND_DATA || message.data.first !== 0) return deliver(header, stretch);
+    isChanged = true;
+    if (what === 'that ends too early') {
+      deliver(header, stretch);
+      deliver(new WireEncoder().data({ ...message.data, count: 0, size: 0, baseEnd: true }), null);
+    }
+  };
+  await world.until(() => target.pair!.link !== link, 1000, 'the link is not closed');
+  expect(isChanged).toBe(true);
+  expect(told.mock.calls.map(String).join()).toContain(reason);
+  expect(target.group!.receiver!.imageConsistent).toBe(false);
+  told.mockRestore();
+  await atRest(world);
 });

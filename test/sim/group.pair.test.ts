@@ -12,6 +12,7 @@ import type { ForelockError } from '../../src/errors.js';
 import { RING_FULL } from '../../src/journal/journal.js';
 import {
   ASKS_MAX,
+  CONTROL_SIZE_MAX,
   FULL_DISK_RETRY_MS,
   LOST_TAIL_WAIT_MS,
   PEER_AHEAD_MAX,
@@ -216,6 +217,26 @@ test.each([
   target.hear({ kind: KIND_START, start: { ...start, from: start.from + by } });
   await world.until(() => target.closed !== null || target.sent.length > 0, 1000, 'it says nothing');
   expect(target.closed?.code ?? null).toBe(code);
+});
+
+test('what is read for a first copy is not sent to a peer that broke the protocol meanwhile', async () => {
+  // Until its link had said that it was closed, it was: an assertion ended the source.
+  const world = await notMet();
+  await world.settle(world.write(0, 64));
+  const { source, target } = await byHand(world);
+  await world.until(() => source.sent.length > 0, 1000, 'no START');
+  target.hear({ kind: KIND_START, start: startOf(source) });
+  await world.until(() => target.sent.length > 0, 1000, 'no READY');
+  const message = decode(target.sent[0]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  const { ready } = message;
+  source.hear({ kind: KIND_READY, ready });
+  const { length } = source.sent;
+  const cursors = { ...ready, attempt: 7, granted: 0, rejected: 0, base: null, returned: false };
+  source.onMessage!(new WireEncoder().confirm(cursors), null);
+  expect(source.closed).toMatchObject({ code: CLOSE_PROTOCOL, reason: /attempt 7/ });
+  await world.pass(100);
+  expect(source.sent).toHaveLength(length);
 });
 
 const SLOW_MS = PEER_STALL_MS + 10_000;
@@ -690,4 +711,15 @@ test('a full disk is not asked without pause to note that answers are degraded',
   store.heal();
   await world.settle(answered);
   expect(group!.counters.degraded).toBe(1);
+});
+
+test('an answer that is too large is told as such, and ends nothing', async () => {
+  // Of a verify that the standby had asked for, with a thousand places that could not be read: it ended the primary's process.
+  const world = await bothUp();
+  world.source.onAsk = () => Promise.resolve('x'.repeat(CONTROL_SIZE_MAX));
+  await expect(world.settle(world.target.pair!.ask('verify', {}))).rejects.toMatchObject({
+    code: 'EINVAL',
+    message: expect.stringMatching(/ANSWER of \d+ bytes is larger/),
+  });
+  expect(world.target.pair!.state).toBe('streaming');
 });

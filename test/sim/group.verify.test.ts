@@ -9,7 +9,7 @@ vi.mock('../../src/limits.js', async (original) => ({
 }));
 
 import { FLAG_POINT } from '../../assembly/layout.js';
-import { VERIFY_STALL_MS } from '../../src/limits.js';
+import { CONTROL_SIZE_MAX, VERIFY_STALL_MS } from '../../src/limits.js';
 import type { Pair } from '../../src/volume/pair.js';
 import { holdLock } from '../../src/volume/scope.js';
 import { digestOf, verifyVolume } from '../../src/volume/verify.js';
@@ -218,4 +218,26 @@ test('left alone, it finds the sites equal', async () => {
     const world = await filled(platter);
     expect(await world.settle(verify(world, () => Promise.resolve()))).toMatchObject({ equal: true });
   }
+});
+
+test('of places that cannot be read no more are told than of those that differ', async () => {
+  // A volume on a dead disk has as many as it has chunks.
+  const blocks = 16 * 150;
+  const world = new GroupWorld(
+    { ...QUIET, volumes: [{ blocks, blockSize: 4096, platter: 'journal' }] },
+    seededRandom(1),
+    hash,
+  );
+  world.open(world.source);
+  world.open(world.target);
+  await world.until(() => world.settled(), 3000, 'the sites do not find together');
+  for (let unit = 0; unit < 8 * blocks; unit += 128) await world.settle(world.write(unit, 8));
+  await world.until(() => world.settled(), 5000, 'the writes do not arrive');
+  const reason = `EIO: ${'the disk refuses '.repeat(1000)}`;
+  const ask = async (method: string): Promise<unknown> => (method === 'release' ? null : { digest: '', error: reason });
+  const pair = { ask, peerSite: 'beta' } as unknown as Pair;
+  const report = await world.settle(verifyVolume(pair, volumeOf(world.source), false, hash));
+  expect(report).toMatchObject({ equal: false, differences: [] });
+  expect(report.unreadable).toHaveLength(100);
+  expect(JSON.stringify(report).length).toBeLessThan(CONTROL_SIZE_MAX);
 });
