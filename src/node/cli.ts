@@ -181,7 +181,10 @@ function addServe(program: Command): void {
     )
     .option('--site <name>', "this site's name (default: the state directory's); the peer's must differ")
     .option('--group <name>', 'the group that all --volume form (default: main)')
-    .option('--journal <size>', "journal on disk, per group (default: twice the volumes' size, and 16 to 256 MiB)")
+    .option(
+      '--journal <size>',
+      "journal on disk, per group (default: twice the volumes' size, and 16 to 256 MiB; of small ones their size, and 64 MiB)",
+    )
     .option('--ring <size>', 'shared-memory ring, per group; a multiple of 4M (default: 64M)')
     .option('--link-rtt <ms>', 'make the link longer by this round trip: for demonstrations and tests, at one end')
     .option('--link-rate <bytes/s>', 'let no more than this through the link, in each direction')

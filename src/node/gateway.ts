@@ -423,12 +423,6 @@ export class Gateway {
     let group: Group | null = null;
     try {
       if (superblock !== null || role === 'primary') {
-        // nothing can be added later
-        if (superblock === null && options.volumes.length === 0)
-          throw new ForelockError(
-            'CONFIG',
-            `group ${options.group}: a new primary needs a volume: give it one, as in --volume disk:10G`,
-          );
         const opened = superblock ?? newSuperblock(config, volumesFromConfig(config), null);
         group = await this.#openGroup(options, config, environment, files, opened);
       } else if (!paired) {

@@ -235,10 +235,15 @@ export function newSuperblock(
   };
 }
 
-/** Volumes of a new group, as configured: sizes are needed. */
+/** Volumes of a new group, as configured: there is one at least, as none can be added later, and sizes are needed. */
 export function volumesFromConfig(
   config: GroupConfig,
 ): { number: number; name: string; size: number; blockSize: number }[] {
+  if (config.volumes.length === 0)
+    throw new ForelockError(
+      'CONFIG',
+      `group ${config.group} is new and has no volume: give it one, as in --volume disk:10G`,
+    );
   return config.volumes.map((volume, index) => {
     if (volume.size === undefined) {
       throw new ForelockError(

@@ -49,6 +49,17 @@ const diskOf = (gateway: Gateway): LibraryVolume => new LibraryVolume(gateway.vo
 const block = (value: number): Buffer => Buffer.alloc(BLOCK, value);
 const first = async (disk: LibraryVolume, lba: number): Promise<number> => (await disk.read(lba * BLOCK, 1))[0]!;
 
+// The group was founded, and could not get a volume any more.
+test('two new sites without a volume found no group, and say why', async () => {
+  const listen = { host: '127.0.0.1', port: 0 };
+  const a = await start('a', { listen });
+  const b = await start('b', { peer: `ws://127.0.0.1:${a.members[0]!.endpoint!.address!.port}` });
+  const reasons = (): string[] => [a, b].map((gateway) => gateway.status().groups[0]!.link.reason);
+  while (!reasons().every((reason) => reason.includes('could not be founded: group main is new and has no volume')))
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  expect([...a.groups, ...b.groups]).toEqual([]);
+});
+
 test('a read lock shows what the other site wrote before, and keeps its hosts out until it is given back', async () => {
   const [a, b] = (await startPair()).map(diskOf) as [LibraryVolume, LibraryVolume];
   await b.write(3 * BLOCK, block(7));

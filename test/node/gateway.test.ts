@@ -214,7 +214,7 @@ test.each<[string, object, string]>([
   ['volumes', { volumes: undefined }, 'options.groups.0.volumes: '],
   ['volume name', { volumes: [{ name: 'disk@applied', size: MIB }] }, 'options.groups.0.volumes.0.name: '],
   ['volume size', { volumes: [{ name: 'disk', size: '1048576' }] }, 'options.groups.0.volumes.0.size: '],
-  ['no volume', { volumes: [] }, 'group main: a new primary needs a volume'],
+  ['no volume', { volumes: [] }, 'group main is new and has no volume: give it one'],
   ['kernel', { kernel: 'native' }, 'options.groups.0.kernel: '],
   ['speculation', { speculation: true }, 'options.groups.0.speculation: '],
   ['when-split', { whenSplit: 'prefer:a' }, "options.groups.0.whenSplit: it must be 'freeze', { prefer: SITE }"],
