@@ -522,6 +522,26 @@ test('records that do not follow one another within a stretch are not taken', as
   expect(world.target.journal.peer.appended).toBe(appended + 1);
 });
 
+test('a source that had asked for its lost tail is not served for a READY that cannot be', async () => {
+  const world = await bothUp();
+  await world.settle(world.write(0, 8));
+  await atRest(world);
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.crash(world.source, true);
+  world.open(world.source);
+  const { source, target } = world;
+  await world.until(() => source.state === 'up' && target.pair!.link === null, 20_000, 'not apart');
+  const links = await byHand(world);
+  await world.until(() => links.source.sent.length > 0, 1000, 'the source does not say START');
+  links.target.hear({ kind: KIND_START, start: startOf(links.source) });
+  await world.until(() => links.target.sent.length > 0, 1000, 'the target does not say READY');
+  const message = decode(links.target.sent[0]!.header);
+  if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
+  links.source.hear({ kind: KIND_READY, ready: { ...message.ready, received: 2 ** 40 } });
+  expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL });
+  expect(source.group!.serving).toBe(false);
+});
+
 test('a source does not serve under a generation that could not be saved', async () => {
   const world = await bothUp();
   await world.settle(world.write(0, 8));
