@@ -363,8 +363,9 @@ async function recoverState(
   journal.stamp = superblock.checkpoint.clock;
 
   const maps = new Map<number, BlockMap>();
+  const smallestBlock = Math.min(...superblock.volumes.map(({ blockSize }) => blockSize));
   const volumes: VolumeOptions[] = superblock.volumes.map((volume) => {
-    const map = new BlockMap(volume.size / volume.blockSize, liveness);
+    const map = new BlockMap(volume.size / volume.blockSize, liveness, volume.blockSize / smallestBlock);
     maps.set(volume.number, map);
     const table = memory.take(lockTable(volume));
     const blockCount = volume.size / volume.blockSize;
