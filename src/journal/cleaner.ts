@@ -89,8 +89,8 @@ export class Cleaner {
   #nowMs = 0;
   /** Segments left with blocks that may not be moved yet: looked at again a segment later, or when some may and hosts wait. */
   readonly #passedOver = new Map<number, { head: number; listsEnded: number }>();
-  /** Of segments, what was copied there, with what that took beside it, and how many blocks that is. */
-  readonly #packed = new Map<number, { size: number; blockCount: number }>();
+  /** Bytes that were copied to segments, with what that took beside them, and those of blocks among them. */
+  readonly #packed = new Map<number, { size: number; ofBlocks: number }>();
   readonly #header = new RecordHeader();
   readonly counters = {
     segmentsFreed: 0,
@@ -316,7 +316,7 @@ export class Cleaner {
       if ((this.#refused.get(segment.number)?.againAt ?? byMs) > byMs) continue;
       const live = this.#liveness.liveBlocks(segment.number);
       if (live === 0) continue;
-      if (live * blockBytes > FULL_SHARE * segment.size || this.#isPacked(segment, live)) continue;
+      if (live * blockBytes > FULL_SHARE * segment.size || this.#isPacked(segment, live * blockBytes)) continue;
       if (live < fewest) {
         fewest = live;
         best = segment;
@@ -327,21 +327,21 @@ export class Cleaner {
 
   /**
    * Whether nearly all of it was copied there and lives: it cannot be had in less. How much its blocks take is not known
-   * otherwise: they may be of volumes with larger blocks, or each have a header of its own.
+   * otherwise: each may have a header of its own.
    */
-  #isPacked({ number, size }: Segment, live: number): boolean {
+  #isPacked({ number, size }: Segment, liveBytes: number): boolean {
     const packed = this.#packed.get(number);
-    return packed !== undefined && packed.size > FULL_SHARE * size && live > FULL_SHARE * packed.blockCount;
+    return packed !== undefined && packed.size > FULL_SHARE * size && liveBytes > FULL_SHARE * packed.ofBlocks;
   }
 
   /** What stands from `from` to the head was copied there, or is what a turn of segment took. */
-  #notePacked(from: number, blockCount: number): void {
+  #notePacked(from: number, ofBlocks: number): void {
     const { head, segments, segmentSize } = this.#journal;
     const last = segments.numberOf(head - 1);
     for (let number = segments.numberOf(from); number <= last; number += 1) {
-      const packed = this.#packed.get(number) ?? { size: 0, blockCount: 0 };
+      const packed = this.#packed.get(number) ?? { size: 0, ofBlocks: 0 };
       packed.size += Math.min(head, (number + 1) * segmentSize) - Math.max(from, number * segmentSize);
-      if (number === last) packed.blockCount += blockCount;
+      if (number === last) packed.ofBlocks += ofBlocks;
       this.#packed.set(number, packed);
     }
   }
@@ -513,7 +513,7 @@ export class Cleaner {
       copyBytes(bytes, to, bytes.subarray(payload, payload + (count << blockShift)));
       const moved = journal.pendingPosition;
       journal.publish();
-      this.#notePacked(from, count);
+      this.#notePacked(from, count << blockShift);
       for (let i = 0; i < count; i += 1) map.compareAndSwing(lba + index + i, position, index + i, moved, i);
       this.counters.blocksMoved += count;
       this.counters.bytesMoved += recordSize(TYPE_RELOCATED, count, blockShift);

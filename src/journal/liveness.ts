@@ -14,7 +14,8 @@ interface Stretch {
 }
 
 /**
- * Live blocks per segment: how many blocks of the current images point into it. Pinned views do not count here.
+ * Live blocks per segment: how many blocks of the current images point into it, a large one as so many of the smallest of the
+ * group's volumes. Pinned views do not count here.
  *
  * Memory follows the segments that hold live data, not the distance between the oldest and the newest: a segment that
  * is never rewritten costs its stretch of 1024 counters and nothing for the journal written since.

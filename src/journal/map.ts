@@ -383,6 +383,8 @@ class PageSet {
 /** The current image of a volume. `position` and other fields of MapLookup are set by lookups only. */
 export class BlockMap extends MapLookup {
   readonly #liveness: Liveness;
+  /** What a block counts there. */
+  readonly #weight: number;
   /** Position bits below a segment, for telling apart the segments of old pointers: see `#forget`. */
   readonly #loShift: number;
   #mappedCount = 0;
@@ -390,11 +392,13 @@ export class BlockMap extends MapLookup {
   #dirty: PageSet;
   #checkpoint: CheckpointPages | null = null;
 
-  constructor(blockCount: number, liveness: Liveness) {
+  /** @param weight a block of this volume, in blocks of the smallest of the group's volumes */
+  constructor(blockCount: number, liveness: Liveness, weight = 1) {
     assert(Number.isSafeInteger(blockCount) && blockCount >= 1, 'a volume has blocks');
     const leafCount = Math.ceil(blockCount / (LEAF_PAGES * PAGE_BLOCKS));
     super(blockCount, new Array<Leaf | null>(leafCount).fill(null), new PageSlots());
     this.#liveness = liveness;
+    this.#weight = weight;
     this.#loShift = Math.log2(liveness.segmentSize) - 10;
     this.#dirty = new PageSet(leafCount);
   }
@@ -452,7 +456,7 @@ export class BlockMap extends MapLookup {
     }
     this.#mappedCount += blockCount;
     this.#entryCount += blockCount;
-    this.#liveness.add(position, blockCount);
+    this.#liveness.add(position, blockCount * this.#weight);
   }
 
   /** Blocks become unmapped. A page left empty is given back. */
@@ -586,7 +590,7 @@ export class BlockMap extends MapLookup {
         slab[base + i * 2 + 1] = hi;
         if (pointerStatus(lo, hi) !== MAPPED) continue;
         this.#mappedCount++;
-        this.#liveness.add(pointerPosition(lo, hi), 1);
+        this.#liveness.add(pointerPosition(lo, hi), this.#weight);
       }
     }
     if (!wasDirty) this.#dirty.remove(page);
@@ -668,13 +672,13 @@ export class BlockMap extends MapLookup {
         runCount++;
         continue;
       }
-      if (runCount > 0) this.#liveness.sub(pointerPosition(runLo, runHi), runCount);
+      if (runCount > 0) this.#liveness.sub(pointerPosition(runLo, runHi), runCount * this.#weight);
       runHi = hi;
       runSegment = segment;
       runLo = lo;
       runCount = 1;
     }
-    if (runCount > 0) this.#liveness.sub(pointerPosition(runLo, runHi), runCount);
+    if (runCount > 0) this.#liveness.sub(pointerPosition(runLo, runHi), runCount * this.#weight);
     this.#mappedCount -= mapped;
     this.#entryCount -= used;
     return used;

@@ -133,13 +133,24 @@ export function siteNumberOf(name: string): number {
   return 2 + (createHash('sha256').update(name).digest().readUInt32LE(0) % 254);
 }
 
-/** The superblock in a store, or null when the directory is new. */
+/**
+ * The superblock in a store, or null when the directory is new.
+ * @throws ForelockError STATE_CORRUPT, STATE_NEWER
+ */
 export function loadSuperblock(
   store: Store,
   hash: XXHashAPI,
 ): { files: SuperblockFiles; superblock: Superblock | null } {
   const files = new SuperblockFiles(store, hash);
-  return { files, superblock: files.load() };
+  const superblock = files.load();
+  // an image may be there before the first save, these may not
+  if (superblock === null && store.list().some((name) => name.startsWith('segment-') || name.startsWith('map-')))
+    throw new ForelockError(
+      'STATE_CORRUPT',
+      'a journal is here, and its superblocks are gone: restore the state directory from a backup, or, if the peer is ' +
+        'whole, move the directory away and let this site be filled from the peer',
+    );
+  return { files, superblock };
 }
 
 /**
@@ -352,8 +363,9 @@ async function recoverState(
   journal.stamp = superblock.checkpoint.clock;
 
   const maps = new Map<number, BlockMap>();
+  const smallestBlock = Math.min(...superblock.volumes.map(({ blockSize }) => blockSize));
   const volumes: VolumeOptions[] = superblock.volumes.map((volume) => {
-    const map = new BlockMap(volume.size / volume.blockSize, liveness);
+    const map = new BlockMap(volume.size / volume.blockSize, liveness, volume.blockSize / smallestBlock);
     maps.set(volume.number, map);
     const table = memory.take(lockTable(volume));
     const blockCount = volume.size / volume.blockSize;

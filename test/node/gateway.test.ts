@@ -204,6 +204,21 @@ test('what an existing state contradicts, does nothing, or is not there is told'
   await refused([group]).toThrow(`state directory ${join(state, 'main')}: superblock.a and superblock.b damaged`);
 });
 
+// The second start founded a new group over what was left; the first one, refused for its options, removed that.
+test('a journal whose superblocks are gone is refused, and kept, be the options right or wrong', async () => {
+  const gateway = await Gateway.open({ state, site: 'a', nbd: [], groups: [group] });
+  await gateway.ready();
+  await new LibraryVolume(gateway.volume('disk')).write(0, Buffer.alloc(4096, 1));
+  await gateway.close();
+  for (const name of ['superblock.a', 'superblock.b']) rmSync(join(state, 'main', name));
+  const left = readdirSync(join(state, 'main'));
+  expect(left).toContain('segment-0000000000.log');
+  for (const options of [{ ...group, onReject: 'halt' as const }, group]) {
+    await expect(Gateway.open({ state, site: 'a', nbd: [], groups: [options] })).rejects.toThrow();
+    expect(readdirSync(join(state, 'main'))).toEqual(left);
+  }
+});
+
 // An assertion failed, as if it were a bug of ours; or it was taken: a group ../x wrote beside the state directory.
 test.each<[string, object, string]>([
   ['ring', { ring: 3 * MIB }, 'options.groups.0.ring: it must be a multiple of 4 MiB, from 4 MiB to 1 GiB'],

@@ -995,7 +995,7 @@ export const JOURNAL: readonly Mutant[] = [
   {
     name: 'cleaner: what it copied is taken for half empty where blocks are small',
     file: 'journal/cleaner.ts',
-    find: ' || this.#isPacked(segment, live)',
+    find: ' || this.#isPacked(segment, live * blockBytes)',
     replace: '',
     breaks: 'a full journal is copied without end, and hosts wait for ever',
     tests: ['journal/cleaner.test.ts'],
