@@ -18,7 +18,7 @@ const SLOW_US_MIN = 200;
 const CLOSE = 16;
 /**
  * Fast reads in a row after which it counts as warm: at first, and at most. A cache that fills is full of wrong guesses, so the
- * most is soon asked for: at 4096 those take the pool 0.05 s, beside which one read of a slow disk is little.
+ * most is soon asked for: at 4096 those take the pool less than 0.1 s, beside which one read of a slow disk is little.
  */
 const STREAK_MIN = 64;
 const STREAK_MAX = 4096;

@@ -52,6 +52,15 @@ async function byHand(world: GroupWorld): Promise<{ source: HandLink; target: Ha
   return { source, target };
 }
 
+/** The line is cut for good, a site starts again, and the other one notices. */
+async function startAgainApart(world: GroupWorld, site: Site, isPowerCut: boolean): Promise<void> {
+  const other = site === world.source ? world.target : world.source;
+  world.lineDownUntil = Number.POSITIVE_INFINITY;
+  world.crash(site, isPowerCut);
+  world.open(site);
+  await world.until(() => site.state === 'up' && other.pair!.link === null, 20_000, 'not apart');
+}
+
 /** The source lost a tail that its peer has; the line is down, and both are up. */
 async function lostTail(): Promise<{ world: GroupWorld; through: number }> {
   const world = await bothUp();
@@ -80,10 +89,7 @@ test('a START under a generation that the HELLO did not know is not followed', a
   const world = await bothUp();
   await world.settle(world.write(0, 8));
   await atRest(world);
-  world.lineDownUntil = Number.POSITIVE_INFINITY;
-  world.crash(world.target, false);
-  world.open(world.target);
-  await world.until(() => world.target.state === 'up' && world.source.pair!.link === null, 20_000, 'not apart');
+  await startAgainApart(world, world.target, false);
   const links = await byHand(world);
   await world.until(() => links.source.sent.length > 0, 1000, 'the source does not say START');
   const start = startOf(links.source);
@@ -501,10 +507,7 @@ async function relay(
 
 test('records that do not follow one another within a stretch are not taken', async () => {
   const world = await bothUp();
-  world.lineDownUntil = Number.POSITIVE_INFINITY;
-  world.crash(world.target, false);
-  world.open(world.target);
-  await world.until(() => world.target.state === 'up' && world.source.pair!.link === null, 20_000, 'not apart');
+  await startAgainApart(world, world.target, false);
   for (let unit = 0; unit < 48; unit += 8) await world.settle(world.write(unit, 8));
   const { appended } = world.target.journal.peer;
   const links = await byHand(world);
@@ -526,11 +529,7 @@ test('a source that had asked for its lost tail is not served for a READY that c
   const world = await bothUp();
   await world.settle(world.write(0, 8));
   await atRest(world);
-  world.lineDownUntil = Number.POSITIVE_INFINITY;
-  world.crash(world.source, true);
-  world.open(world.source);
-  const { source, target } = world;
-  await world.until(() => source.state === 'up' && target.pair!.link === null, 20_000, 'not apart');
+  await startAgainApart(world, world.source, true);
   const links = await byHand(world);
   await world.until(() => links.source.sent.length > 0, 1000, 'the source does not say START');
   links.target.hear({ kind: KIND_START, start: startOf(links.source) });
@@ -539,7 +538,7 @@ test('a source that had asked for its lost tail is not served for a READY that c
   if (message.kind !== KIND_READY) throw new Error(`a message of kind ${message.kind} in the place of READY`);
   links.source.hear({ kind: KIND_READY, ready: { ...message.ready, received: 2 ** 40 } });
   expect(links.source.closed).toMatchObject({ code: CLOSE_PROTOCOL });
-  expect(source.group!.serving).toBe(false);
+  expect(world.source.group!.serving).toBe(false);
 });
 
 test('a source does not serve under a generation that could not be saved', async () => {
